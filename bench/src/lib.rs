@@ -1,0 +1,1 @@
+//! Load tools and floors to measure Corewall against.

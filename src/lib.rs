@@ -1,0 +1,1 @@
+//! Corewall: a thread-per-core, shared-nothing DNS filtering appliance.
