@@ -1,0 +1,77 @@
+//! Every bound of the appliance, with its unit and its reason. The bounds of the store's format are in `sharding`.
+
+use corewall_sharding::name::NAME_BYTES_MAX;
+
+/// Bytes of a DNS header (RFC 1035 §4.1.1).
+pub const HEADER_BYTES: usize = 12;
+/// Bytes of an OPT record without options: root owner, type, payload size, extended flags, length (RFC 6891 §6.1.2).
+pub const OPT_BYTES_MIN: usize = 11;
+
+/// Bytes of the largest UDP message that we send or ask for: fits every path's MTU without fragments (RFC 9715).
+pub const UDP_PAYLOAD_BYTES_MAX: usize = 1_232;
+/// Bytes of a UDP answer to a client without EDNS (RFC 1035 §4.2.1), and the least that EDNS can say (RFC 6891 §6.2.3).
+pub const UDP_PAYLOAD_BYTES_MIN: usize = 512;
+/// Bytes that we read of one datagram: one more than the largest query taken, so that an oversize one is seen as such.
+pub const DATAGRAM_BYTES_MAX: usize = 4_096;
+/// Bytes of the largest message over TCP (RFC 1035 §4.2.2).
+pub const MESSAGE_BYTES_MAX: usize = 65_535;
+const _: () = assert!(HEADER_BYTES + NAME_BYTES_MAX + 4 + OPT_BYTES_MIN <= UDP_PAYLOAD_BYTES_MIN, "any question fits");
+
+/// EDNS options read in one query; more is a FORMERR, for each costs a step of a loop.
+pub const EDNS_OPTIONS_MAX: usize = 16;
+/// Bytes of EXTRA-TEXT in an Extended DNS Error: longer ones are cut at build and start (RFC 8914 §2 leaves it to us).
+pub const EDE_TEXT_BYTES_MAX: usize = 120;
+
+/// Records in one upstream answer; a larger one is treated as malformed.
+pub const ANSWER_RECORDS_MAX: usize = 1_024;
+/// Links of CNAME and alias chains together (CAMP: amplification of work).
+pub const CHAIN_LINKS_MAX: usize = 8;
+/// Upstream sends for one client's question, chains, retries and TCP included (CAMP).
+pub const UPSTREAM_SENDS_MAX: u8 = 4;
+
+/// Queries of one worker that wait at a time. Each takes some 3 KB; past it new ones are refused and counted.
+pub const QUERIES_WAITING_MAX: usize = 4_096;
+/// Upstream exchanges of one worker in flight at a time.
+pub const EXCHANGES_MAX: usize = 2_048;
+/// Clients that wait for one exchange; an equal question past it is refused with SERVFAIL.
+pub const EXCHANGE_CLIENTS_MAX: u16 = 1_024;
+/// Microseconds after which an upstream answer is dropped whatever the timers say (DNSBomb, CVE-2024-33655).
+pub const UPSTREAM_ANSWER_US_MAX: u64 = 1_900_000;
+
+/// Upstream servers that one worker knows: those of the groups and those that rules name.
+pub const SERVERS_MAX: usize = 4_096;
+/// Servers of one upstream group.
+pub const GROUP_SERVERS_MAX: usize = 16;
+/// Sockets (source ports) of one worker for each upstream server.
+pub const SERVER_SOCKETS: usize = 16;
+
+/// Rules that one lookup may find on all suffixes of a name, beyond which the least specific ones are left out.
+pub const ROWS_MAX: usize = 128;
+/// Patterns that one scan may report.
+pub const MATCHES_MAX: usize = 64;
+
+/// Bytes of one chunk of the response cache; an entry takes a chain of them.
+pub const CACHE_CHUNK_BYTES: usize = 128;
+/// Bytes of the largest answer kept in the cache.
+pub const CACHE_ENTRY_BYTES_MAX: usize = 16_384;
+/// Records in an answer kept in the cache: each has a TTL to count down.
+pub const CACHE_ENTRY_RECORDS_MAX: usize = 256;
+/// Seconds that an answer may be cached at most (RFC 8767 §4 advises a week; a day bounds what a mistake costs).
+pub const TTL_S_MAX: u32 = 86_400;
+
+/// Policies in a configuration.
+pub const POLICIES_MAX: usize = 256;
+/// Lists in a generation.
+pub const LISTS_MAX: usize = 4_096;
+
+/// Datagrams taken from or given to the kernel by one call: gains flatten between 8 and 32.
+pub const BATCH_DATAGRAMS: usize = 32;
+
+/// TCP connections of one worker.
+pub const TCP_CONNECTIONS_MAX: usize = 512;
+/// TCP connections of one client address on one worker.
+pub const TCP_CONNECTIONS_PER_CLIENT_MAX: usize = 32;
+/// Milliseconds that a TCP connection may stay without a query (RFC 7766 §6.2.3).
+pub const TCP_IDLE_MS_MAX: u64 = 10_000;
+/// Queries on one TCP connection that wait for their answers at a time.
+pub const TCP_PIPELINE_MAX: usize = 64;
