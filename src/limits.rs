@@ -59,10 +59,32 @@ pub const CACHE_ENTRY_RECORDS_MAX: usize = 256;
 /// Seconds that an answer may be cached at most (RFC 8767 §4 advises a week; a day bounds what a mistake costs).
 pub const TTL_S_MAX: u32 = 86_400;
 
+/// Cores that a configuration may name: more than any machine has, so that a slip of the finger is seen.
+pub const CORES_MAX: usize = 1_024;
+/// Listen addresses of a configuration: each is a UDP and a TCP socket on every core.
+pub const LISTEN_ADDRESSES_MAX: usize = 64;
+/// Milliseconds until the next upstream server is tried: under 10 no server on another network would be in time.
+pub const UPSTREAM_TIMEOUT_MS_MIN: u64 = 10;
+/// Milliseconds until the next upstream server is tried: later answers would be dropped anyway.
+pub const UPSTREAM_TIMEOUT_MS_MAX: u64 = UPSTREAM_ANSWER_US_MAX / 1_000;
+/// Seconds that a failure to resolve is cached at least (RFC 9520 §3.2).
+pub const FAILURE_TTL_S_MIN: u32 = 1;
+/// Seconds that a failure to resolve is cached at most (RFC 9520 §3.2).
+pub const FAILURE_TTL_S_MAX: u32 = 300;
+/// Bytes of a worker's cache at least: a few entries of the largest size.
+pub const CACHE_BYTES_MIN: usize = 64 << 10;
+/// Bytes of a worker's cache at most: chunks are numbered by 32 bits.
+pub const CACHE_BYTES_MAX: usize = 256 << 30;
+const _: () = assert!(CACHE_BYTES_MIN >= 2 * CACHE_ENTRY_BYTES_MAX, "the largest entry fits the smallest cache");
+const _: () = assert!(CACHE_BYTES_MAX / CACHE_CHUNK_BYTES < u32::MAX as usize, "a chunk's number is a u32");
+
 /// Policies in a configuration.
 pub const POLICIES_MAX: usize = 256;
 /// Lists in a generation.
 pub const LISTS_MAX: usize = 4_096;
+
+/// Shards of a generation: each costs every worker a SQLite connection.
+pub const SHARDS_MAX: u16 = 4_096;
 
 /// Datagrams taken from or given to the kernel by one call: gains flatten between 8 and 32.
 pub const BATCH_DATAGRAMS: usize = 32;
