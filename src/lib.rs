@@ -1,1 +1,3 @@
 //! Corewall: a thread-per-core, shared-nothing DNS filtering appliance.
+
+pub mod lists;
