@@ -50,6 +50,25 @@ pub const ROWS_MAX: usize = 128;
 /// Patterns that one scan may report.
 pub const MATCHES_MAX: usize = 64;
 
+/// Bytes of one regular expression.
+pub const PATTERN_BYTES_MAX: usize = 4_096;
+/// Groups inside groups of an expression for which an example is made up: that recursion takes stack.
+pub const PATTERN_NESTING_MAX: u32 = 64;
+/// Bytes of the example that a pattern is tested with.
+pub const PATTERN_EXAMPLE_BYTES_MAX: usize = 255;
+/// Steps back that confirming one candidate may take, some 10 ns each; past it the name counts as not readable.
+pub const PATTERN_STEPS_MAX: usize = 10_000;
+/// Bytes of the compiled form of one confirming expression.
+pub const PATTERN_PROGRAM_BYTES_MAX: usize = 1 << 20;
+/// Patterns that the engine may call too large when all are compiled together, each costing another attempt.
+pub const PATTERNS_TOO_LARGE_MAX: usize = 16;
+/// Patterns compiled in the process that builds; more of them are compiled in one of their own, with the limits below.
+pub const PATTERNS_COMPILED_HERE_MAX: usize = 64;
+/// Bytes of address space of the process that compiles patterns: 10,000 of some size take about 1 GiB.
+pub const PATTERN_COMPILE_BYTES_MAX: u64 = 4 << 30;
+/// Seconds of CPU time of the process that compiles patterns: 10,000 of some size take a minute.
+pub const PATTERN_COMPILE_CPU_S_MAX: u64 = 300;
+
 /// Bytes of one chunk of the response cache; an entry takes a chain of them.
 pub const CACHE_CHUNK_BYTES: usize = 128;
 /// Bytes of the largest answer kept in the cache.
