@@ -1,1 +1,5 @@
 //! Corewall: a thread-per-core, shared-nothing DNS filtering appliance.
+
+pub mod decide;
+pub mod limits;
+pub mod rdata;
