@@ -37,7 +37,7 @@ pub mod settings;
 use std::sync::Arc;
 
 use corewall_sharding::name::Name;
-use corewall_sharding::rule::{Class, ClassId, Kind};
+use corewall_sharding::rule::{AliasLabels, ClassId, Kind};
 
 pub use self::step::{
     DropReason, ExchangeId, Now, Origin, Ready, Step, StoreFailed, Ticket, Transport, UpstreamRequest,
@@ -332,17 +332,15 @@ impl Core {
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
         let Stage::Judging(subject) = query.stage else { return lost() };
         query.is_private |= query.judgement.depends_on_client();
-        let rules = self.rules.clone();
         let Some(winner) = query.judgement.winner() else { return self.let_pass(now, ticket, subject, out) };
-        let Some(class) = rules.class(winner.class) else { return self.let_pass(now, ticket, subject, out) };
-        match class.kind {
-            Kind::Block => self.block(now, ticket, subject, Some(class), out),
+        let Some(kind) = self.rules.class(winner.class).map(|class| class.kind) else { return lost() };
+        match kind {
+            Kind::Block => self.block(now, ticket, subject, Some(winner.class), out),
             Kind::Alias => {
-                let asked = AliasAsked { labels: winner.labels, class: winner.class };
-                query.stage = Stage::Target(subject, asked);
+                query.stage = Stage::Target(subject, AliasAsked { labels: winner.labels, class: winner.class });
                 match winner.pattern {
                     Some(pattern) => {
-                        let target = rules.pattern(pattern).and_then(|(_, target)| target);
+                        let target = self.rules.pattern(pattern).and_then(|(_, target)| target);
                         self.on_target(now, ticket, Ok(target), out)
                     }
                     None => Step::AskTarget(ticket),
@@ -353,7 +351,7 @@ impl Core {
                 if subject == Subject::Resolved {
                     query.is_allowed = true;
                     let own = self.class_groups.get(winner.class as usize).copied().flatten();
-                    query.group = own.unwrap_or(match class.kind {
+                    query.group = own.unwrap_or(match kind {
                         Kind::ForwardAllow => self.allow_group,
                         Kind::ForwardBlock => self.block_group,
                         Kind::Allow | Kind::Alias | Kind::Block => self.default_group,
@@ -390,9 +388,9 @@ impl Core {
         let Ok(Some(target)) = target else { return self.on_store_failure(now, ticket, subject, out) };
         let below = name.label_count().saturating_sub(usize::from(asked.labels));
         let kept = match self.rules.class(asked.class).map(|class| class.alias_labels) {
-            Some(corewall_sharding::rule::AliasLabels::All) => name.label_count(),
-            Some(corewall_sharding::rule::AliasLabels::Below) => below,
-            Some(corewall_sharding::rule::AliasLabels::None) | None => 0,
+            Some(AliasLabels::All) => name.label_count(),
+            Some(AliasLabels::Below) => below,
+            Some(AliasLabels::None) | None => 0,
         };
         // The upstream's CNAMEs up to the aliased name become links of the query.
         if let Subject::Chained(last) = subject {
@@ -448,9 +446,10 @@ impl Core {
     }
 
     /// The question is answered as blocked, whatever its type.
-    fn block(&mut self, now: Now, ticket: Ticket, subject: Subject, class: Option<&Class>, out: &mut [u8]) -> Step {
+    fn block(&mut self, now: Now, ticket: Ticket, subject: Subject, class: Option<ClassId>, out: &mut [u8]) -> Step {
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
         let rules = &self.rules;
+        let class = class.and_then(|class| rules.class(class));
         let list = class.and_then(|class| rules.list(class.list));
         let policy = self.settings.policies.get(usize::from(query.policy));
         let defaults = block::Defaults {
