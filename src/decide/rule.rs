@@ -1,0 +1,449 @@
+//! Stage 6, rule: from what store and patterns found to a verdict, by the precedence that README.md tells.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use corewall_sharding::filter::Filter;
+use corewall_sharding::name::Name;
+use corewall_sharding::publish::Generation;
+use corewall_sharding::route::{HashKey, NameHash, Reach};
+use corewall_sharding::rule::{
+    AnswerRecord, Class, ClassId, ClientMatch, Condition, Kind, List, ListId, Scope, TypedAnswer,
+};
+
+use super::rewrite::Rewrites;
+use super::settings::{Policy, PolicyId, Settings, list_applies};
+use crate::limits::{EDE_TEXT_BYTES_MAX, ROWS_MAX};
+
+/// INFO-CODEs of RFC 8914 §4 that a verdict may carry.
+pub mod ede_code {
+    /// Forged Answer.
+    pub const FORGED: u16 = 4;
+    /// Blocked.
+    pub const BLOCKED: u16 = 15;
+    /// Censored.
+    pub const CENSORED: u16 = 16;
+    /// Filtered.
+    pub const FILTERED: u16 = 17;
+    /// Prohibited.
+    pub const PROHIBITED: u16 = 18;
+}
+
+/// The rows found for the suffixes of one name.
+pub struct Rows {
+    len: usize,
+    rows: [(u8, ClassId); ROWS_MAX],
+}
+
+impl Rows {
+    /// None.
+    pub fn new() -> Self {
+        Self { len: 0, rows: [(0, 0); ROWS_MAX] }
+    }
+
+    /// None again.
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// Adds a row of the suffix of `labels` labels. The most specific ones come first, so those past [`ROWS_MAX`] that are
+    /// left out weigh least.
+    pub fn push(&mut self, labels: u8, class: ClassId) {
+        if let Some(place) = self.rows.get_mut(self.len) {
+            *place = (labels, class);
+            self.len += 1;
+        }
+    }
+
+    /// The rows, most specific first.
+    pub fn as_slice(&self) -> &[(u8, ClassId)] {
+        self.rows.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl Default for Rows {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A list, ready to answer with.
+#[derive(Clone, Debug)]
+pub struct ListBook {
+    /// As the generation has it.
+    pub list: List,
+    /// INFO-CODE by its category.
+    pub ede_code: u16,
+    /// EXTRA-TEXT, cut to its bound.
+    pub ede_text: String,
+    /// Its answers by type.
+    pub answers: Vec<AnswerRecord>,
+}
+
+/// All that the query path knows of one generation: immutable and shared.
+pub struct RuleBook {
+    generation: u64,
+    key: HashKey,
+    classes: Vec<Class>,
+    lists: Vec<ListBook>,
+    filters: Vec<Arc<Filter>>,
+    patterns: Vec<(ClassId, Option<Name>)>,
+    /// Some pattern may overrule a block or alias by name, so that names found in the store are scanned too.
+    patterns_overrule: bool,
+    rewrites: Rewrites,
+    /// By policy: which lists apply; none means all.
+    policy_lists: Vec<Option<Vec<bool>>>,
+    policy_names: Vec<String>,
+}
+
+/// A list's answer by type cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadTypedAnswer {
+    /// Whose.
+    pub list: String,
+    /// Which.
+    pub answer: TypedAnswer,
+    /// Why.
+    pub reason: String,
+}
+
+impl std::fmt::Display for BadTypedAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { list, answer: TypedAnswer { rtype, data }, reason } = self;
+        write!(f, "list `{list}`: answer `{rtype} {data}`: {reason}")
+    }
+}
+
+impl std::error::Error for BadTypedAnswer {}
+
+impl RuleBook {
+    /// No store: nothing is listed.
+    pub fn empty(settings: &Settings) -> Self {
+        Self {
+            generation: 0,
+            key: HashKey([0; 16]),
+            classes: Vec::new(),
+            lists: Vec::new(),
+            filters: Vec::new(),
+            patterns: Vec::new(),
+            patterns_overrule: false,
+            rewrites: Rewrites::default(),
+            policy_lists: settings.policies.iter().map(|_| None).collect(),
+            policy_names: settings.policies.iter().map(|policy| policy.name.clone()).collect(),
+        }
+    }
+
+    /// The rules of `generation` as `settings` have them applied.
+    pub fn new(generation: &Generation, settings: &Settings) -> Result<Self, BadTypedAnswer> {
+        let lists = generation.lists.iter().map(ListBook::new).collect::<Result<Vec<_>, _>>()?;
+        let names: Vec<&str> = generation.lists.iter().map(|list| list.name.as_str()).collect();
+        let patterns: Vec<_> = generation.patterns.iter().map(|row| (row.class, row.target)).collect();
+        let patterns_overrule = patterns
+            .iter()
+            .filter_map(|&(class, _)| generation.classes.get(class as usize))
+            .any(|class| Tier::of(class) < Tier::BlockByPattern);
+        Ok(Self {
+            generation: generation.number,
+            key: generation.key,
+            classes: generation.classes.clone(),
+            lists,
+            filters: generation.filters.clone(),
+            patterns,
+            patterns_overrule,
+            rewrites: Rewrites::new(&generation.rewrites),
+            policy_lists: (0..settings.policies.len() as PolicyId).map(|p| settings.lists_of(p, &names)).collect(),
+            policy_names: settings.policies.iter().map(|Policy { name, .. }| name.clone()).collect(),
+        })
+    }
+
+    /// Its number; 0 without a store.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Whether there is no store.
+    pub fn is_empty(&self) -> bool {
+        self.filters.is_empty()
+    }
+
+    /// The key of the name hash.
+    pub fn key(&self) -> HashKey {
+        self.key
+    }
+
+    /// Shards, at least one.
+    pub fn shard_count(&self) -> u16 {
+        (self.filters.len() as u16).max(1)
+    }
+
+    /// Whether the store may hold a rule of this name and reach; false is certain.
+    pub fn may_hold(&self, hash: NameHash, reach: Reach) -> bool {
+        let filter = self.filters.get(usize::from(hash.shard(self.shard_count())));
+        filter.is_none_or(|filter| filter.contains(hash.filter_key(reach)))
+    }
+
+    /// Whether names are scanned at all.
+    pub fn has_patterns(&self) -> bool {
+        !self.patterns.is_empty()
+    }
+
+    /// The class of a number found in the store.
+    pub fn class(&self, id: ClassId) -> Option<&Class> {
+        self.classes.get(id as usize)
+    }
+
+    /// All classes, by number.
+    pub fn classes(&self) -> &[Class] {
+        &self.classes
+    }
+
+    /// A list by its number.
+    pub fn list(&self, id: ListId) -> Option<&ListBook> {
+        self.lists.get(usize::from(id))
+    }
+
+    /// A pattern's class and, for an alias, target.
+    pub fn pattern(&self, id: u32) -> Option<(ClassId, Option<Name>)> {
+        self.patterns.get(id as usize).copied()
+    }
+
+    /// The address rewrites.
+    pub fn rewrites(&self) -> &Rewrites {
+        &self.rewrites
+    }
+
+    /// Whether a list applies under a policy.
+    pub fn list_applies(&self, policy: PolicyId, list: ListId) -> bool {
+        list_applies(self.policy_lists.get(usize::from(policy)).and_then(Option::as_deref), list)
+    }
+}
+
+impl ListBook {
+    fn new(list: &List) -> Result<Self, BadTypedAnswer> {
+        let mut ede_text = list.ede_text.clone().unwrap_or_else(|| list.name.clone());
+        while ede_text.len() > EDE_TEXT_BYTES_MAX {
+            ede_text.pop();
+        }
+        let answers = list.answers.iter().map(|answer| {
+            crate::rdata::parse(&answer.rtype, &answer.data)
+                .map(|(rtype, rdata)| AnswerRecord { rtype, ttl_s: list.block_ttl_s, rdata })
+                .map_err(|reason| BadTypedAnswer { list: list.name.clone(), answer: answer.clone(), reason })
+        });
+        Ok(Self {
+            ede_code: match list.category.as_str() {
+                "censored" => ede_code::CENSORED,
+                "filtered" => ede_code::FILTERED,
+                "prohibited" => ede_code::PROHIBITED,
+                "forged" => ede_code::FORGED,
+                _ => ede_code::BLOCKED,
+            },
+            ede_text,
+            answers: answers.collect::<Result<_, _>>()?,
+            list: list.clone(),
+        })
+    }
+}
+
+/// The tiers of precedence that rules stand in; the first with a match decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Tier {
+    /// `$important` exceptions.
+    ImportantAllow = 2,
+    /// `$important` blocks.
+    ImportantBlock = 3,
+    /// allow, forward-allow, forward-block.
+    Allow = 4,
+    /// alias.
+    Alias = 5,
+    /// Blocks that name what they block.
+    BlockByName = 6,
+    /// Blocks by regular expression.
+    BlockByPattern = 7,
+}
+
+impl Tier {
+    /// Where a rule of this class stands.
+    pub fn of(class: &Class) -> Tier {
+        match (class.kind, class.important, class.scope) {
+            (Kind::Allow | Kind::ForwardAllow | Kind::ForwardBlock, true, _) => Tier::ImportantAllow,
+            (Kind::Alias | Kind::Block, true, _) => Tier::ImportantBlock,
+            (Kind::Allow | Kind::ForwardAllow | Kind::ForwardBlock, false, _) => Tier::Allow,
+            (Kind::Alias, false, _) => Tier::Alias,
+            (Kind::Block, false, Scope::Pattern) => Tier::BlockByPattern,
+            (Kind::Block, false, _) => Tier::BlockByName,
+        }
+    }
+}
+
+/// Precedence of one candidate: the lesser wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    tier: Tier,
+    /// More labels are more specific; a pattern has none.
+    labels_missing: u8,
+    scope: Scope,
+    kind: Kind,
+    list: ListId,
+    class: ClassId,
+}
+
+impl Rank {
+    /// The tier it stands in.
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+}
+
+/// Who asks what: all that a rule's condition may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The name that is judged: the one asked, or a target in its chain.
+    pub name: &'a Name,
+    /// QTYPE.
+    pub qtype: u16,
+    /// The client's address.
+    pub client: IpAddr,
+    /// Its policy.
+    pub policy: PolicyId,
+}
+
+/// A rule that matched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its class.
+    pub class: ClassId,
+    /// Labels of its name; 0 for a pattern.
+    pub labels: u8,
+    /// The pattern's number, when it is one.
+    pub pattern: Option<u32>,
+    /// Its precedence.
+    pub rank: Rank,
+}
+
+/// Why a rule that was found does not apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inapplicable {
+    /// Its scope does not reach the name.
+    Scope,
+    /// The client's policy leaves its list out.
+    Policy,
+    /// Its condition does not hold.
+    Condition,
+    /// The store names a class that the generation does not have.
+    UnknownClass,
+}
+
+/// The verdict in the making: the best candidates so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Judgement {
+    best: Option<Candidate>,
+    /// The best of those that an allow rule for answers only leaves standing.
+    best_without_answer: Option<Candidate>,
+    answers_lifted: Option<Rank>,
+    depends_on_client: bool,
+}
+
+impl Judgement {
+    /// Weighs a row of the store.
+    pub fn consider_row(&mut self, rules: &RuleBook, asked: &Asked<'_>, labels: u8, class: ClassId) {
+        if let Ok(candidate) = self.examine(rules, asked, labels, class, None) {
+            self.weigh(rules, candidate);
+        }
+    }
+
+    /// Weighs a pattern that matched.
+    pub fn consider_pattern(&mut self, rules: &RuleBook, asked: &Asked<'_>, pattern: u32) {
+        let Some((class, _)) = rules.pattern(pattern) else { return };
+        if let Ok(candidate) = self.examine(rules, asked, 0, class, Some(pattern)) {
+            self.weigh(rules, candidate);
+        }
+    }
+
+    /// Whether a rule that was found applies, and with which precedence.
+    pub fn examine(
+        &mut self,
+        rules: &RuleBook,
+        asked: &Asked<'_>,
+        labels: u8,
+        id: ClassId,
+        pattern: Option<u32>,
+    ) -> Result<Candidate, Inapplicable> {
+        let class = rules.class(id).ok_or(Inapplicable::UnknownClass)?;
+        let whole = usize::from(labels) == asked.name.label_count();
+        match class.scope {
+            Scope::Exact if !whole => return Err(Inapplicable::Scope),
+            Scope::Below if whole => return Err(Inapplicable::Scope),
+            _ => {}
+        }
+        if !rules.list_applies(asked.policy, class.list) {
+            return Err(Inapplicable::Policy);
+        }
+        if let Some(condition) = &class.condition {
+            self.depends_on_client |= condition.depends_on_client();
+            if !holds(condition, rules, asked) {
+                return Err(Inapplicable::Condition);
+            }
+        }
+        let rank = Rank {
+            tier: Tier::of(class),
+            labels_missing: u8::MAX - labels,
+            scope: class.scope,
+            kind: class.kind,
+            list: class.list,
+            class: id,
+        };
+        Ok(Candidate { class: id, labels, pattern, rank })
+    }
+
+    fn weigh(&mut self, rules: &RuleBook, candidate: Candidate) {
+        let Some(class) = rules.class(candidate.class) else { return };
+        if class.condition.as_ref().is_some_and(|condition| condition.lifts_answers_only) {
+            self.answers_lifted = Some(self.answers_lifted.map_or(candidate.rank, |rank| rank.min(candidate.rank)));
+            return;
+        }
+        let is_better = |best: &Option<Candidate>| best.is_none_or(|best| candidate.rank < best.rank);
+        if is_better(&self.best) {
+            self.best = Some(candidate);
+        }
+        if class.answer.is_none() && class.kind != Kind::Alias && is_better(&self.best_without_answer) {
+            self.best_without_answer = Some(candidate);
+        }
+    }
+
+    /// The rule that decides, as far as has been considered.
+    pub fn winner(&self) -> Option<Candidate> {
+        match (self.best, self.answers_lifted) {
+            (Some(best), Some(lifted)) if lifted < best.rank => self.best_without_answer,
+            (best, _) => best,
+        }
+    }
+
+    /// Whether the patterns might still change the winner.
+    pub fn needs_patterns(&self, rules: &RuleBook) -> bool {
+        match self.winner() {
+            _ if !rules.has_patterns() => false,
+            None => true,
+            Some(winner) => rules.patterns_overrule && winner.rank.tier > Tier::ImportantAllow,
+        }
+    }
+
+    /// Whether another client of the same policy might get another verdict, so that the answer must not be shared.
+    pub fn depends_on_client(&self) -> bool {
+        self.depends_on_client
+    }
+}
+
+fn holds(condition: &Condition, rules: &RuleBook, asked: &Asked<'_>) -> bool {
+    let client_is = |wanted: &ClientMatch| match wanted {
+        ClientMatch::Net(net) => net.contains(&asked.client.to_canonical()),
+        ClientMatch::Named(name) => {
+            rules.policy_names.get(usize::from(asked.policy)).is_some_and(|policy| **name == **policy)
+        }
+    };
+    (condition.types.is_empty() || condition.types.contains(&asked.qtype))
+        && !condition.types_not.contains(&asked.qtype)
+        && !condition.names_not.iter().any(|name| asked.name.is_at_or_below(name))
+        && (condition.clients.is_empty() || condition.clients.iter().any(client_is))
+        && !condition.clients_not.iter().any(client_is)
+}
