@@ -8,7 +8,6 @@
 
 mod check;
 mod error;
-mod record;
 mod settings;
 mod value;
 
@@ -20,7 +19,6 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 pub use self::error::ConfigError;
-pub use self::record::parse_rdata;
 pub use self::value::{Cores, LogLevel, WildcardAction, parse_server};
 use crate::decide::settings::OnStoreError;
 use crate::lists::{AdblockModifiers, Format};

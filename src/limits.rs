@@ -102,8 +102,12 @@ pub const POLICIES_MAX: usize = 256;
 /// Lists in a generation.
 pub const LISTS_MAX: usize = 4_096;
 
-/// Shards of a generation: each costs every worker a SQLite connection.
-pub const SHARDS_MAX: u16 = 4_096;
+/// Generations that a store keeps, the current one included: the others are to roll back to.
+pub const GENERATIONS_KEPT: usize = 3;
+/// Refused lines of one list that a build's report shows.
+pub const REFUSED_SHOWN_MAX: usize = 20;
+/// Bytes of the file of refused lines: a list in the wrong format has nothing else, and is told by its first ones.
+pub const REFUSED_FILE_BYTES_MAX: usize = 64 << 20;
 
 /// Datagrams taken from or given to the kernel by one call: gains flatten between 8 and 32.
 pub const BATCH_DATAGRAMS: usize = 32;

@@ -38,17 +38,21 @@ pub enum Engine {
     Confirmed,
 }
 
+/// A pattern to compile.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// In PCRE syntax.
+    pub regex: String,
+    /// Whether it is taken though it matches the empty text, and so nearly every name.
+    pub may_match_empty: bool,
+}
+
 /// What became of one pattern.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// It is in a database.
-    Taken {
-        /// Who decides.
-        engine: Engine,
-        /// Whether it matches the empty text: then it matches nearly every name.
-        matches_empty: bool,
-    },
+    /// It is in a database, and who decides.
+    Taken(Engine),
     /// Neither engine takes it, and why.
     Refused(String),
 }
@@ -114,11 +118,11 @@ pub struct Bounded {
 ///
 /// # Errors
 /// The engine gives up, or does not find what it must.
-pub fn compile(regexes: &[String]) -> Result<(Vec<Outcome>, Compiled), CompileError> {
-    let mut outcomes: Vec<Outcome> = regexes.iter().map(|regex| classify(regex)).collect();
+pub fn compile(wanted: &[Wanted]) -> Result<(Vec<Outcome>, Compiled), CompileError> {
+    let mut outcomes: Vec<Outcome> = wanted.iter().map(classify).collect();
     // An expression may be well formed and yet too large to compile; the engine tells which one, one at a time.
     for _ in 0..=limits::PATTERNS_TOO_LARGE_MAX {
-        match compile_taken(regexes, &outcomes) {
+        match compile_taken(wanted, &outcomes) {
             Ok(compiled) => return Ok((outcomes, compiled)),
             Err(Failure::Pattern(index, reason)) => outcomes[index] = Outcome::Refused(reason),
             Err(Failure::All(error)) => return Err(error),
@@ -131,12 +135,12 @@ pub fn compile(regexes: &[String]) -> Result<(Vec<Outcome>, Compiled), CompileEr
 ///
 /// # Errors
 /// As [`compile`], and when the child cannot be started or is ended by its limits.
-pub fn compile_bounded(regexes: &[String]) -> Result<Bounded, CompileError> {
+pub fn compile_bounded(wanted: &[Wanted]) -> Result<Bounded, CompileError> {
     match own_program() {
-        Some(program) if regexes.len() > limits::PATTERNS_COMPILED_HERE_MAX => compile_in_child(&program, regexes),
+        Some(program) if wanted.len() > limits::PATTERNS_COMPILED_HERE_MAX => compile_in_child(&program, wanted),
         _ => {
-            let (outcomes, compiled) = compile(regexes)?;
-            let sidecar = sidecar::write(&compiled, &taken(regexes, &outcomes))?;
+            let (outcomes, compiled) = compile(wanted)?;
+            let sidecar = sidecar::write(&compiled, &taken(wanted, &outcomes))?;
             Ok(Bounded { outcomes, sidecar })
         }
     }
@@ -148,18 +152,22 @@ pub fn compile_bounded(regexes: &[String]) -> Result<Bounded, CompileError> {
 /// As [`compile`], and when either end of the pipe fails.
 pub fn serve_child(input: &mut dyn Read, output: &mut dyn Write) -> Result<(), CompileError> {
     limit_this_process().map_err(CompileError::Child)?;
-    let regexes: Vec<String> = serde_json::from_reader(input).map_err(|error| CompileError::Child(error.into()))?;
-    let (outcomes, compiled) = compile(&regexes)?;
-    let sidecar = sidecar::write(&compiled, &taken(&regexes, &outcomes))?;
+    answer(input, output)
+}
+
+fn answer(input: &mut dyn Read, output: &mut dyn Write) -> Result<(), CompileError> {
+    let wanted: Vec<Wanted> = serde_json::from_reader(input).map_err(|error| CompileError::Child(error.into()))?;
+    let (outcomes, compiled) = compile(&wanted)?;
+    let sidecar = sidecar::write(&compiled, &taken(&wanted, &outcomes))?;
     let mut line = serde_json::to_vec(&outcomes).map_err(|error| CompileError::Child(error.into()))?;
     line.push(b'\n');
     output.write_all(&line).and_then(|()| output.write_all(&sidecar)).map_err(CompileError::Child)
 }
 
 /// The expressions that were taken, by number.
-pub fn taken<'a>(regexes: &'a [String], outcomes: &[Outcome]) -> Vec<&'a str> {
-    let is_taken = |outcome: &Outcome| matches!(outcome, Outcome::Taken { .. });
-    regexes.iter().zip(outcomes).filter(|(_, outcome)| is_taken(outcome)).map(|(regex, _)| regex.as_str()).collect()
+pub fn taken<'a>(wanted: &'a [Wanted], outcomes: &[Outcome]) -> Vec<&'a str> {
+    let is_taken = |outcome: &Outcome| matches!(outcome, Outcome::Taken(_));
+    wanted.iter().zip(outcomes).filter(|(_, outcome)| is_taken(outcome)).map(|(of, _)| of.regex.as_str()).collect()
 }
 
 /// The engine that confirms candidates. Names are ASCII, as are its classes.
@@ -189,19 +197,23 @@ fn pattern(regex: &str, engine: Engine) -> Pattern {
     Pattern { expression: regex.to_owned(), flags: flags(engine), id: None, ext: Default::default(), som: None }
 }
 
-fn classify(regex: &str) -> Outcome {
+fn classify(wanted: &Wanted) -> Outcome {
+    let regex = &wanted.regex;
     if regex.len() > limits::PATTERN_BYTES_MAX {
         return Outcome::Refused(format!("longer than {} bytes", limits::PATTERN_BYTES_MAX));
     }
+    let taken = |engine, matches_empty| match matches_empty && !wanted.may_match_empty {
+        true => Outcome::Refused("matches the empty text, and so nearly every name; allow_wide is off".to_owned()),
+        false => Outcome::Taken(engine),
+    };
     let refusal = match pattern(regex, Engine::Plain).info() {
-        Ok(info) => return Outcome::Taken { engine: Engine::Plain, matches_empty: info.min_width() == 0 },
+        Ok(info) => return taken(Engine::Plain, info.min_width() == 0),
         Err(error) => reason(error),
     };
     match confirming(regex) {
         Ok(confirm) if pattern(regex, Engine::Confirmed).info().is_ok() => {
-            // An error is its step limit, which an expression that is run on nothing cannot reach.
-            let matches_empty = confirm.is_match(b"".as_slice()).unwrap_or(true);
-            Outcome::Taken { engine: Engine::Confirmed, matches_empty }
+            // The only error is that of the step limit: an expression that takes so long on nothing is suspect.
+            taken(Engine::Confirmed, confirm.is_match(b"".as_slice()).unwrap_or(true))
         }
         _ => Outcome::Refused(refusal),
     }
@@ -214,13 +226,13 @@ enum Failure {
     All(CompileError),
 }
 
-fn compile_taken(regexes: &[String], outcomes: &[Outcome]) -> Result<Compiled, Failure> {
+fn compile_taken(wanted: &[Wanted], outcomes: &[Outcome]) -> Result<Compiled, Failure> {
     let mut of_engine = [(Vec::new(), Vec::new()), (Vec::new(), Vec::new())];
     let mut confirm = Vec::new();
     let mut examples = Vec::new();
     let mut number = 0u32;
-    for (index, (regex, outcome)) in regexes.iter().zip(outcomes).enumerate() {
-        let Outcome::Taken { engine, .. } = *outcome else { continue };
+    for (index, (Wanted { regex, .. }, outcome)) in wanted.iter().zip(outcomes).enumerate() {
+        let Outcome::Taken(engine) = *outcome else { continue };
         let (patterns, indexes) = &mut of_engine[engine as usize];
         patterns.push(Pattern { id: Some(number as usize), ..pattern(regex, engine) });
         indexes.push(index);
@@ -236,7 +248,7 @@ fn compile_taken(regexes: &[String], outcomes: &[Outcome]) -> Result<Compiled, F
     let [plain, candidates] = of_engine;
     let compiled =
         Compiled { plain: database(plain)?, candidates: database(candidates)?, confirm, examples };
-    self_test(&compiled, &taken(regexes, outcomes)).map_err(Failure::All)?;
+    self_test(&compiled, &taken(wanted, outcomes)).map_err(Failure::All)?;
     Ok(compiled)
 }
 
@@ -291,7 +303,7 @@ fn own_program() -> Option<PathBuf> {
     std::env::current_exe().ok().filter(|path| path.file_name().is_some_and(|name| name == PROGRAM))
 }
 
-fn compile_in_child(program: &PathBuf, regexes: &[String]) -> Result<Bounded, CompileError> {
+fn compile_in_child(program: &PathBuf, wanted: &[Wanted]) -> Result<Bounded, CompileError> {
     let mut child = Command::new(program)
         .arg(SUBCOMMAND)
         .stdin(Stdio::piped())
@@ -301,7 +313,7 @@ fn compile_in_child(program: &PathBuf, regexes: &[String]) -> Result<Bounded, Co
         .map_err(CompileError::Child)?;
     // The child reads all of its input before it writes anything, so that neither waits for the other.
     let written = match child.stdin.take() {
-        Some(stdin) => serde_json::to_writer(io::BufWriter::new(stdin), regexes).map_err(io::Error::from),
+        Some(stdin) => serde_json::to_writer(io::BufWriter::new(stdin), wanted).map_err(io::Error::from),
         None => Ok(()),
     };
     let output = child.wait_with_output().map_err(CompileError::Child)?;
@@ -311,10 +323,15 @@ fn compile_in_child(program: &PathBuf, regexes: &[String]) -> Result<Bounded, Co
         return Err(CompileError::Limits(format!("failed ({}) {last}", output.status)));
     }
     written.map_err(CompileError::Child)?;
+    read_answer(&output.stdout)
+}
+
+fn read_answer(output: &[u8]) -> Result<Bounded, CompileError> {
     let unreadable = || CompileError::Child(io::Error::new(io::ErrorKind::InvalidData, "its answer cannot be read"));
-    let end = output.stdout.iter().position(|&byte| byte == b'\n').ok_or_else(unreadable)?;
-    let outcomes = serde_json::from_slice(&output.stdout[..end]).map_err(|_| unreadable())?;
-    Ok(Bounded { outcomes, sidecar: output.stdout[end + 1..].to_vec() })
+    let mut parts = output.splitn(2, |&byte| byte == b'\n');
+    let (Some(line), Some(sidecar)) = (parts.next(), parts.next()) else { return Err(unreadable()) };
+    let outcomes = serde_json::from_slice(line).map_err(|_| unreadable())?;
+    Ok(Bounded { outcomes, sidecar: sidecar.to_vec() })
 }
 
 /// From here on the process is ended by the kernel when it takes more than a build may.
@@ -338,23 +355,25 @@ fn limit_this_process() -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn wanted(regex: &str) -> Wanted {
+        Wanted { regex: regex.to_owned(), may_match_empty: false }
+    }
+
     fn outcome(regex: &str) -> Outcome {
-        compile(&[regex.to_owned()]).unwrap().0.remove(0)
+        compile(&[wanted(regex)]).unwrap().0.remove(0)
     }
 
     #[test]
     fn plain_expressions_and_posix_classes_are_for_hyperscan_alone() {
         for regex in [r"^ads?[0-9]*\.", "[_.-]ad[[:space:][:digit:]]x", r"(foo|bar)\.example$", "a{3,5}b"] {
-            let taken = Outcome::Taken { engine: Engine::Plain, matches_empty: false };
-            assert_eq!(outcome(regex), taken, "{regex}");
+            assert_eq!(outcome(regex), Outcome::Taken(Engine::Plain), "{regex}");
         }
     }
 
     #[test]
     fn look_around_and_back_references_are_confirmed_by_the_other_engine() {
         for regex in [r"^(?!www\.)ad\.", r"(?<!no)track\.", r"^(.)\1\.", r"(?>a+)b", r"^x++y"] {
-            let taken = Outcome::Taken { engine: Engine::Confirmed, matches_empty: false };
-            assert_eq!(outcome(regex), taken, "{regex}");
+            assert_eq!(outcome(regex), Outcome::Taken(Engine::Confirmed), "{regex}");
         }
     }
 
@@ -375,29 +394,46 @@ mod tests {
     }
 
     #[test]
-    fn expressions_that_match_the_empty_text_are_told() {
-        for (regex, matches_empty) in [(".*", true), ("a*", true), ("^(?!foo)", true), ("a+", false), ("^(?!foo).", false)]
-        {
-            let Outcome::Taken { matches_empty: told, .. } = outcome(regex) else { panic!("{regex} was refused") };
-            assert_eq!(told, matches_empty, "{regex}");
+    fn expressions_that_match_the_empty_text_are_taken_only_when_that_is_wanted() {
+        for (regex, engine) in [(".*", Engine::Plain), ("a*", Engine::Plain), ("^(?!foo)", Engine::Confirmed)] {
+            let Outcome::Refused(reason) = outcome(regex) else { panic!("{regex} was taken") };
+            assert!(reason.contains("allow_wide"), "{reason}");
+            let wide = Wanted { may_match_empty: true, ..wanted(regex) };
+            assert_eq!(compile(&[wide]).unwrap().0, [Outcome::Taken(engine)]);
+        }
+        for regex in ["a+", "^(?!foo)."] {
+            assert!(matches!(outcome(regex), Outcome::Taken(_)), "{regex}");
         }
     }
 
     #[test]
     fn refused_patterns_leave_no_gap_in_the_numbers() {
-        let regexes = ["one", "(", "two", r"(?!x)three"].map(str::to_owned);
-        let (outcomes, compiled) = compile(&regexes).unwrap();
-        assert_eq!(taken(&regexes, &outcomes), ["one", "two", "(?!x)three"]);
+        let wanted = ["one", "(", "two", r"(?!x)three"].map(wanted);
+        let (outcomes, compiled) = compile(&wanted).unwrap();
+        assert_eq!(taken(&wanted, &outcomes), ["one", "two", "(?!x)three"]);
         assert_eq!(compiled.examples, [(0, "one".to_owned()), (1, "two".to_owned())]);
         assert_eq!(compiled.confirm.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [2]);
     }
 
     #[test]
     fn a_pattern_that_misses_its_example_is_found_out() {
-        let (outcomes, mut compiled) = compile(&["abc".to_owned()]).unwrap();
-        assert!(matches!(outcomes[0], Outcome::Taken { .. }));
+        let (_, mut compiled) = compile(&[wanted("abc")]).unwrap();
         compiled.examples[0].1 = "abd".to_owned();
         let error = self_test(&compiled, &["abc"]).unwrap_err();
         assert!(error.to_string().contains("does not find `abd` by /abc/"), "{error}");
+    }
+
+    #[test]
+    fn the_child_answers_as_the_process_itself_would() {
+        // What `serve_child` does without its limits, which would be this process's.
+        let wanted = ["one", "(", r"(?!x)two"].map(wanted);
+        let input = serde_json::to_vec(&wanted).unwrap();
+        let mut output = Vec::new();
+        answer(&mut input.as_slice(), &mut output).unwrap();
+        let here = compile_bounded(&wanted).unwrap();
+        let there = read_answer(&output).unwrap();
+        assert_eq!(there.outcomes, here.outcomes);
+        assert_eq!(there.sidecar, here.sidecar);
+        assert!(read_answer(&output[..5]).is_err());
     }
 }

@@ -184,8 +184,9 @@ mod tests {
     use super::*;
 
     fn file_of(regexes: &[&str]) -> Vec<u8> {
-        let owned: Vec<String> = regexes.iter().map(|regex| (*regex).to_owned()).collect();
-        write(&compile::compile(&owned).unwrap().1, regexes).unwrap()
+        let wanted = |regex: &&str| compile::Wanted { regex: (*regex).to_owned(), may_match_empty: true };
+        let wanted: Vec<_> = regexes.iter().map(wanted).collect();
+        write(&compile::compile(&wanted).unwrap().1, regexes).unwrap()
     }
 
     /// Changes the body and puts the right checksum in front of it again.

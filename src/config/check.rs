@@ -5,11 +5,10 @@ use std::collections::HashSet;
 use corewall_sharding::rule::BlockMode;
 
 use super::error::{Place, Problem};
-use super::record::parse_rdata;
 use super::value::WildcardAction;
 use super::{Config, List, Policy};
-use crate::limits;
 use crate::lists::Format;
+use crate::{limits, rdata};
 
 use Place::{Index, Key};
 
@@ -22,10 +21,17 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
     check_lists(config)?;
     check_policies(config)?;
     for (place, record) in config.record.iter().enumerate() {
-        parse_rdata(&record.rtype, &record.data)
+        check_record(&record.rtype, &record.data)
             .map_err(|message| problem([Key("record"), Index(place), Key("data")], message))?;
     }
     Ok(())
+}
+
+fn check_record(rtype: &str, data: &str) -> Result<(), String> {
+    match rdata::parse(rtype, data) {
+        Ok(_) => Ok(()),
+        Err(reason) => Err(format!("`{rtype} {data}` is no record ({reason}); write type and data as in a zone file")),
+    }
 }
 
 fn check_cache(config: &Config) -> Result<(), Problem> {
@@ -55,7 +61,7 @@ fn check_lists(config: &Config) -> Result<(), Problem> {
         }
         check_list(list, here)?;
         for (index, answer) in list.answers.iter().enumerate() {
-            parse_rdata(&answer.rtype, &answer.data).map_err(|message| {
+            check_record(&answer.rtype, &answer.data).map_err(|message| {
                 problem([Key("list"), Index(place), Key("answers"), Index(index), Key("data")], message)
             })?;
         }

@@ -4,12 +4,11 @@ use corewall_sharding::rule::{AnswerRecord, Kind, List as StoredList};
 use corewall_sharding::name::Name;
 
 use super::check::POLICY_DEFAULT;
-use super::record::parse_rdata;
 use super::{Config, List, ListKind};
 use crate::build::ListSpec;
 use crate::decide::local::LocalRecords;
 use crate::decide::settings::{CacheBounds, Group, Policy, PolicyId, Settings};
-use crate::lists;
+use crate::{lists, rdata};
 
 impl Config {
     /// What `decide` needs to know.
@@ -62,9 +61,8 @@ impl Config {
     pub fn local_records(&self) -> Vec<(Name, AnswerRecord)> {
         // `check` has parsed each of them before: none is left out.
         let parsed = |record: &super::Record| {
-            parse_rdata(&record.rtype, &record.data)
-                .map(|rdata| (record.name, AnswerRecord { ttl_s: Some(record.ttl_s), ..rdata }))
-                .ok()
+            let (rtype, rdata) = rdata::parse(&record.rtype, &record.data).ok()?;
+            Some((record.name, AnswerRecord { rtype, ttl_s: Some(record.ttl_s), rdata }))
         };
         self.record.iter().filter_map(parsed).collect()
     }

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use corewall_sharding::build::SHARDS_MAX;
 use corewall_sharding::name::Name;
 use ipnet::IpNet;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
@@ -241,8 +242,8 @@ pub(super) fn upstream_timeout_ms<'de, D: Deserializer<'de>>(deserializer: D) ->
 }
 
 pub(super) fn shards<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
-    let shards = between(deserializer, 1, u64::from(limits::SHARDS_MAX), "shards")?;
-    Ok(u16::try_from(shards).unwrap_or(limits::SHARDS_MAX))
+    let shards = between(deserializer, 1, u64::from(SHARDS_MAX), "shards")?;
+    Ok(u16::try_from(shards).unwrap_or(SHARDS_MAX))
 }
 
 /// Bytes of a cache: an integer, or text with a unit.

@@ -14,7 +14,7 @@ use corewall_sharding::publish::Generation;
 use fancy_regex::Regex;
 use hyperscan::{HsError, Matching, Scratch};
 
-use crate::build::compile::{self, CompileError, Compiled, Outcome};
+use crate::build::compile::{self, CompileError, Compiled, Outcome, Wanted};
 use crate::build::sidecar;
 use crate::decide::StoreFailed;
 use crate::decide::pattern::Matches;
@@ -94,10 +94,11 @@ impl PatternDatabase {
     }
 
     fn compile(regexes: &[&str], why: String) -> Result<PatternDatabase, PatternError> {
-        let owned: Vec<String> = regexes.iter().map(|regex| (*regex).to_owned()).collect();
-        let (outcomes, compiled) = compile::compile(&owned).map_err(PatternError::Compile)?;
+        let wanted = |regex: &&str| Wanted { regex: (*regex).to_owned(), may_match_empty: true };
+        let wanted: Vec<Wanted> = regexes.iter().map(wanted).collect();
+        let (outcomes, compiled) = compile::compile(&wanted).map_err(PatternError::Compile)?;
         // A refused one would shift the numbers of all that follow it.
-        for (regex, outcome) in owned.into_iter().zip(outcomes) {
+        for (Wanted { regex, .. }, outcome) in wanted.into_iter().zip(outcomes) {
             if let Outcome::Refused(reason) = outcome {
                 return Err(PatternError::Refused { regex, reason });
             }
