@@ -447,3 +447,207 @@ fn holds(condition: &Condition, rules: &RuleBook, asked: &Asked<'_>) -> bool {
         && (condition.clients.is_empty() || condition.clients.iter().any(client_is))
         && !condition.clients_not.iter().any(client_is)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use corewall_sharding::rule::AnswerRecord as Record;
+
+    /// Rules in an order that gives their classes' numbers, and what decides of them.
+    struct Bench {
+        rules: RuleBook,
+        names: Vec<Option<Name>>,
+    }
+
+    impl Bench {
+        fn new(rules: &[(Class, &str)]) -> Self {
+            let lists = rules.iter().map(|(class, _)| class.list).max().unwrap_or(0) + 1;
+            let list = |number| List {
+                name: format!("list {number}"),
+                category: String::new(),
+                block_mode: None,
+                sinkhole: Vec::new(),
+                ede_text: None,
+                block_ttl_s: None,
+                answers: Vec::new(),
+            };
+            let patterns: Vec<_> = (0..).zip(rules).filter(|(_, (class, _))| class.scope == Scope::Pattern).collect();
+            Self {
+                names: rules.iter().map(|(_, name)| name.parse().ok()).collect(),
+                rules: RuleBook {
+                    generation: 1,
+                    key: HashKey([0; 16]),
+                    classes: rules.iter().map(|(class, _)| class.clone()).collect(),
+                    lists: (0..lists).map(|number| ListBook::new(&list(number)).unwrap()).collect(),
+                    filters: Vec::new(),
+                    patterns_overrule: patterns.iter().any(|(_, (class, _))| Tier::of(class) < Tier::BlockByPattern),
+                    patterns: patterns.iter().map(|&(id, _)| (id, None)).collect(),
+                    rewrites: Rewrites::default(),
+                    policy_lists: vec![None, Some(vec![false; usize::from(lists)])],
+                    policy_names: vec!["default".to_owned(), "kids".to_owned()],
+                },
+            }
+        }
+
+        fn judge(&self, asked: &Asked<'_>) -> Judgement {
+            let mut judgement = Judgement::default();
+            for (id, name) in (0..).zip(&self.names) {
+                let Some(class) = self.rules.class(id) else { continue };
+                match name {
+                    _ if class.scope == Scope::Pattern => {
+                        let pattern = self.rules.patterns.iter().position(|&(class, _)| class == id).unwrap();
+                        judgement.consider_pattern(&self.rules, asked, pattern as u32);
+                    }
+                    Some(name) if asked.name.is_at_or_below(name) => {
+                        judgement.consider_row(&self.rules, asked, name.label_count() as u8, id);
+                    }
+                    _ => {}
+                }
+            }
+            judgement
+        }
+
+        fn winner(&self, name: &str) -> Option<ClassId> {
+            self.judge(&asked(&name.parse().unwrap())).winner().map(|winner| winner.class)
+        }
+    }
+
+    fn asked(name: &Name) -> Asked<'_> {
+        Asked { name, qtype: 1, client: "192.0.2.9".parse().unwrap(), policy: 0 }
+    }
+
+    fn class(kind: Kind, scope: Scope) -> Class {
+        Class::plain(kind, scope, 0)
+    }
+
+    fn important(kind: Kind, scope: Scope) -> Class {
+        Class { important: true, ..class(kind, scope) }
+    }
+
+    fn with(kind: Kind, condition: Condition) -> Class {
+        Class { condition: Some(condition), ..class(kind, Scope::Subtree) }
+    }
+
+    #[test]
+    fn the_first_tier_with_a_match_decides_however_specific_the_others_are() {
+        let tiers = [
+            (important(Kind::Allow, Scope::Subtree), "example"),
+            (important(Kind::Block, Scope::Subtree), "b.example"),
+            (class(Kind::Allow, Scope::Subtree), "b.example"),
+            (class(Kind::Alias, Scope::Subtree), "a.b.example"),
+            (class(Kind::Block, Scope::Exact), "x.a.b.example"),
+            (class(Kind::Block, Scope::Pattern), "any pattern"),
+        ];
+        for first in 0..tiers.len() {
+            let bench = Bench::new(&tiers[first..]);
+            assert_eq!(bench.winner("x.a.b.example"), Some(0), "from tier {first} on");
+        }
+        assert_eq!(Bench::new(&[]).winner("x.example"), None);
+    }
+
+    #[test]
+    fn within_a_tier_the_most_specific_name_wins_then_scope_then_kind_then_list() {
+        let bench = Bench::new(&[
+            (class(Kind::Allow, Scope::Subtree), "example"),
+            (class(Kind::ForwardBlock, Scope::Subtree), "a.example"),
+            (class(Kind::ForwardAllow, Scope::Subtree), "a.example"),
+            (class(Kind::Allow, Scope::Exact), "a.example"),
+        ]);
+        assert_eq!(bench.winner("a.example"), Some(3), "exact before subtree");
+        assert_eq!(bench.winner("b.a.example"), Some(2), "forward-allow before forward-block");
+        assert_eq!(bench.winner("c.example"), Some(0));
+        let second = Class::plain(Kind::Block, Scope::Exact, 1);
+        let bench = Bench::new(&[(second, "a.example"), (class(Kind::Block, Scope::Exact), "a.example")]);
+        assert_eq!(bench.winner("a.example"), Some(1), "the lower list number");
+    }
+
+    #[test]
+    fn scopes_reach_as_far_as_they_say() {
+        let bench = Bench::new(&[
+            (class(Kind::Block, Scope::Exact), "e.example"),
+            (class(Kind::Block, Scope::Subtree), "s.example"),
+            (class(Kind::Block, Scope::Below), "b.example"),
+        ]);
+        assert_eq!(bench.winner("e.example"), Some(0));
+        assert_eq!(bench.winner("x.e.example"), None);
+        assert_eq!(bench.winner("s.example"), Some(1));
+        assert_eq!(bench.winner("x.y.s.example"), Some(1));
+        assert_eq!(bench.winner("b.example"), None);
+        assert_eq!(bench.winner("x.b.example"), Some(2));
+    }
+
+    #[test]
+    fn a_condition_on_the_type_or_the_name_decides_whether_a_rule_applies() {
+        let bench = Bench::new(&[(
+            with(
+                Kind::Block,
+                Condition { types: vec![28], names_not: vec!["ok.example".parse().unwrap()], ..Condition::default() },
+            ),
+            "example",
+        )]);
+        let name = "x.example".parse().unwrap();
+        assert!(bench.judge(&asked(&name)).winner().is_none(), "type A is not meant");
+        assert!(bench.judge(&Asked { qtype: 28, ..asked(&name) }).winner().is_some());
+        let spared = "x.ok.example".parse().unwrap();
+        assert!(bench.judge(&Asked { qtype: 28, ..asked(&spared) }).winner().is_none());
+    }
+
+    #[test]
+    fn a_condition_on_the_client_makes_the_answer_private_whether_it_holds_or_not() {
+        let clients = vec![ClientMatch::Net("192.0.2.0/28".parse().unwrap()), ClientMatch::Named("kids".into())];
+        let bench = Bench::new(&[(with(Kind::Block, Condition { clients, ..Condition::default() }), "example")]);
+        let name = "x.example".parse().unwrap();
+        let inside = bench.judge(&asked(&name));
+        assert!(inside.winner().is_some() && inside.depends_on_client());
+        let outside = bench.judge(&Asked { client: "198.51.100.1".parse().unwrap(), ..asked(&name) });
+        assert!(outside.winner().is_none() && outside.depends_on_client());
+        let mapped = bench.judge(&Asked { client: "::ffff:192.0.2.9".parse().unwrap(), ..asked(&name) });
+        assert!(mapped.winner().is_some(), "an IPv4 client of a dual-stack socket");
+    }
+
+    #[test]
+    fn a_policy_leaves_lists_out() {
+        let bench = Bench::new(&[(class(Kind::Block, Scope::Exact), "a.example")]);
+        let name = "a.example".parse().unwrap();
+        assert!(bench.judge(&asked(&name)).winner().is_some());
+        assert!(bench.judge(&Asked { policy: 1, ..asked(&name) }).winner().is_none());
+    }
+
+    #[test]
+    fn an_exception_for_rewrites_lifts_answers_and_nothing_else() {
+        let lifting = Condition { lifts_answers_only: true, ..Condition::default() };
+        let answering = Class {
+            answer: Some(corewall_sharding::rule::Answer::Records(vec![Record {
+                rtype: 1,
+                ttl_s: None,
+                rdata: Box::from([192, 0, 2, 1]),
+            }])),
+            ..class(Kind::Block, Scope::Subtree)
+        };
+        let rules = [
+            (with(Kind::Allow, lifting), "example"),
+            (answering, "a.example"),
+            (class(Kind::Alias, Scope::Subtree), "a.example"),
+            (class(Kind::Block, Scope::Subtree), "example"),
+        ];
+        assert_eq!(Bench::new(&rules).winner("a.example"), Some(3));
+        assert_eq!(Bench::new(&rules[..3]).winner("a.example"), None);
+    }
+
+    #[test]
+    fn patterns_are_asked_only_where_they_may_change_the_verdict() {
+        let name: Name = "a.example".parse().unwrap();
+        let needs = |rules: &[(Class, &str)]| {
+            let bench = Bench::new(rules);
+            let mut judgement = Judgement::default();
+            judgement.consider_row(&bench.rules, &asked(&name), 2, 0);
+            judgement.needs_patterns(&bench.rules)
+        };
+        let block = (class(Kind::Block, Scope::Exact), "a.example");
+        let allow = (important(Kind::Allow, Scope::Exact), "a.example");
+        assert!(!needs(&[block.clone()]), "there are none");
+        assert!(!needs(&[block.clone(), (class(Kind::Block, Scope::Pattern), "p")]), "they cannot overrule a name");
+        assert!(needs(&[block, (class(Kind::Allow, Scope::Pattern), "p")]), "an exception by pattern can");
+        assert!(!needs(&[allow, (class(Kind::Allow, Scope::Pattern), "p")]), "nothing stands above the first tier");
+    }
+}

@@ -184,3 +184,65 @@ impl Chance {
         [self.0.next_u64(), self.0.next_u64(), self.0.next_u64(), self.0.next_u64()]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(name: &str, servers: &[&str]) -> Group {
+        Group { name: name.to_owned(), servers: servers.iter().map(|server| server.parse().unwrap()).collect() }
+    }
+
+    #[test]
+    fn servers_are_tried_in_order_and_failing_ones_last() {
+        let mut upstreams = Upstreams::new();
+        upstreams.configure(&[group("default", &["192.0.2.1:53", "192.0.2.2:53", "192.0.2.3:53"])]);
+        let id = upstreams.group("default");
+        let order = |upstreams: &Upstreams, now| -> Vec<_> {
+            (0..4).map(|attempt| upstreams.choose(id, attempt, now).unwrap()).collect()
+        };
+        assert_eq!(order(&upstreams, Now(0)), [0, 1, 2, 0]);
+        upstreams.note_failure(0, Now(0));
+        assert_eq!(order(&upstreams, Now(1)), [1, 2, 0, 1]);
+        assert_eq!(order(&upstreams, Now(SERVER_PENALTY_US)), [0, 1, 2, 0], "a failure is forgiven in time");
+        upstreams.note_failure(0, Now(SERVER_PENALTY_US));
+        upstreams.note_answer(0);
+        assert_eq!(order(&upstreams, Now(SERVER_PENALTY_US + 1)), [0, 1, 2, 0], "and by an answer at once");
+    }
+
+    #[test]
+    fn numbers_of_servers_and_groups_outlive_a_reload() {
+        let mut upstreams = Upstreams::new();
+        upstreams.configure(&[group("default", &["192.0.2.1:53"]), group("allow", &["192.0.2.2:53"])]);
+        let (default, allow) = (upstreams.group("default"), upstreams.group("allow"));
+        let rule = upstreams.group_of_rule(&["192.0.2.2:53".parse().unwrap()]);
+        upstreams.configure(&[group("default", &["192.0.2.3:53"])]);
+        assert_eq!((upstreams.group("default"), upstreams.group("allow")), (default, allow));
+        assert_eq!(upstreams.server_count(allow), 0, "a group that is configured no more has no servers");
+        assert_eq!(upstreams.server_count(rule), 1);
+        assert_eq!(upstreams.address(upstreams.choose(default, 0, Now(0)).unwrap()), "192.0.2.3:53".parse().ok());
+        assert_eq!(upstreams.choose(allow, 0, Now(0)), None);
+    }
+
+    #[test]
+    fn a_request_is_a_question_with_an_opt_record_of_ours() {
+        let mut out = [0; REQUEST_BYTES_MAX];
+        let bytes = write_request(0x1234, &"a.example".parse().unwrap(), 28, 1, true, &mut out);
+        assert_eq!(
+            &out[..bytes],
+            b"\x12\x34\x01\x20\0\x01\0\0\0\0\0\x01\x01a\x07example\0\0\x1c\0\x01\0\0\x29\x04\xd0\0\0\x80\0\0\0"
+        );
+        let longest: Name =
+            [&*"a".repeat(63), &"b".repeat(63), &"c".repeat(63), &"d".repeat(61)].join(".").parse().unwrap();
+        assert_eq!(write_request(1, &longest, 1, 1, false, &mut out), REQUEST_BYTES_MAX);
+    }
+
+    #[test]
+    fn ids_and_sockets_use_their_whole_range() {
+        let mut chance = Chance::new([7; 32]);
+        let ids: std::collections::HashSet<u16> = (0..10_000).map(|_| chance.id()).collect();
+        assert!(ids.len() > 9_000, "{} different ids", ids.len());
+        let sockets: std::collections::HashSet<u16> = (0..1_000).map(|_| chance.below(16)).collect();
+        assert_eq!(sockets.len(), 16);
+    }
+}

@@ -280,3 +280,73 @@ impl Exchange {
 /// [`EXCHANGE_CLIENTS_MAX`] clients wait already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooManyClients;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> ExchangeKey {
+        ExchangeKey { name: name.parse().unwrap(), qtype: 1, qclass: 1, dnssec_ok: false, group: 0 }
+    }
+
+    fn ticket(index: u32) -> Ticket {
+        Ticket { index, turn: 0 }
+    }
+
+    #[test]
+    fn equal_questions_find_one_exchange_until_it_is_closed() {
+        let mut exchanges = Exchanges::new([1, 2, 3, 4]);
+        let id = exchanges.open(key("a.example"), Now(0)).unwrap();
+        assert_eq!(exchanges.find(&key("a.example")), Some(id));
+        assert_eq!(exchanges.find(&key("b.example")), None);
+        assert_eq!(exchanges.find(&ExchangeKey { group: 1, ..key("a.example") }), None);
+        assert_eq!(exchanges.find(&ExchangeKey { dnssec_ok: true, ..key("a.example") }), None);
+        assert_eq!(exchanges.get_mut(id).unwrap().join(ticket(7)), Ok(None));
+        assert_eq!(exchanges.get_mut(id).unwrap().join(ticket(8)), Ok(Some(ticket(7))));
+        assert_eq!(exchanges.close(id), Some(ticket(7)));
+        assert_eq!(exchanges.find(&key("a.example")), None);
+        assert!(exchanges.get(id).is_none(), "an old id is void");
+    }
+
+    #[test]
+    fn only_the_last_send_of_an_exchange_can_expire_or_be_answered() {
+        let mut exchanges = Exchanges::new([1, 2, 3, 4]);
+        let id = exchanges.open(key("a.example"), Now(0)).unwrap();
+        exchanges.sent(id, 11, Now(0), Now(100));
+        exchanges.sent(id, 22, Now(50), Now(150));
+        assert_eq!(exchanges.by_message_id(11), None);
+        assert_eq!(exchanges.by_message_id(22), Some(id));
+        assert_eq!(exchanges.pop_expired(Now(120)), None);
+        assert_eq!(exchanges.next_deadline(), Some(Now(150)));
+        assert_eq!(exchanges.pop_expired(Now(150)), Some(id));
+        assert_eq!(exchanges.next_deadline(), None);
+    }
+
+    #[test]
+    fn exchanges_and_their_clients_are_bounded() {
+        let mut exchanges = Exchanges::new([1, 2, 3, 4]);
+        let ids: Vec<_> =
+            (0..EXCHANGES_MAX).map(|n| exchanges.open(key(&format!("n{n}.example")), Now(0)).unwrap()).collect();
+        assert_eq!(exchanges.open(key("one-more.example"), Now(0)), None);
+        for number in 0..u32::from(EXCHANGE_CLIENTS_MAX) {
+            exchanges.get_mut(ids[0]).unwrap().join(ticket(number)).unwrap();
+        }
+        assert_eq!(exchanges.get_mut(ids[0]).unwrap().join(ticket(0)), Err(TooManyClients));
+        exchanges.close(ids[0]);
+        assert!(exchanges.open(key("one-more.example"), Now(0)).is_some());
+    }
+
+    #[test]
+    fn deadlines_stay_bounded_when_exchanges_end_before_them() {
+        let mut exchanges = Exchanges::new([1, 2, 3, 4]);
+        let kept = exchanges.open(key("kept.example"), Now(0)).unwrap();
+        exchanges.sent(kept, 1, Now(0), Now(1_000_000));
+        for round in 0..3 * DEADLINES_MAX as u64 {
+            let id = exchanges.open(key("brief.example"), Now(round)).unwrap();
+            exchanges.sent(id, 2, Now(round), Now(round + 1_000_000));
+            exchanges.close(id);
+        }
+        assert!(exchanges.deadlines.len() <= DEADLINES_MAX && exchanges.deadlines.capacity() <= 2 * DEADLINES_MAX);
+        assert_eq!(exchanges.pop_expired(Now(1_000_000)), Some(kept), "the live one was kept");
+    }
+}
