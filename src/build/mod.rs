@@ -9,12 +9,10 @@
 //! Invariant: nothing that a server reads changes before everything has succeeded. A list that cannot be read to its end is
 //! an error of the build; a line that cannot be read is not, it is reported.
 
-pub mod compile;
-mod example;
 mod input;
+pub mod patterns;
 mod refused;
 pub mod report;
-pub mod sidecar;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -27,7 +25,7 @@ use corewall_sharding::build::{BuildOptions, BuildStage, Builder, Built, SHARDS_
 use corewall_sharding::publish::Store;
 use corewall_sharding::rule::{Class, List, Rule, RuleKey};
 
-use self::compile::{CompileError, Engine, Outcome, Wanted};
+use self::patterns::{CompileError, Engine, Outcome, Wanted, compile_bounded, sidecar, taken};
 use self::input::Input;
 use self::refused::Refused;
 use self::report::{ListReport, Report};
@@ -336,7 +334,7 @@ impl Build {
             return Ok(Patterns { regexes: Vec::new(), engines: Vec::new(), sidecar: Vec::new() });
         }
         progress(Progress::Compile { patterns: wanted.len() });
-        let compiled = compile::compile_bounded(&wanted).map_err(BuildError::Patterns)?;
+        let compiled = compile_bounded(&wanted).map_err(BuildError::Patterns)?;
         for PatternRule { rule, input, place, number } in &rules {
             match &compiled.outcomes[*number] {
                 Outcome::Taken(_) => self.builder.push(rule)?,
@@ -350,7 +348,7 @@ impl Build {
             Outcome::Taken(engine) => Some(*engine),
             Outcome::Refused(_) => None,
         });
-        let regexes = compile::taken(&wanted, &compiled.outcomes).into_iter().map(str::to_owned).collect();
+        let regexes = taken(&wanted, &compiled.outcomes).into_iter().map(str::to_owned).collect();
         Ok(Patterns { regexes, engines: engines.collect(), sidecar: compiled.sidecar })
     }
 }

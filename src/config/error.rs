@@ -72,6 +72,18 @@ impl ConfigError {
         Self { file: file.to_path_buf(), line: Some(line_at(text, span.start)), key, message }
     }
 
+    /// A problem that shows only outside of the configuration, such as a file that is not there: with the line on which
+    /// the option stands. `index` is the place in a list of tables whose key is the first of `keys`.
+    pub fn at(file: &Path, keys: &[&'static str], index: Option<usize>, message: String) -> Self {
+        let mut path: Vec<Place> = keys.iter().map(|key| Place::Key(key)).collect();
+        if let Some(index) = index {
+            path.insert(1, Place::Index(index));
+        }
+        // Gone since it was loaded: then there is no line to tell, which the first one stands for.
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        Self::from_problem(file, &text, Problem { path, message })
+    }
+
     pub(super) fn from_problem(file: &Path, text: &str, problem: Problem) -> Self {
         let span = DeTable::parse(text).ok().and_then(|root| span_of(&root, &problem.path)).unwrap_or(0..0);
         let key = problem.path.iter().filter_map(|place| match place {

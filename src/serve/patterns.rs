@@ -1,7 +1,7 @@
 //! Stage 7, pattern: the regular expressions of a generation, found in a name by Hyperscan.
 //!
 //! [`PatternDatabase`] is immutable and shared by all workers of a generation; each worker has a [`PatternScanner`] of its
-//! own, with all the memory that scanning takes. How patterns are compiled is told in `build/compile.rs`.
+//! own, with all the memory that scanning takes. How patterns are compiled is told in `build/patterns.rs`.
 //!
 //! Invariant: a database that exists holds every pattern of its generation, and found each pattern's example when it was
 //! loaded.
@@ -14,8 +14,7 @@ use corewall_sharding::publish::Generation;
 use fancy_regex::Regex;
 use hyperscan::{HsError, Matching, Scratch};
 
-use crate::build::compile::{self, CompileError, Compiled, Outcome, Wanted};
-use crate::build::sidecar;
+use crate::build::patterns::{CompileError, Compiled, Outcome, Wanted, compile, sidecar};
 use crate::decide::StoreFailed;
 use crate::decide::pattern::Matches;
 
@@ -96,7 +95,7 @@ impl PatternDatabase {
     fn compile(regexes: &[&str], why: String) -> Result<PatternDatabase, PatternError> {
         let wanted = |regex: &&str| Wanted { regex: (*regex).to_owned(), may_match_empty: true };
         let wanted: Vec<Wanted> = regexes.iter().map(wanted).collect();
-        let (outcomes, compiled) = compile::compile(&wanted).map_err(PatternError::Compile)?;
+        let (outcomes, compiled) = compile(&wanted).map_err(PatternError::Compile)?;
         // A refused one would shift the numbers of all that follow it.
         for (Wanted { regex, .. }, outcome) in wanted.into_iter().zip(outcomes) {
             if let Outcome::Refused(reason) = outcome {

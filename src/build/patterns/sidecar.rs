@@ -22,7 +22,7 @@ use std::fmt;
 use hyperscan::{BlockDatabase, SerializedDatabase};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::compile::{self, CompileError, Compiled};
+use super::{CompileError, Compiled, confirming, self_test};
 
 /// Name of the file.
 pub const FILE_NAME: &str = "patterns.hs";
@@ -120,7 +120,7 @@ pub fn read(file: &[u8], regexes: &[&str]) -> Result<Compiled, Unusable> {
     for _ in 0..body.number()? {
         let number = body.number()?;
         let regex = regexes.get(number as usize).ok_or(Unusable::Damaged)?;
-        confirm.push((number, compile::confirming(regex).map_err(Unusable::Refused)?));
+        confirm.push((number, confirming(regex).map_err(Unusable::Refused)?));
     }
     let mut examples = Vec::new();
     for _ in 0..body.number()? {
@@ -128,7 +128,7 @@ pub fn read(file: &[u8], regexes: &[&str]) -> Result<Compiled, Unusable> {
         examples.push((number, String::from_utf8(body.blob()?.to_vec()).map_err(|_| Unusable::Damaged)?));
     }
     let compiled = Compiled { plain: database(body.blob()?)?, candidates: database(body.blob()?)?, confirm, examples };
-    compile::self_test(&compiled, regexes).map_err(|error| Unusable::SelfTest(error.to_string()))?;
+    self_test(&compiled, regexes).map_err(|error| Unusable::SelfTest(error.to_string()))?;
     Ok(compiled)
 }
 
@@ -181,12 +181,13 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Wanted, compile};
     use super::*;
 
     fn file_of(regexes: &[&str]) -> Vec<u8> {
-        let wanted = |regex: &&str| compile::Wanted { regex: (*regex).to_owned(), may_match_empty: true };
+        let wanted = |regex: &&str| Wanted { regex: (*regex).to_owned(), may_match_empty: true };
         let wanted: Vec<_> = regexes.iter().map(wanted).collect();
-        write(&compile::compile(&wanted).unwrap().1, regexes).unwrap()
+        write(&compile(&wanted).unwrap().1, regexes).unwrap()
     }
 
     /// Changes the body and puts the right checksum in front of it again.

@@ -4,7 +4,7 @@ use fancy_regex::Regex;
 use regex_syntax::ParserBuilder;
 use regex_syntax::hir::{Class, Hir, HirKind};
 
-use super::compile::confirming;
+use super::confirming;
 use crate::limits;
 
 /// A short lower-case text that `regex` matches, or none when none is easily found: for expressions that

@@ -10,6 +10,9 @@
 //! Compiling takes memory and time out of proportion to the patterns, so that many of them are compiled in a child process
 //! with limits on both ([`compile_bounded`]): a hostile list ends the child, not the build, and never a server.
 
+mod example;
+pub mod sidecar;
+
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -18,8 +21,7 @@ use fancy_regex::{BytesMode, Regex, RegexBuilder};
 use hyperscan::{BlockDatabase, Builder, HsError, Pattern, PatternFlags, Patterns};
 use serde::{Deserialize, Serialize};
 
-use super::example::example_of;
-use super::sidecar;
+use self::example::example_of;
 use crate::limits;
 
 /// Name of the hidden subcommand that compiles in a process of its own.
