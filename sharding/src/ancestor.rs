@@ -19,6 +19,8 @@ use crate::rule::{Class, IpRewrite, Kind, ListId, Rule, RuleKey, Scope};
 use crate::schema::source_from_text;
 
 /// What a row of an ancestor's database is.
+// One item exists at a time, as with the rule in it.
+#[expect(clippy::large_enum_variant)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AncestorItem {
     /// A rule.
