@@ -7,6 +7,7 @@ pub mod ancestor;
 pub mod build;
 pub mod error;
 pub mod filter;
+pub mod generation;
 pub mod manifest;
 pub mod name;
 pub mod publish;
@@ -14,5 +15,6 @@ pub mod route;
 pub mod rows;
 pub mod rule;
 pub mod schema;
+mod shard_file;
 
 pub use error::StoreError;
