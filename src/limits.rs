@@ -61,6 +61,9 @@ pub const CACHE_CHUNK_BYTES: usize = 128;
 pub const CACHE_ENTRY_BYTES_MAX: usize = 16_384;
 /// Records in an answer kept in the cache: each has a TTL to count down.
 pub const CACHE_ENTRY_RECORDS_MAX: usize = 256;
+/// Entries that one eviction from the cache looks at: in a cache whose entries are nearly all in use, the search for one
+/// that is not would otherwise hold up a query for as long as the cache is large.
+pub const CACHE_EVICTION_STEPS_MAX: usize = 64;
 /// Seconds that an answer may be cached at most (RFC 8767 §4 advises a week; a day bounds what a mistake costs).
 pub const TTL_S_MAX: u32 = 86_400;
 
