@@ -7,7 +7,7 @@
 
 use std::io::{self, BufRead};
 
-use corewall_sharding::rule::{AliasLabels, Answer, BlockMode, Kind, Rule, RuleKey, Scope};
+use corewall_sharding::rule::{AliasLabels, Answer, BlockMode, Kind, Rule, Scope};
 
 use super::Options;
 use super::adblock_pattern::{Limits, NoRule, Pattern, read_pattern};

@@ -89,13 +89,19 @@ impl Entry {
                 _ => {
                     let mut end = line.len();
                     let mut escaped = letter == '\\';
+                    // A quote inside a token belongs to it, as in `alpn="h2,h3"` (RFC 9460 §2.1).
+                    let mut quoted = false;
                     while let Some(&(next, letter)) = letters.peek() {
-                        if !escaped && matches!(letter, ' ' | '\t' | '\r' | ';' | '(' | ')' | '"') {
+                        if !escaped && !quoted && matches!(letter, ' ' | '\t' | '\r' | ';' | '(' | ')') {
                             end = next;
                             break;
                         }
+                        quoted ^= letter == '"' && !escaped;
                         escaped = letter == '\\' && !escaped;
                         letters.next();
+                    }
+                    if quoted {
+                        return Progress::Broken;
                     }
                     self.push(line.get(at..end).unwrap_or_default());
                 }
@@ -135,6 +141,8 @@ mod tests {
         let mut entry = Entry::default();
         entry.add_line(r#"a\ b TXT "two; words" "q\"q" c;comment"#);
         assert_eq!(entry.tokens_from(0), [r"a\ b", "TXT", "two; words", r#"q\"q"#, "c"]);
+        entry.add_line(r#"a HTTPS 1 . alpn="h2, h3" x"#);
+        assert_eq!(entry.tokens_from(3), [".", r#"alpn="h2, h3""#, "x"]);
         for line in [r#"a TXT "open"#, "a ) b"] {
             assert_eq!(entry.add_line(line), Progress::Broken, "{line}");
             entry.clear();
