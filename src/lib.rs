@@ -2,4 +2,5 @@
 
 pub mod decide;
 pub mod limits;
+pub mod lists;
 pub mod rdata;
