@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -16,7 +17,12 @@ const COREWALL_CONFIG: &str = include_str!("../corewall.toml.in");
 const READY_WAIT: Duration = Duration::from_secs(60);
 /// After this a child that was asked to end is killed.
 const STOP_WAIT: Duration = Duration::from_secs(10);
-const STOP_POLL: Duration = Duration::from_millis(5);
+/// Pause between two looks at a child that starts or ends.
+const PAUSE: Duration = Duration::from_millis(5);
+/// Wait for one answer while a server starts.
+const ANSWER_WAIT: Duration = Duration::from_millis(100);
+/// A query for the SOA of the root.
+const ROOT_SOA_QUERY: &[u8] = &[0x5a, 0x5a, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 1];
 
 /// A running server.
 pub struct Server {
@@ -45,6 +51,30 @@ impl Server {
         Ok(server)
     }
 
+    /// Starts a DNS server that says nothing when it is ready: it is when it answers on `address`.
+    pub fn start_answering(mut command: Command, log: &Path, address: SocketAddr) -> io::Result<Self> {
+        let log_file = File::create(log)?;
+        let started = Instant::now();
+        let child = command.stdin(Stdio::null()).stdout(log_file.try_clone()?).stderr(log_file).spawn()?;
+        let mut server = Self { child, ready_after: Duration::ZERO };
+        let socket = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+        socket.set_read_timeout(Some(ANSWER_WAIT))?;
+        socket.connect(address)?;
+        while started.elapsed() < READY_WAIT {
+            if let Some(status) = server.child.try_wait()? {
+                let said = std::fs::read_to_string(log).unwrap_or_default();
+                return Err(io::Error::other(format!("{command:?} ended ({status}):\n{said}")));
+            }
+            // A refused port is the same as silence here: the server is still starting.
+            if socket.send(ROOT_SOA_QUERY).is_ok() && socket.recv(&mut [0; 512]).is_ok() {
+                server.ready_after = started.elapsed();
+                return Ok(server);
+            }
+            thread::sleep(PAUSE);
+        }
+        Err(io::Error::other(format!("{command:?} did not answer on {address}")))
+    }
+
     /// The process.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -52,13 +82,20 @@ impl Server {
 
     /// Sends SIGTERM and waits for the end.
     pub fn stop(mut self) -> io::Result<ExitStatus> {
+        self.terminate()
+    }
+
+    fn terminate(&mut self) -> io::Result<ExitStatus> {
+        if let Some(status) = self.child.try_wait()? {
+            return Ok(status);
+        }
         Command::new("kill").arg(self.pid().to_string()).status()?;
         let asked = Instant::now();
         while asked.elapsed() < STOP_WAIT {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
             }
-            thread::sleep(STOP_POLL);
+            thread::sleep(PAUSE);
         }
         Err(io::Error::other(format!("process {} did not end within {STOP_WAIT:?} of SIGTERM", self.pid())))
     }
@@ -66,9 +103,11 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Both fail only when the child has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // By SIGTERM first, so that a script ends what it has started itself. The last two fail only when it has ended.
+        if self.terminate().is_err() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
     }
 }
 
