@@ -32,7 +32,7 @@ trap stop_all EXIT
 
 bench/nsd/wildcard.sh "$listen@$upstream_port" "$names/root.zone" > "$work/nsd.log" 2>&1 &
 started+=($!)
-sed -e "s|@CORES@|$cores|; s|@LISTEN@|$listen:$port|; s|@STORE@|$(realpath "$store")|; s|@UPSTREAM@|$listen:$upstream_port|" \
+sed -e "s|@CORES@|$cores|; s|@LISTEN@|$listen:$port|; s|@STORE@|$(realpath "$store")|; s|@UPSTREAM@|$listen:$upstream_port|; s|@UNION@|$(realpath "$names/union.txt")|" \
     -e '/^#/d' bench/corewall.toml.in > "$work/corewall.toml"
 target/release/corewall serve --config "$work/corewall.toml" > "$work/corewall.log" 2>&1 &
 server=$!

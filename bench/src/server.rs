@@ -122,12 +122,13 @@ fn copy_output(output: impl Read, mut log: File, ready: &mpsc::Sender<()>) {
     }
 }
 
-/// The configuration text for Corewall on these cores, this address, this store and this upstream.
-pub fn corewall_config(cores: &str, listen: &str, store: &Path, upstream: &str) -> String {
+/// The configuration text for Corewall on these cores, this address, this store of the list `union`, and this upstream.
+pub fn corewall_config(cores: &str, listen: &str, store: &Path, union: &Path, upstream: &str) -> String {
     COREWALL_CONFIG
         .replace("@CORES@", cores)
         .replace("@LISTEN@", listen)
         .replace("@STORE@", &store.display().to_string())
+        .replace("@UNION@", &union.display().to_string())
         .replace("@UPSTREAM@", upstream)
 }
 
@@ -161,7 +162,7 @@ mod tests {
 
     #[test]
     fn no_placeholder_is_left_in_the_configuration() {
-        let config = corewall_config("0", "127.0.0.1:5353", Path::new("/store"), "127.0.0.1:5300");
+        let config = corewall_config("0", "127.0.0.1:5353", Path::new("/store"), Path::new("/union"), "127.0.0.1:5300");
         let settings: String = config.lines().filter(|line| !line.starts_with('#')).collect();
         assert!(!settings.contains('@') && settings.contains("\"127.0.0.1:5300\""), "{config}");
     }

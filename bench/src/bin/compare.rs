@@ -159,7 +159,9 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     let (listen, upstream) = (options.listen.to_string(), options.upstream.to_string());
     let store = fs::canonicalize(&options.store)
         .map_err(|error| format!("no store at {} ({error}); `make bench` builds one", options.store.display()))?;
-    fs::write(&config, server::corewall_config(&options.server_core.to_string(), &listen, &store, &upstream))?;
+    let union = fs::canonicalize(options.names.join("union.txt"))?;
+    let core = options.server_core.to_string();
+    fs::write(&config, server::corewall_config(&core, &listen, &store, &union, &upstream))?;
 
     let mut results = Results {
         commit: first_line(Command::new("git").args(["describe", "--always", "--dirty"])),
