@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut pushed = 0usize;
     for line in BufReader::new(std::fs::File::open(names)?).lines().take(count) {
         let Ok(name) = Name::from_text(line?.trim()) else { continue };
-        if pushed.wrapping_mul(0x9e37_79b9) % 16 == 0 && sample.len() < LOOKUPS {
+        if pushed.wrapping_mul(0x9e37_79b9).is_multiple_of(16) && sample.len() < LOOKUPS {
             sample.push(name.to_text().as_str().to_owned());
         }
         pushed += 1;

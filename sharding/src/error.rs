@@ -67,6 +67,12 @@ pub enum StoreError {
         /// The generation's number.
         generation: u64,
     },
+    /// A file given as an ancestor's database that has none of its tables.
+    #[error("{path}: has none of the tables of a dnsmasq-sqlite database; check the path and the list's format", path = .path.display())]
+    NotAncestor {
+        /// The file.
+        path: PathBuf,
+    },
     /// Another build holds the store.
     #[error("{path}: another build is writing to this store; wait for it to end", path = .path.display())]
     Busy {

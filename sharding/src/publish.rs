@@ -275,13 +275,10 @@ fn create_key(dir: &Path) -> Result<(), StoreError> {
 }
 
 fn key_from_text(text: &str) -> Option<HashKey> {
-    let digits = text.strip_suffix('\n').unwrap_or(text).as_bytes();
-    if digits.len() != 32 {
-        return None;
-    }
+    let mut digits = text.strip_suffix('\n').unwrap_or(text).chars().map(|digit| digit.to_digit(16));
     let mut key = [0; 16];
-    for (byte, pair) in key.iter_mut().zip(digits.chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    for byte in &mut key {
+        *byte = (digits.next()?? * 16 + digits.next()??) as u8;
     }
-    Some(HashKey(key))
+    digits.next().is_none().then_some(HashKey(key))
 }

@@ -7,8 +7,24 @@
 //!
 //! Never done here: fetching, merging lists, removing duplicates, or deciding which rule wins.
 
+mod adblock;
+mod adblock_pattern;
+mod badfilter;
+mod dnsmasq;
+mod dnsrewrite;
+mod hosts;
 mod input;
+mod modifiers;
+mod names;
+mod patterns;
+mod plain;
+mod records;
+mod regex;
 mod report;
+mod rpz;
+mod sink;
+mod unbound;
+mod zone;
 
 use std::fmt;
 use std::io::{self, BufRead};
@@ -17,7 +33,15 @@ use std::str::FromStr;
 use corewall_sharding::rule::{IpRewrite, Kind, ListId, Rule};
 use serde::{Deserialize, Serialize};
 
-pub use input::open;
+use adblock::AdblockReader;
+use input::{Line, Lines};
+use rpz::ZoneReader;
+use sink::Sink;
+use unbound::UnboundReader;
+
+pub use adblock::find_badfilters;
+pub use badfilter::Disabled;
+pub use input::{LINE_BYTES_MAX, open};
 pub use report::{Counts, RefuseReason, SkipReason};
 
 /// The syntax of a list.
@@ -160,28 +184,58 @@ pub enum Item<'a> {
     },
 }
 
-/// Rules that a `$badfilter` in any list in Adblock syntax switches off; filled by [`find_badfilters`].
-#[derive(Clone, Debug, Default)]
-pub struct Disabled;
-
 /// Reads a list to its end and hands every item to `item`.
 ///
 /// # Errors
 /// Those of `reader`, and `InvalidInput` for [`Format::DnsmasqSqlite`]. No content of a list is an error.
 pub fn read(
     format: Format,
-    _reader: &mut dyn BufRead,
-    _options: &Options,
-    _disabled: &Disabled,
-    _item: &mut dyn FnMut(Item<'_>),
+    reader: &mut dyn BufRead,
+    options: &Options,
+    disabled: &Disabled,
+    item: &mut dyn FnMut(Item<'_>),
 ) -> io::Result<Counts> {
-    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("no reader for {format}")))
+    let mut sink = Sink::new(options, item);
+    match format {
+        Format::Plain => each_line(reader, &mut sink, plain::line)?,
+        Format::Hosts => each_line(reader, &mut sink, hosts::line)?,
+        Format::Adblock => {
+            let mut adblock = AdblockReader::new(disabled);
+            each_line(reader, &mut sink, |line, sink| adblock.line(line, sink))?;
+        }
+        Format::Dnsmasq => each_line(reader, &mut sink, dnsmasq::line)?,
+        Format::Unbound => {
+            let mut unbound = UnboundReader::default();
+            each_line(reader, &mut sink, |line, sink| unbound.line(line, sink))?;
+            unbound.finish(&mut sink);
+        }
+        Format::Rpz => {
+            let mut zone = ZoneReader::default();
+            each_line(reader, &mut sink, |line, sink| zone.line(line, sink))?;
+            zone.finish(&mut sink);
+        }
+        Format::Regex => each_line(reader, &mut sink, regex::line)?,
+        Format::DnsmasqSqlite => {
+            let message = "a dnsmasq-sqlite database is not text: import it through the store";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+    }
+    Ok(sink.finish())
 }
 
-/// The first pass over the lists in Adblock syntax: remembers what their `$badfilter` rules switch off.
-///
-/// # Errors
-/// Those of `reader`.
-pub fn find_badfilters(_reader: &mut dyn BufRead, _disabled: &mut Disabled) -> io::Result<()> {
+fn each_line<'a>(
+    reader: &mut dyn BufRead,
+    sink: &mut Sink<'a>,
+    mut read_line: impl FnMut(&[u8], &mut Sink<'a>),
+) -> io::Result<()> {
+    let mut lines = Lines::new(reader);
+    while let Some((number, line)) = lines.next()? {
+        sink.line = number;
+        sink.counts.lines = number;
+        match line {
+            Line::Whole(line) => read_line(line, sink),
+            Line::TooLong(beginning) => sink.refuse(beginning, RefuseReason::LineTooLong),
+        }
+    }
     Ok(())
 }

@@ -102,17 +102,21 @@ pub enum RefuseReason {
     BadRegex,
     /// Not an address where one should be.
     BadAddress,
+    /// A forwarding server that would be this very machine.
+    ForwardLoop,
     /// A record whose type or data cannot be read.
     BadRecord,
     /// An action or trigger that is known and cannot be honoured.
     UnsupportedAction,
+    /// An owner name outside the policy zone.
+    OutOfZone,
     /// Not the syntax of this format.
     BadSyntax,
 }
 
 impl RefuseReason {
     /// One of each reason, in the order of [`Counts::refused`]; the name errors count as one.
-    pub const ALL: [RefuseReason; 18] = [
+    pub const ALL: [RefuseReason; 20] = [
         Self::LineTooLong,
         Self::Name(NameError::Empty),
         Self::Address,
@@ -128,8 +132,10 @@ impl RefuseReason {
         Self::UnsupportedModifier,
         Self::BadRegex,
         Self::BadAddress,
+        Self::ForwardLoop,
         Self::BadRecord,
         Self::UnsupportedAction,
+        Self::OutOfZone,
         Self::BadSyntax,
     ];
 }
@@ -152,8 +158,10 @@ impl fmt::Display for RefuseReason {
             Self::UnsupportedModifier => "modifier cannot be honoured",
             Self::BadRegex => "regular expression does not compile",
             Self::BadAddress => "not an address",
+            Self::ForwardLoop => "would forward to the DNS port of this very machine",
             Self::BadRecord => "record cannot be read",
             Self::UnsupportedAction => "action or trigger cannot be honoured",
+            Self::OutOfZone => "owner name outside the policy zone",
             Self::BadSyntax => "not the syntax of this list format",
         })
     }
