@@ -93,7 +93,7 @@ impl<'a> Input<'a> {
         let options = lists::Options { list: self.id, ..options.clone() };
         let mut reader = lists::open(path).map_err(|error| self.failed(error))?;
         lists::read(*format, &mut reader, &options, disabled, &mut |read| match read {
-            lists::Item::Rule(rule) => item(Item::Rule(rule, Place::Line(0))),
+            lists::Item::Rule { line, rule } => item(Item::Rule(rule, Place::Line(line))),
             lists::Item::Rewrite(rewrite) => item(Item::Rewrite(rewrite)),
             lists::Item::Refused { line, text, reason } => {
                 item(Item::Refused { place: Place::Line(line), text, reason: &reason });
