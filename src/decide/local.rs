@@ -44,17 +44,15 @@ impl LocalRecords {
         local
     }
 
-    /// Fills `answer` when the name is ours: its records of the type, NODATA, NXDOMAIN; false when it is not ours.
+    /// Appends to `answer` when the name is ours: its records of the type, NODATA, NXDOMAIN; false when it is not ours.
     ///
-    /// A CNAME in the configuration answers every type with itself alone; finding its target is left to the client, for
-    /// local answers come before the rules and a chased target would escape them. Negative answers carry an SOA, so that
-    /// clients may cache them (RFC 2308 §3). Should the answer not fit, it is SERVFAIL without records.
+    /// A CNAME in the configuration answers every type with itself alone; the caller follows it, so that its target is
+    /// judged as any name. Negative answers carry an SOA, so that clients may cache them (RFC 2308 §3). Should the answer
+    /// not fit, it is SERVFAIL without records.
     pub fn answer(&self, name: &Name, qtype: u16, answer: &mut Answer) -> bool {
         let filled = if let Some(records) = self.configured(name) {
-            answer.clear();
             fill_configured(name, records, qtype, answer)
         } else if let Some(special) = self.special_use.then(|| special(name, qtype)).flatten() {
-            answer.clear();
             fill_special(name, special, qtype, answer)
         } else {
             return false;
@@ -255,7 +253,8 @@ mod tests {
             assert!(is_denied(&local, text, 64, rcode::NOERROR), "{text}");
         }
         assert_eq!(asked(&local, "home.arpa", rtype::DS), None, "the parent proves that there is none");
-        let others = ["example", "localhost.example", "arpa", "in-addr.arpa", "1.128.in-addr.arpa", "1.0.ip6.arpa", "."];
+        let others =
+            ["example", "localhost.example", "arpa", "in-addr.arpa", "1.128.in-addr.arpa", "1.0.ip6.arpa", "."];
         for text in others {
             assert_eq!(asked(&local, text, rtype::PTR), None, "{text}");
         }
@@ -264,10 +263,7 @@ mod tests {
     #[test]
     fn configured_records_win_over_special_use() {
         let local = LocalRecords::new(vec![(name("nas.home.arpa"), record(rtype::A, &[10, 0, 0, 3]))], true);
-        assert_eq!(
-            asked(&local, "nas.home.arpa", rtype::A),
-            Some((0, vec![(Section::Answer, 1, vec![10, 0, 0, 3])]))
-        );
+        assert_eq!(asked(&local, "nas.home.arpa", rtype::A), Some((0, vec![(Section::Answer, 1, vec![10, 0, 0, 3])])));
         assert!(is_denied(&local, "tv.home.arpa", rtype::A, rcode::NXDOMAIN));
     }
 
