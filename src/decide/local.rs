@@ -50,6 +50,7 @@ impl LocalRecords {
     /// judged as any name. Negative answers carry an SOA, so that clients may cache them (RFC 2308 §3). Should the answer
     /// not fit, it is SERVFAIL without records.
     pub fn answer(&self, name: &Name, qtype: u16, answer: &mut Answer) -> bool {
+        answer.rcode = rcode::NOERROR;
         let filled = if let Some(records) = self.configured(name) {
             fill_configured(name, records, qtype, answer)
         } else if let Some(special) = self.special_use.then(|| special(name, qtype)).flatten() {
@@ -78,7 +79,7 @@ fn fill_configured(name: &Name, records: &[AnswerRecord], qtype: u16, answer: &m
         let ttl_s = record.ttl_s.unwrap_or(LOCAL_TTL_S);
         answer.push(Section::Answer, name, record.rtype, CLASS_IN, ttl_s, &record.rdata)?;
     }
-    if answer.is_empty() { push_soa(name, LOCAL_TTL_S, answer) } else { Ok(()) }
+    if answer.has_data(asked) { Ok(()) } else { push_soa(name, LOCAL_TTL_S, answer) }
 }
 
 /// What is said of a special-use name.
@@ -155,7 +156,7 @@ fn fill_special(name: &Name, special: Special, qtype: u16, answer: &mut Answer) 
         }
         Special::Empty { labels } => labels,
     };
-    if answer.is_empty() { push_soa(&name.suffix(zone_labels), SPECIAL_TTL_S, answer) } else { Ok(()) }
+    if answer.has_data(qtype) { Ok(()) } else { push_soa(&name.suffix(zone_labels), SPECIAL_TTL_S, answer) }
 }
 
 /// The SOA of a zone that is served here (RFC 6303 §3): its MINIMUM is its TTL.
