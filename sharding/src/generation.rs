@@ -176,3 +176,9 @@ fn load_filter(dir: &Path, manifest: &Manifest, shard: u16) -> Result<Arc<Filter
     }
     Ok(Arc::new(filter))
 }
+
+// All workers share one generation; a cold read opens shards of its own on another thread.
+const _: fn() = || {
+    fn is_shared<T: Send + Sync>() {}
+    is_shared::<Generation>();
+};

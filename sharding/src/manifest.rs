@@ -16,8 +16,8 @@ use crate::schema::FORMAT_VERSION;
 
 /// Name of the manifest within a generation.
 pub const MANIFEST_NAME: &str = "manifest.toml";
-/// Bytes of the largest manifest: 4,096 shards with a filter each, and as many lists.
-const MANIFEST_BYTES_MAX: u64 = 4 << 20;
+/// Bytes of the largest manifest: 4,096 shards with a filter each take 1 MB, 65,536 lists with names of 100 letters 12 MB.
+const MANIFEST_BYTES_MAX: u64 = 16 << 20;
 /// Bytes read at a time while a file is summed.
 const SUM_CHUNK_BYTES: usize = 1 << 20;
 /// What the manifest's first line begins with; the sum covers everything after that line.

@@ -168,7 +168,9 @@ impl Staging {
             Err(TryLockError::Error(error)) => return Err(StoreError::io(&lock_path, "take the lock")(error)),
         }
         remove_leftovers(store)?;
-        let number = store.numbers()?.last().copied().max(store.current_number()?).unwrap_or(0) + 1;
+        // A symlink that leads nowhere does not hinder the build that will replace it.
+        let current = store.current_number().ok().flatten();
+        let number = store.numbers()?.last().copied().max(current).unwrap_or(0) + 1;
         let dir = store.dir.join(GENERATIONS).join(format!("{BUILDING_PREFIX}{}", std::process::id()));
         fs::create_dir(&dir).map_err(StoreError::io(&dir, "make the directory"))?;
         Ok(Staging { store: store.clone(), dir, number, published: false, _lock: lock })

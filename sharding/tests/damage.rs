@@ -161,7 +161,7 @@ fn a_shard_of_another_format_version_says_to_build_again() {
 }
 
 #[test]
-fn a_symlink_that_leads_nowhere_known_is_refused() {
+fn a_symlink_that_leads_nowhere_known_is_refused_until_a_build_replaces_it() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let current = dir.path().join("current");
@@ -169,6 +169,8 @@ fn a_symlink_that_leads_nowhere_known_is_refused() {
         fs::remove_file(&current).unwrap();
         std::os::unix::fs::symlink(target, &current).unwrap();
         assert!(store.current().is_err(), "{target}");
+        build(&store, 1, [blocked("a.example")]).unwrap().publish().unwrap();
+        assert_eq!(Reader::open(&store).class_ids("a.example"), [0]);
     }
 }
 

@@ -6,41 +6,8 @@ use corewall_sharding::name::Name;
 use corewall_sharding::rule::{Answer as RuleAnswer, AnswerRecord, BlockMode, Class};
 
 use super::answer::{Answer, AnswerFull, Section};
-use super::rule::ListBook;
-
-/// RR types and classes by number (RFC 1035 §3.2, RFC 3596).
-pub mod rr {
-    /// Host address.
-    pub const A: u16 = 1;
-    /// Canonical name.
-    pub const CNAME: u16 = 5;
-    /// Start of authority.
-    pub const SOA: u16 = 6;
-    /// Host information; the minimal answer to ANY (RFC 8482 §4.2).
-    pub const HINFO: u16 = 13;
-    /// IPv6 host address.
-    pub const AAAA: u16 = 28;
-    /// QTYPE for all records.
-    pub const ANY: u16 = 255;
-    /// The Internet.
-    pub const IN: u16 = 1;
-}
-
-/// RCODEs (RFC 1035 §4.1.1, RFC 2136).
-pub mod rcode {
-    /// No error.
-    pub const NOERROR: u16 = 0;
-    /// Format error.
-    pub const FORMERR: u16 = 1;
-    /// Server failure.
-    pub const SERVFAIL: u16 = 2;
-    /// The name does not exist.
-    pub const NXDOMAIN: u16 = 3;
-    /// Not implemented.
-    pub const NOTIMP: u16 = 4;
-    /// Refused by policy.
-    pub const REFUSED: u16 = 5;
-}
+use super::rulebook::ListBook;
+use super::wire::{CLASS_IN, rcode, rtype};
 
 /// What becomes of a blocked question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,8 +60,8 @@ pub fn answer(
         BlockMode::Nodata => finish_negative(answer, name, rcode::NOERROR, ttl_s),
         BlockMode::Zero | BlockMode::Sinkhole => {
             match (mode, qtype) {
-                (BlockMode::Zero, rr::A) => push_own(answer, name, rr::A, ttl_s, &[0; 4])?,
-                (BlockMode::Zero, rr::AAAA) => push_own(answer, name, rr::AAAA, ttl_s, &[0; 16])?,
+                (BlockMode::Zero, rtype::A) => push_own(answer, name, rtype::A, ttl_s, &[0; 4])?,
+                (BlockMode::Zero, rtype::AAAA) => push_own(answer, name, rtype::AAAA, ttl_s, &[0; 16])?,
                 _ => push_sinkhole(answer, name, qtype, mode, list, ttl_s)?,
             }
             finish_negative(answer, name, rcode::NOERROR, ttl_s)
@@ -105,11 +72,11 @@ pub fn answer(
 /// The minimal answer to QTYPE ANY (RFC 8482 §4.2).
 pub fn answer_any(answer: &mut Answer, name: &Name) -> Result<(), AnswerFull> {
     answer.clear();
-    push_own(answer, name, rr::HINFO, 3_600, b"\x07RFC8482\0")
+    push_own(answer, name, rtype::HINFO, 3_600, b"\x07RFC8482\0")
 }
 
 fn push_own(answer: &mut Answer, name: &Name, rtype: u16, ttl_s: u32, rdata: &[u8]) -> Result<(), AnswerFull> {
-    answer.push(Section::Answer, name, rtype, rr::IN, ttl_s, rdata)
+    answer.push(Section::Answer, name, rtype, CLASS_IN, ttl_s, rdata)
 }
 
 fn push_records(
@@ -119,7 +86,7 @@ fn push_records(
     records: &[AnswerRecord],
     ttl_s: u32,
 ) -> Result<(), AnswerFull> {
-    for record in records.iter().filter(|record| record.rtype == qtype || qtype == rr::ANY) {
+    for record in records.iter().filter(|record| record.rtype == qtype || qtype == rtype::ANY) {
         push_own(answer, name, record.rtype, record.ttl_s.unwrap_or(ttl_s), &record.rdata)?;
     }
     Ok(())
@@ -137,13 +104,13 @@ fn push_sinkhole(
     if mode == BlockMode::Sinkhole {
         for address in &list.list.sinkhole {
             match address {
-                IpAddr::V4(v4) if qtype == rr::A => push_own(answer, name, rr::A, ttl_s, &v4.octets())?,
-                IpAddr::V6(v6) if qtype == rr::AAAA => push_own(answer, name, rr::AAAA, ttl_s, &v6.octets())?,
+                IpAddr::V4(v4) if qtype == rtype::A => push_own(answer, name, rtype::A, ttl_s, &v4.octets())?,
+                IpAddr::V6(v6) if qtype == rtype::AAAA => push_own(answer, name, rtype::AAAA, ttl_s, &v6.octets())?,
                 _ => {}
             }
         }
     }
-    if qtype != rr::A && qtype != rr::AAAA {
+    if qtype != rtype::A && qtype != rtype::AAAA {
         push_records(answer, name, qtype, &list.answers, ttl_s)?;
     }
     Ok(())
@@ -152,14 +119,14 @@ fn push_sinkhole(
 /// An answer without records gets an SOA, so that it can be cached for the block TTL (RFC 2308 §5).
 fn finish_negative(answer: &mut Answer, name: &Name, rcode: u16, ttl_s: u32) -> Result<Blocked, AnswerFull> {
     answer.rcode = rcode;
-    if answer.records().next().is_none() {
+    if answer.is_empty() {
         // MNAME and RNAME lie under `invalid` (RFC 6761 §6.4): nobody is to be asked about a blocked name.
         let mut rdata =
             *b"\x07blocked\x07invalid\0\x06nobody\x07invalid\0\0\0\0\x01\0\0\x0e\x10\0\0\x02\x58\0\x01\x51\x80....";
         if let Some((_, minimum)) = rdata.split_last_chunk_mut::<4>() {
             *minimum = ttl_s.to_be_bytes();
         }
-        answer.push(Section::Authority, name, rr::SOA, rr::IN, ttl_s, &rdata)?;
+        answer.push(Section::Authority, name, rtype::SOA, CLASS_IN, ttl_s, &rdata)?;
     }
     Ok(Blocked::Answered)
 }

@@ -3,7 +3,7 @@
 use corewall_sharding::name::{LABELS_MAX, Name, NameText};
 use corewall_sharding::route::{Reach, SuffixHashes};
 
-use super::rule::RuleBook;
+use super::rulebook::RuleBook;
 
 /// One row to look for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -44,17 +44,16 @@ impl LocalRecords {
         local
     }
 
-    /// Fills `answer` when the name is ours: its records of the type, NODATA, NXDOMAIN; false when it is not ours.
+    /// Appends to `answer` when the name is ours: its records of the type, NODATA, NXDOMAIN; false when it is not ours.
     ///
-    /// A CNAME in the configuration answers every type with itself alone; finding its target is left to the client, for
-    /// local answers come before the rules and a chased target would escape them. Negative answers carry an SOA, so that
-    /// clients may cache them (RFC 2308 §3). Should the answer not fit, it is SERVFAIL without records.
+    /// A CNAME in the configuration answers every type with itself alone; the caller follows it, so that its target is
+    /// judged as any name. Negative answers carry an SOA, so that clients may cache them (RFC 2308 §3). Should the answer
+    /// not fit, it is SERVFAIL without records.
     pub fn answer(&self, name: &Name, qtype: u16, answer: &mut Answer) -> bool {
+        answer.rcode = rcode::NOERROR;
         let filled = if let Some(records) = self.configured(name) {
-            answer.clear();
             fill_configured(name, records, qtype, answer)
         } else if let Some(special) = self.special_use.then(|| special(name, qtype)).flatten() {
-            answer.clear();
             fill_special(name, special, qtype, answer)
         } else {
             return false;
@@ -80,7 +79,7 @@ fn fill_configured(name: &Name, records: &[AnswerRecord], qtype: u16, answer: &m
         let ttl_s = record.ttl_s.unwrap_or(LOCAL_TTL_S);
         answer.push(Section::Answer, name, record.rtype, CLASS_IN, ttl_s, &record.rdata)?;
     }
-    if answer.is_empty() { push_soa(name, LOCAL_TTL_S, answer) } else { Ok(()) }
+    if answer.has_data(asked) { Ok(()) } else { push_soa(name, LOCAL_TTL_S, answer) }
 }
 
 /// What is said of a special-use name.
@@ -157,7 +156,7 @@ fn fill_special(name: &Name, special: Special, qtype: u16, answer: &mut Answer) 
         }
         Special::Empty { labels } => labels,
     };
-    if answer.is_empty() { push_soa(&name.suffix(zone_labels), SPECIAL_TTL_S, answer) } else { Ok(()) }
+    if answer.has_data(qtype) { Ok(()) } else { push_soa(&name.suffix(zone_labels), SPECIAL_TTL_S, answer) }
 }
 
 /// The SOA of a zone that is served here (RFC 6303 §3): its MINIMUM is its TTL.
@@ -255,7 +254,8 @@ mod tests {
             assert!(is_denied(&local, text, 64, rcode::NOERROR), "{text}");
         }
         assert_eq!(asked(&local, "home.arpa", rtype::DS), None, "the parent proves that there is none");
-        let others = ["example", "localhost.example", "arpa", "in-addr.arpa", "1.128.in-addr.arpa", "1.0.ip6.arpa", "."];
+        let others =
+            ["example", "localhost.example", "arpa", "in-addr.arpa", "1.128.in-addr.arpa", "1.0.ip6.arpa", "."];
         for text in others {
             assert_eq!(asked(&local, text, rtype::PTR), None, "{text}");
         }
@@ -264,10 +264,7 @@ mod tests {
     #[test]
     fn configured_records_win_over_special_use() {
         let local = LocalRecords::new(vec![(name("nas.home.arpa"), record(rtype::A, &[10, 0, 0, 3]))], true);
-        assert_eq!(
-            asked(&local, "nas.home.arpa", rtype::A),
-            Some((0, vec![(Section::Answer, 1, vec![10, 0, 0, 3])]))
-        );
+        assert_eq!(asked(&local, "nas.home.arpa", rtype::A), Some((0, vec![(Section::Answer, 1, vec![10, 0, 0, 3])])));
         assert!(is_denied(&local, "tv.home.arpa", rtype::A, rcode::NXDOMAIN));
     }
 

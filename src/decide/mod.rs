@@ -25,27 +25,32 @@ pub mod question;
 pub mod reply;
 pub mod rewrite;
 pub mod rule;
+pub mod rulebook;
 pub mod step;
 pub mod upstream;
 pub mod waiting;
 // What the stages share.
+mod chain;
 pub mod counters;
 pub mod query;
 mod resolve;
 pub mod settings;
+mod why;
+pub mod wire;
 
 use std::sync::Arc;
 
 use corewall_sharding::name::Name;
-use corewall_sharding::rule::{AliasLabels, ClassId, Kind};
+use corewall_sharding::rule::{ClassId, Kind};
 
 pub use self::step::{
     DropReason, ExchangeId, Now, Origin, Ready, Step, StoreFailed, Ticket, Transport, UpstreamRequest,
 };
 
 use self::answer::Answer;
-use self::block::{Blocked, rcode, rr};
+use self::block::Blocked;
 use self::cache::{Cache, EntryHead};
+use self::chain::push_links;
 use self::counters::Counters;
 use self::filter::Lookup;
 use self::pattern::Matches;
@@ -53,76 +58,12 @@ use self::query::{AliasAsked, Link, Queries, Stage, Subject};
 use self::question::{Question, Rejection};
 use self::reply::{Body, Ede, ReplyHead};
 use self::resolve::Resolver;
-use self::rule::{Rows, RuleBook};
+use self::rule::Rows;
+use self::rulebook::RuleBook;
 use self::settings::{OnStoreError, Settings};
 use self::upstream::GroupId;
-
-/// Why an answer is what it is, for the client: an Extended DNS Error (RFC 8914) without its text, which is looked up when
-/// the reply is written, so that a cached answer keeps a number only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Why {
-    /// Blocked by a rule of this list.
-    List { code: u16, list: u16 },
-    /// A failure of ours or of the upstreams.
-    Failure(Failure),
-}
-
-/// The failures that a client may be told of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u16)]
-enum Failure {
-    NoUpstream,
-    UpstreamsSilent,
-    UpstreamRefused,
-    UpstreamBroken,
-    ChainTooLong,
-    StoreFailed,
-    Overloaded,
-    ClientNotAllowed,
-    NotRecursive,
-}
-
-impl Failure {
-    const ALL: [Failure; 9] = [
-        Failure::NoUpstream,
-        Failure::UpstreamsSilent,
-        Failure::UpstreamRefused,
-        Failure::UpstreamBroken,
-        Failure::ChainTooLong,
-        Failure::StoreFailed,
-        Failure::Overloaded,
-        Failure::ClientNotAllowed,
-        Failure::NotRecursive,
-    ];
-
-    /// INFO-CODE (RFC 8914 §4) and EXTRA-TEXT.
-    fn ede(self) -> (u16, &'static str) {
-        match self {
-            Failure::NoUpstream => (22, "no upstream server is configured"),
-            Failure::UpstreamsSilent => (22, "no upstream server answered"),
-            Failure::UpstreamRefused => (22, "the upstream servers failed to resolve the name"),
-            Failure::UpstreamBroken => (23, "the upstream server's answer is broken"),
-            Failure::ChainTooLong => (0, "the chain of aliases is a loop or too long"),
-            Failure::StoreFailed => (0, "the rule store cannot be read"),
-            Failure::Overloaded => (0, "too many questions are waiting"),
-            Failure::ClientNotAllowed => (18, "this client is not allowed"),
-            Failure::NotRecursive => (20, "not a rule's name, and recursion was not desired"),
-        }
-    }
-}
-
-impl Why {
-    /// As a cached answer keeps it.
-    fn to_code_and_text(self) -> (u16, u32) {
-        match self {
-            Why::List { code, list } => (code, u32::from(list)),
-            Why::Failure(failure) => (failure.ede().0, FAILURE_TEXTS + failure as u32),
-        }
-    }
-}
-
-/// Text numbers from here on are failures', below it lists'.
-const FAILURE_TEXTS: u32 = 1 << 16;
+use self::why::{Failure, Why, ede_text};
+use self::wire::{rcode, rtype};
 
 /// Everything that answers the queries of one worker, but the sockets, the store and the patterns.
 pub struct Core {
@@ -251,7 +192,7 @@ impl Core {
             return self.judge(now, ticket, Subject::Resolved, out);
         }
         // A local CNAME leads on, as an alias does.
-        if query.question.qtype != rr::CNAME
+        if query.question.qtype != rtype::CNAME
             && let Some((target, ttl_s)) = self.answer.chain_target(query.links().len())
         {
             return self.follow(now, ticket, Link { ttl_s, target }, out);
@@ -362,76 +303,6 @@ impl Core {
         }
     }
 
-    /// Whose target is wanted after [`Step::AskTarget`]: shard, name of the rule as the shards write it, and class.
-    pub fn alias_asked(&mut self, ticket: Ticket) -> Option<(u16, &str, ClassId)> {
-        let query = self.queries.get(ticket)?;
-        let Stage::Target(subject, asked) = query.stage else { return None };
-        let name = subject_name(query, &self.answer, subject)?;
-        // The lookup is still of this name, but may have skipped the text of a name that only patterns read.
-        let shard = self.lookup.shard_of_suffix(usize::from(asked.labels));
-        debug_assert_eq!(self.lookup.text(), name.to_text().as_str());
-        Some((shard, self.lookup.suffix_text(usize::from(asked.labels)), asked.class))
-    }
-
-    /// The target of the alias of [`Core::alias_asked`].
-    pub fn on_target(
-        &mut self,
-        now: Now,
-        ticket: Ticket,
-        target: Result<Option<Name>, StoreFailed>,
-        out: &mut [u8],
-    ) -> Step {
-        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
-        let Stage::Target(subject, asked) = query.stage else { return lost() };
-        let Some(name) = subject_name(query, &self.answer, subject) else { return lost() };
-        // A rule without its target is a broken store.
-        let Ok(Some(target)) = target else { return self.on_store_failure(now, ticket, subject, out) };
-        let below = name.label_count().saturating_sub(usize::from(asked.labels));
-        let kept = match self.rules.class(asked.class).map(|class| class.alias_labels) {
-            Some(AliasLabels::All) => name.label_count(),
-            Some(AliasLabels::Below) => below,
-            Some(AliasLabels::None) | None => 0,
-        };
-        // The upstream's CNAMEs up to the aliased name become links of the query.
-        if let Subject::Chained(last) = subject {
-            for index in query.links().len()..=last {
-                let Some((target, ttl_s)) = self.answer.chain_target(index) else { break };
-                if !query.push_link(Link { ttl_s, target }) {
-                    return self.fail(now, ticket, rcode::SERVFAIL, Failure::ChainTooLong, out);
-                }
-            }
-        }
-        self.counters.aliased.add(1);
-        match name.prefix_onto(kept, &target) {
-            Ok(target) => self.follow(now, ticket, Link { ttl_s: self.settings.alias_ttl_s, target }, out),
-            Err(_) => self.fail(now, ticket, rcode::SERVFAIL, Failure::ChainTooLong, out),
-        }
-    }
-
-    /// Goes on with the target of an alias or of a local CNAME, as if it had been asked.
-    fn follow(&mut self, now: Now, ticket: Ticket, link: Link, out: &mut [u8]) -> Step {
-        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
-        if !query.push_link(link) {
-            return self.fail(now, ticket, rcode::SERVFAIL, Failure::ChainTooLong, out);
-        }
-        query.stage = Stage::Begun;
-        query.is_allowed = false;
-        if query.question.qtype == rr::CNAME {
-            // The CNAME itself was asked for.
-            return self.answer_with_links(now, ticket, out);
-        }
-        self.answer_locally(now, ticket, out)
-    }
-
-    fn answer_with_links(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
-        let Some(query) = self.queries.get(ticket) else { return lost() };
-        self.answer.clear();
-        let first = query.links().get(..1).unwrap_or_default();
-        let Ok(()) = push_links(&mut self.answer, &query.question.name, first) else { return lost() };
-        self.body.compose(&query.question, &self.answer);
-        self.conclude(now, ticket, cache::Origin::Rule, u32::MAX, None, out)
-    }
-
     fn on_store_failure(&mut self, now: Now, ticket: Ticket, subject: Subject, out: &mut [u8]) -> Step {
         self.counters.store_failures.add(1);
         if let Some(query) = self.queries.get_mut(ticket) {
@@ -518,7 +389,7 @@ impl Core {
     /// Stage 8: the name is not blocked: from the cache after all, or from upstream.
     fn resolve(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
-        if query.question.qtype == rr::ANY {
+        if query.question.qtype == rtype::ANY {
             let Ok(()) = block::answer_any(&mut self.answer, &query.question.name) else { return lost() };
             self.body.compose(&query.question, &self.answer);
             return self.conclude(now, ticket, cache::Origin::Rule, u32::MAX, None, out);
@@ -549,79 +420,6 @@ impl Core {
             return self.fail(now, ticket, rcode::REFUSED, Failure::NotRecursive, out);
         }
         self.ask_upstream(now, ticket, out)
-    }
-
-    /// An alias's target is in the cache: its answer is read as an upstream's would be.
-    fn resolve_from_cache(&mut self, now: Now, ticket: Ticket, entry: cache::EntryId, out: &mut [u8]) -> Step {
-        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
-        let Some(head) = self.cache.head(entry).copied() else { return lost() };
-        let mut question = query.question.clone();
-        question.name = *query.resolved();
-        question.asked = [0; corewall_sharding::name::NAME_BYTES_MAX];
-        if let Some(asked) = question.asked.get_mut(..question.name.as_wire().len()) {
-            asked.copy_from_slice(question.name.as_wire());
-        }
-        let bytes = self.cache.write_reply(entry, now, &question, Transport::Tcp, "", &mut self.recalled);
-        // Its chain was judged under the rules of now, or else it would not have been taken.
-        query.is_allowed = true;
-        let recalled = std::mem::take(&mut self.recalled);
-        let message = recalled.get(..bytes).unwrap_or_default();
-        let step = self.accept_response(now, ticket, message, head.rcode, head.authentic_data, out);
-        self.recalled = recalled;
-        step
-    }
-
-    /// Stage 9: reads an upstream's answer and begins to judge the names in its chain.
-    fn accept_response(
-        &mut self,
-        now: Now,
-        ticket: Ticket,
-        message: &[u8],
-        rcode: u16,
-        authentic_data: bool,
-        out: &mut [u8],
-    ) -> Step {
-        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
-        if rcode != rcode::NOERROR && rcode != rcode::NXDOMAIN {
-            return self.fail(now, ticket, rcode::SERVFAIL, Failure::UpstreamRefused, out);
-        }
-        self.answer.clear();
-        let links = query.links().len();
-        let Question { name, qtype, .. } = query.question;
-        let read = push_links(&mut self.answer, &name, query.links())
-            .map_err(|answer::AnswerFull| answer::ResponseError::TooLarge)
-            .and_then(|()| self.answer.append_response(message, query.resolved(), qtype, query.question.dnssec_ok()));
-        match read {
-            Ok(()) => {}
-            Err(answer::ResponseError::ChainTooLong) => {
-                return self.fail(now, ticket, rcode::SERVFAIL, Failure::ChainTooLong, out);
-            }
-            Err(answer::ResponseError::Malformed | answer::ResponseError::TooLarge) => {
-                return self.fail(now, ticket, rcode::SERVFAIL, Failure::UpstreamBroken, out);
-            }
-        }
-        self.answer.rcode = rcode;
-        // What we put in front was never signed.
-        self.answer.authentic_data = authentic_data && links == 0;
-        self.uncloak(now, ticket, links, out)
-    }
-
-    /// Judges the targets of the chain from `index` on, then finishes the answer.
-    fn uncloak(&mut self, now: Now, ticket: Ticket, index: usize, out: &mut [u8]) -> Step {
-        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
-        if !query.is_allowed && query.question.qtype != rr::CNAME && self.answer.chain_target(index).is_some() {
-            return self.judge(now, ticket, Subject::Chained(index), out);
-        }
-        let policy = query.policy;
-        let rules = &self.rules;
-        if rules.rewrites().apply(&mut self.answer, &|list| rules.list_applies(policy, list)) {
-            self.counters.rewritten.add(1);
-        }
-        let ttl_s = rewrite::bound_ttls(&mut self.answer, query.question.qtype, &self.settings.cache);
-        let chain = self.answer.chain_target(0).is_some();
-        self.body.compose(&query.question, &self.answer);
-        let origin = cache::Origin::Upstream { group: query.group, chain };
-        self.conclude(now, ticket, origin, ttl_s, None, out)
     }
 
     /// Stages 10 and 11: keeps what `answer` and `body` hold for `ttl_s` seconds and replies.
@@ -733,23 +531,5 @@ fn subject_name(query: &query::Query, answer: &Answer, subject: Subject) -> Opti
     match subject {
         Subject::Resolved => Some(*query.resolved()),
         Subject::Chained(index) => answer.chain_target(index).map(|(name, _)| name),
-    }
-}
-
-fn push_links(answer: &mut Answer, asked: &Name, links: &[Link]) -> Result<(), answer::AnswerFull> {
-    let mut owner = *asked;
-    for link in links {
-        answer.push(answer::Section::Answer, &owner, rr::CNAME, rr::IN, link.ttl_s, link.target.as_wire())?;
-        owner = link.target;
-    }
-    Ok(())
-}
-
-/// The text of a number of [`Why::to_code_and_text`].
-fn ede_text<'a>(settings: &Settings, rules: &'a RuleBook, text: u32) -> &'a str {
-    match text.checked_sub(FAILURE_TEXTS) {
-        Some(failure) => Failure::ALL.get(failure as usize).map_or("", |failure| failure.ede().1),
-        None if settings.ede_text => rules.list(text as u16).map_or("", |list| list.ede_text.as_str()),
-        None => "",
     }
 }

@@ -6,12 +6,13 @@ use std::net::SocketAddr;
 use corewall_sharding::name::Name;
 
 use super::answer::{self, ResponseError, ResponseHead};
-use super::block::rcode;
 use super::query::Stage;
 use super::step::{ExchangeId, Now, Ready, Step, Ticket, Transport, UpstreamRequest};
 use super::upstream::{self, Chance, GroupId, ServerId, Upstreams};
 use super::waiting::{ExchangeKey, Exchanges};
-use super::{Core, Failure, lost};
+use super::why::Failure;
+use super::wire::rcode;
+use super::{Core, lost};
 use crate::limits::{
     EXCHANGES_MAX, HEADER_BYTES, MESSAGE_BYTES_MAX, SERVER_SOCKETS, UPSTREAM_ANSWER_US_MAX, UPSTREAM_SENDS_MAX,
 };

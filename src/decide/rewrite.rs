@@ -204,12 +204,15 @@ mod tests {
 
         assert!(rewrites.apply(&mut answer, &|_| true));
         let left: Vec<_> = answer.records().map(|record| (record.rtype, record.rdata.to_vec())).collect();
-        assert_eq!(left, [
-            (rtype::CNAME, owner.as_wire().to_vec()),
-            (rtype::RRSIG, signature(rtype::CNAME)),
-            (rtype::A, vec![192, 0, 2, 1]),
-            (rtype::A, vec![192, 0, 2, 7]),
-        ]);
+        assert_eq!(
+            left,
+            [
+                (rtype::CNAME, owner.as_wire().to_vec()),
+                (rtype::RRSIG, signature(rtype::CNAME)),
+                (rtype::A, vec![192, 0, 2, 1]),
+                (rtype::A, vec![192, 0, 2, 7]),
+            ]
+        );
         assert!(!answer.authentic_data);
     }
 

@@ -20,6 +20,7 @@ pub mod rtype {
     pub const MG: u16 = 8;
     pub const MR: u16 = 9;
     pub const PTR: u16 = 12;
+    pub const HINFO: u16 = 13;
     pub const MINFO: u16 = 14;
     pub const MX: u16 = 15;
     pub const TXT: u16 = 16;
@@ -240,9 +241,15 @@ pub fn layout(rtype: u16) -> &'static [Field] {
     match rtype {
         rtype::A => &[Octets(4)],
         rtype::AAAA => &[Octets(16)],
-        rtype::NS | rtype::MD | rtype::MF | rtype::CNAME | rtype::MB | rtype::MG | rtype::MR | rtype::PTR | rtype::DNAME => {
-            &[Name]
-        }
+        rtype::NS
+        | rtype::MD
+        | rtype::MF
+        | rtype::CNAME
+        | rtype::MB
+        | rtype::MG
+        | rtype::MR
+        | rtype::PTR
+        | rtype::DNAME => &[Name],
         rtype::SOA => &[Name, Name, Octets(20)],
         rtype::MINFO | rtype::RP => &[Name, Name],
         rtype::MX | rtype::AFSDB | rtype::RT | rtype::KX => &[Octets(2), Name],

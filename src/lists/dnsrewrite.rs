@@ -126,7 +126,9 @@ mod tests {
 
     #[test]
     fn values_that_mean_nothing_are_refused() {
-        for value in ["NOSUCH", "NOERROR;A", "NOERROR;A;::1", "NOERROR;MX;x", "x/y", "NOERROR;NOSUCH;x", "WHAT;A;1.2.3.4"] {
+        for value in
+            ["NOSUCH", "NOERROR;A", "NOERROR;A;::1", "NOERROR;MX;x", "x/y", "NOERROR;NOSUCH;x", "WHAT;A;1.2.3.4"]
+        {
             assert_eq!(read_rewrite(value), Err(RefuseReason::BadModifier), "{value}");
         }
         assert_eq!(read_rewrite("SERVFAIL"), Err(RefuseReason::UnsupportedModifier));

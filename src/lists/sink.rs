@@ -172,9 +172,7 @@ impl<'a> Sink<'a> {
 fn is_on_public_suffix(rule: &Rule) -> bool {
     let RuleKey::Name { name, .. } = &rule.key else { return false };
     match (rule.class.scope, rule.class.kind) {
-        (Scope::Exact, Kind::Block) => {
-            name.label_count() <= 1 && rule.class.answer.is_none() && is_public_suffix(name)
-        }
+        (Scope::Exact, Kind::Block) => name.label_count() <= 1 && rule.class.answer.is_none() && is_public_suffix(name),
         (Scope::Exact, _) => false,
         (_, Kind::Block) => is_public_suffix(name),
         _ => name.is_root() || (name.label_count() <= 5 && is_icann_suffix(name)),
