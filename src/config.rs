@@ -83,7 +83,7 @@ impl Default for Config {
             clients_allowed: Vec::new(),
             special_use_names: true,
             log: LogLevel::Info,
-            upstream_timeout_ms: 800,
+            upstream_timeout_ms: 600,
             upstream: Upstreams::default(),
             block: Block::default(),
             alias: Alias::default(),

@@ -8,5 +8,7 @@ pub mod limits;
 pub mod lists;
 pub mod rdata;
 pub mod serve {
+    pub mod answer_here;
     pub mod patterns;
+    pub mod store;
 }

@@ -8,7 +8,7 @@ use corewall_sharding::publish::{Generation, Store};
 
 use super::{ConfigArgument, Failure, print};
 use crate::config::{Config, ConfigError};
-use crate::decide::rule::RuleBook;
+use crate::decide::rulebook::RuleBook;
 use crate::lists;
 use crate::serve::patterns::PatternDatabase;
 
