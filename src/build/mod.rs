@@ -25,8 +25,8 @@ use corewall_sharding::build::{BuildOptions, BuildStage, Builder, Built, SHARDS_
 use corewall_sharding::publish::Store;
 use corewall_sharding::rule::{Class, List, Rule, RuleKey};
 
-use self::patterns::{CompileError, Engine, Outcome, Wanted, compile_bounded, sidecar, taken};
 use self::input::Input;
+use self::patterns::{CompileError, Engine, Outcome, Wanted, compile_bounded, sidecar, taken};
 use self::refused::Refused;
 use self::report::{ListReport, Report};
 use crate::config::WildcardAction;
@@ -149,7 +149,11 @@ impl fmt::Display for BuildError {
             Self::Store(error) => error.fmt(f),
             Self::Patterns(error) => error.fmt(f),
             Self::Refused { path, source } => {
-                write!(f, "{}: cannot write the refused lines: {source}; name another file by --refused", path.display())
+                write!(
+                    f,
+                    "{}: cannot write the refused lines: {source}; name another file by --refused",
+                    path.display()
+                )
             }
             Self::PatternsMixedUp => f.write_str("the store has mixed up the patterns; report this as a bug"),
         }
@@ -194,7 +198,7 @@ pub fn run(
         });
     })?;
     patterns.attach(&mut built)?;
-    let refused_file = build.refused.save(&mut built, options.refused.as_deref())?;
+    let refused_file = build.refused.save(&mut built, &store, options.refused.as_deref())?;
     let report = built.report.clone();
     let generation = built.publish()?;
     remove_old(&store, generation)?;
@@ -371,3 +375,6 @@ fn number_patterns(rules: &mut [PatternRule], inputs: &[Input<'_>]) -> Vec<Wante
     }
     wanted
 }
+
+#[cfg(test)]
+mod tests;

@@ -93,7 +93,10 @@ impl std::fmt::Display for CompileError {
                 "the pattern engine does not find `{example}` by /{regex}/; install another version of libhyperscan"
             ),
             Self::Child(error) => {
-                write!(f, "cannot compile the patterns in a process of their own: {error}; check that it may be started")
+                write!(
+                    f,
+                    "cannot compile the patterns in a process of their own: {error}; check that it may be started"
+                )
             }
             Self::Limits(how) => write!(
                 f,
@@ -248,8 +251,7 @@ fn compile_taken(wanted: &[Wanted], outcomes: &[Outcome]) -> Result<Compiled, Fa
         number += 1;
     }
     let [plain, candidates] = of_engine;
-    let compiled =
-        Compiled { plain: database(plain)?, candidates: database(candidates)?, confirm, examples };
+    let compiled = Compiled { plain: database(plain)?, candidates: database(candidates)?, confirm, examples };
     self_test(&compiled, &taken(wanted, outcomes)).map_err(Failure::All)?;
     Ok(compiled)
 }

@@ -4,6 +4,7 @@ use std::fmt::{Display, Write};
 use std::path::{Path, PathBuf};
 
 use corewall_sharding::build::Built;
+use corewall_sharding::publish::Store;
 
 use super::BuildError;
 use super::report::{ListReport, Refusal};
@@ -41,7 +42,12 @@ impl Refused {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn save(mut self, built: &mut Built, file: Option<&Path>) -> Result<Option<PathBuf>, BuildError> {
+    pub fn save(
+        mut self,
+        built: &mut Built,
+        store: &Store,
+        file: Option<&Path>,
+    ) -> Result<Option<PathBuf>, BuildError> {
         if self.left_out > 0 {
             let _ = writeln!(self.text, "and {} lines more", self.left_out);
         }
@@ -52,7 +58,7 @@ impl Refused {
             None if self.text.is_empty() => Ok(None),
             None => {
                 built.add_sidecar(FILE_NAME, self.text.as_bytes())?;
-                Ok(Some(PathBuf::from(FILE_NAME)))
+                Ok(Some(store.generation_dir(built.number).join(FILE_NAME)))
             }
         }
     }

@@ -40,7 +40,7 @@ pub struct Report {
     pub seconds: f64,
     /// Most memory that the process has had, in bytes; 0 where the system does not tell.
     pub rss_bytes_max: u64,
-    /// File of the refused lines: a path, or a name in the generation.
+    /// File of the refused lines; none without any.
     pub refused_file: Option<PathBuf>,
     /// By list, in their order.
     pub lists: Vec<ListReport>,
@@ -215,7 +215,10 @@ impl fmt::Display for Report {
         }
         if self.gained_by_stripping > 0 {
             let gain = self.gained_by_stripping;
-            writeln!(f, "  adblock_modifiers = \"strip\" would bring back {gain} rules with modifiers meant for browsers")?;
+            writeln!(
+                f,
+                "  adblock_modifiers = \"strip\" would bring back {gain} rules with modifiers meant for browsers"
+            )?;
         }
         write!(f, "  {} bytes on disk, {:.1} a rule; ", self.bytes, self.bytes_per_rule)?;
         writeln!(f, "{:.2} s, at most {} MiB of memory", self.seconds, self.rss_bytes_max >> 20)

@@ -89,9 +89,10 @@ fn check_list(list: &List, here: impl Fn(&'static str) -> [Place; 3]) -> Result<
         ),
     ];
     match ignored.into_iter().find(|(is_ignored, ..)| *is_ignored) {
-        Some((_, key, formats)) => {
-            Err(problem(here(key), format!("has no meaning for format {}; it is for {formats}: remove it", list.format)))
-        }
+        Some((_, key, formats)) => Err(problem(
+            here(key),
+            format!("has no meaning for format {}; it is for {formats}: remove it", list.format),
+        )),
         None => Ok(()),
     }
 }

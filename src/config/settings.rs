@@ -1,7 +1,7 @@
 //! From the configuration to what the query path and the build are given.
 
-use corewall_sharding::rule::{AnswerRecord, Kind, List as StoredList};
 use corewall_sharding::name::Name;
+use corewall_sharding::rule::{AnswerRecord, Kind, List as StoredList};
 
 use super::check::POLICY_DEFAULT;
 use super::{Config, List, ListKind};
@@ -13,8 +13,7 @@ use crate::{lists, rdata};
 impl Config {
     /// What `decide` needs to know.
     pub fn settings(&self) -> Settings {
-        let mut policies =
-            vec![Policy { name: POLICY_DEFAULT.to_owned(), lists: None, block_mode: None }];
+        let mut policies = vec![Policy { name: POLICY_DEFAULT.to_owned(), lists: None, block_mode: None }];
         let mut policy_clients = Vec::new();
         for policy in &self.policy {
             let entry =

@@ -85,15 +85,15 @@ fn every_option_is_documented() {
 #[test]
 fn an_unknown_key_is_told_with_the_nearest_known_one() {
     assert_eq!(error("mmap = true\nchache = 1\n"), "2: unknown key `chache`; did you mean `cache`?");
-    assert_eq!(error("[cache]\nbytes = 65536\nttl_max = 1\n"), "3: cache: unknown key `ttl_max`; did you mean `ttl_s_max`?");
+    assert_eq!(
+        error("[cache]\nbytes = 65536\nttl_max = 1\n"),
+        "3: cache: unknown key `ttl_max`; did you mean `ttl_s_max`?"
+    );
     assert_eq!(
         error("[upstream.defualt]\nservers = []\n"),
         "1: upstream: unknown key `defualt`; did you mean `default`?"
     );
-    assert_eq!(
-        error("[alias]\nwhatever = 1\n"),
-        "2: alias: unknown key `whatever`; the keys here are ttl_s"
-    );
+    assert_eq!(error("[alias]\nwhatever = 1\n"), "2: alias: unknown key `whatever`; the keys here are ttl_s");
     assert_eq!(
         error("[alias]\nttl_s = 1\n\n[[list]]\nname = \"b\"\nfromat = \"plain\"\n"),
         "6: list: unknown key `fromat`; did you mean `format`?"
@@ -114,10 +114,7 @@ fn bad_values_are_told_with_line_key_and_remedy() {
         ),
         ("listen = \"127.0.0.1:0\"", "1: listen: `127.0.0.1:0` has port 0; write the port to listen on, usually 53"),
         ("listen = []", "1: listen: 0 listen addresses; name from 1 to 64"),
-        (
-            "listen = [\"[::1]:53\", \"[::1]:53\"]",
-            "1: listen: [::1]:53 is named twice; name each address once",
-        ),
+        ("listen = [\"[::1]:53\", \"[::1]:53\"]", "1: listen: [::1]:53 is named twice; name each address once"),
         (
             "[upstream.block]\nservers = [\"1.1.1\"]",
             "2: upstream.block.servers: `1.1.1` is no server address; write it as 1.1.1.1, 1.1.1.1:53 or \
@@ -144,10 +141,7 @@ fn bad_values_are_told_with_line_key_and_remedy() {
             "3: cache.ttl_s_max: 60 is less than ttl_s_min (600); raise it or lower ttl_s_min",
         ),
         ("[cache]\nfailure_ttl_s = 0", "2: cache.failure_ttl_s: 0 is out of bounds; use 1 to 300 seconds"),
-        (
-            "on_store_error = \"fail\"",
-            "1: on_store_error: unknown value `fail`; use one of servfail, allow, block",
-        ),
+        ("on_store_error = \"fail\"", "1: on_store_error: unknown value `fail`; use one of servfail, allow, block"),
         (
             "clients_allowed = [\"10.0.0.0/33\"]",
             "1: clients_allowed: `10.0.0.0/33` is no address or prefix; write it as 192.0.2.1, 192.0.2.0/24 or \
@@ -164,13 +158,17 @@ fn bad_values_are_told_with_line_key_and_remedy() {
 #[test]
 fn what_is_not_toml_is_told_with_its_line() {
     let message = error("mmap = true\nlisten = [\n");
-    assert!(message.starts_with("2: not TOML: unclosed array") && message.ends_with("; correct the syntax here"), "{message}");
+    assert!(
+        message.starts_with("2: not TOML: unclosed array") && message.ends_with("; correct the syntax here"),
+        "{message}"
+    );
     assert!(error("mmap = true\nmmap = true\n").starts_with("2: not TOML: duplicate key"));
 }
 
 #[test]
 fn records_are_checked_where_they_stand() {
-    let record = |rtype: &str, data: &str| format!("\n[[record]]\nname = \"a.example\"\ntype = \"{rtype}\"\ndata = '{data}'\n");
+    let record =
+        |rtype: &str, data: &str| format!("\n[[record]]\nname = \"a.example\"\ntype = \"{rtype}\"\ndata = '{data}'\n");
     let message = error(&(record("A", "192.0.2.1") + &record("A", "192.0.2.256")));
     assert!(message.starts_with("10: record.data: `A 192.0.2.256` is no record ("), "{message}");
     assert!(message.ends_with("; write type and data as in a zone file"), "{message}");
@@ -187,7 +185,8 @@ fn records_are_checked_where_they_stand() {
 
 #[test]
 fn lists_are_checked_where_they_stand() {
-    let list = |name: &str, more: &str| format!("[[list]]\nname = \"{name}\"\npath = \"a.txt\"\nformat = \"plain\"\n{more}\n");
+    let list =
+        |name: &str, more: &str| format!("[[list]]\nname = \"{name}\"\npath = \"a.txt\"\nformat = \"plain\"\n{more}\n");
     for (text, wanted) in [
         (list("a", "") + &list("a", ""), "7: list.name: `a` names two lists; give each its own name"),
         (list(" ", ""), "2: list.name: a list needs a name; give it one"),
@@ -199,10 +198,7 @@ fn lists_are_checked_where_they_stand() {
             list("a", "hosts_addresses = true"),
             "5: list.hosts_addresses: has no meaning for format plain; it is for hosts: remove it",
         ),
-        (
-            list("a", "sinkhole = [\"1.2.3\"]"),
-            "5: list.sinkhole: invalid IP address syntax",
-        ),
+        (list("a", "sinkhole = [\"1.2.3\"]"), "5: list.sinkhole: invalid IP address syntax"),
         (
             list("a", "").replace("plain", "pain"),
             "4: list.format: unknown value `pain`; use one of plain, hosts, adblock, dnsmasq, unbound, rpz, regex, \
@@ -255,7 +251,8 @@ fn a_file_that_cannot_be_read_is_told_without_a_line() {
 
 #[test]
 fn cores_servers_and_sizes_have_several_spellings() {
-    for (text, cores) in [("auto", Cores::Auto), ("0-2", Cores::These(vec![0, 1, 2])), ("0, 2,4-5", Cores::These(vec![0, 2, 4, 5]))]
+    for (text, cores) in
+        [("auto", Cores::Auto), ("0-2", Cores::These(vec![0, 1, 2])), ("0, 2,4-5", Cores::These(vec![0, 2, 4, 5]))]
     {
         assert_eq!(parse_text(&format!("cores = \"{text}\"")).unwrap().cores, cores);
     }
@@ -272,7 +269,9 @@ fn cores_servers_and_sizes_have_several_spellings() {
     ] {
         assert_eq!(parse_server(text).unwrap(), server.parse().unwrap(), "{text}");
     }
-    for text in ["", "1.1.1.1:", "1.1.1.1#", "1.1.1.1:0", "[::1", "example.com", "1.1.1.1:53:53", "ff02::1", "[1.1.1.1]"] {
+    for text in
+        ["", "1.1.1.1:", "1.1.1.1#", "1.1.1.1:0", "[::1", "example.com", "1.1.1.1:53:53", "ff02::1", "[1.1.1.1]"]
+    {
         assert!(parse_server(text).is_err(), "{text}");
     }
     for (text, bytes) in [("65536", 1 << 16), ("\"64 KiB\"", 1 << 16), ("\"2MiB\"", 2 << 20), ("\"1 GiB\"", 1 << 30)] {
@@ -282,7 +281,8 @@ fn cores_servers_and_sizes_have_several_spellings() {
 
 #[test]
 fn relative_paths_are_relative_to_the_file() {
-    let config = parse_text("store = \"st\"\n[[list]]\nname = \"a\"\npath = \"l/a.txt\"\nformat = \"plain\"\n").unwrap();
+    let config =
+        parse_text("store = \"st\"\n[[list]]\nname = \"a\"\npath = \"l/a.txt\"\nformat = \"plain\"\n").unwrap();
     assert_eq!(config.store, Path::new("/etc/cw/st"));
     assert_eq!(config.list[0].path, Path::new("/etc/cw/l/a.txt"));
     assert_eq!(parse_text("store = \"/st\"").unwrap().store, Path::new("/st"));

@@ -142,7 +142,8 @@ pub enum WildcardAction {
 /// # Errors
 /// What is wrong and what to write instead.
 pub fn parse_server(text: &str) -> Result<SocketAddr, String> {
-    let unreadable = || format!("`{text}` is no server address; write it as 1.1.1.1, 1.1.1.1:53 or [2606:4700::1111]:53");
+    let unreadable =
+        || format!("`{text}` is no server address; write it as 1.1.1.1, 1.1.1.1:53 or [2606:4700::1111]:53");
     let server = if let Some((host, port)) = text.split_once('#') {
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         SocketAddr::new(host.parse().map_err(|_| unreadable())?, port.parse().map_err(|_| unreadable())?)
@@ -203,10 +204,9 @@ pub(super) fn listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<S
 /// Addresses and prefixes; an address alone is a prefix of full length.
 pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
     parsed(deserializer, |text| {
-        text.parse::<IpNet>()
-            .map(|net| net.trunc())
-            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
-            .map_err(|_| format!("`{text}` is no address or prefix; write it as 192.0.2.1, 192.0.2.0/24 or 2001:db8::/32"))
+        text.parse::<IpNet>().map(|net| net.trunc()).or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(
+            |_| format!("`{text}` is no address or prefix; write it as 192.0.2.1, 192.0.2.0/24 or 2001:db8::/32"),
+        )
     })
 }
 
@@ -268,7 +268,11 @@ pub(super) fn cache_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     let (min, max) = (limits::CACHE_BYTES_MIN, limits::CACHE_BYTES_MAX);
     match usize::try_from(bytes) {
         Ok(bytes) if (min..=max).contains(&bytes) => Ok(bytes),
-        _ => Err(de::Error::custom(format!("{bytes} bytes are out of bounds; use {} KiB to {} GiB", min >> 10, max >> 30))),
+        _ => Err(de::Error::custom(format!(
+            "{bytes} bytes are out of bounds; use {} KiB to {} GiB",
+            min >> 10,
+            max >> 30
+        ))),
     }
 }
 

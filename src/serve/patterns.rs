@@ -77,7 +77,12 @@ impl PatternDatabase {
             None => "there are none".to_owned(),
         };
         let number = generation.number;
-        tracing::warn!(generation = number, patterns = regexes.len(), why, "compiled patterns unusable: compiling again");
+        tracing::warn!(
+            generation = number,
+            patterns = regexes.len(),
+            why,
+            "compiled patterns unusable: compiling again"
+        );
         Self::compile(&regexes, why)
     }
 
@@ -124,7 +129,10 @@ impl PatternScanner {
     /// No memory.
     pub fn new(database: Arc<PatternDatabase>) -> Result<PatternScanner, PatternError> {
         let scratch = |of: &Option<hyperscan::BlockDatabase>| {
-            of.as_ref().map(|of| of.alloc_scratch()).transpose().map_err(|error| PatternError::Scratch(error.to_string()))
+            of.as_ref()
+                .map(|of| of.alloc_scratch())
+                .transpose()
+                .map_err(|error| PatternError::Scratch(error.to_string()))
         };
         let compiled = &database.compiled;
         Ok(PatternScanner {
@@ -171,7 +179,9 @@ impl PatternScanner {
 
     fn confirm_candidates(&self, text: &str, matches: &mut Matches) -> Result<(), StoreFailed> {
         for &id in &self.candidates {
-            let Ok(place) = self.confirm.binary_search_by_key(&id, |(number, _)| *number) else { return Err(StoreFailed) };
+            let Ok(place) = self.confirm.binary_search_by_key(&id, |(number, _)| *number) else {
+                return Err(StoreFailed);
+            };
             let Some((_, regex)) = self.confirm.get(place) else { return Err(StoreFailed) };
             if regex.is_match(text.as_bytes()).map_err(|_| StoreFailed)? {
                 matches.push(id);

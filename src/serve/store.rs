@@ -63,7 +63,9 @@ impl StoreReader {
 fn failed(is_failing: &mut bool, shard: u16, error: Option<StoreError>) -> StoreFailed {
     if !std::mem::replace(is_failing, true) {
         match error {
-            Some(error) => tracing::error!(shard, "the store cannot be read, answering as on_store_error says: {error}"),
+            Some(error) => {
+                tracing::error!(shard, "the store cannot be read, answering as on_store_error says: {error}")
+            }
             None => tracing::error!(shard, "the generation has no such shard, answering as on_store_error says"),
         }
     }

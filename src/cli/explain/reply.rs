@@ -64,10 +64,9 @@ fn shown(message: &[u8]) -> Result<String, String> {
     let unreadable = |error: domain::base::wire::ParseError| format!("our own answer cannot be read: {error}");
     let message = Message::from_octets(message).map_err(|error| error.to_string())?;
     let mut out = format!("  {}\n", message.opt_rcode());
-    for (name, section) in [
-        ("answer", message.answer().map_err(unreadable)?),
-        ("authority", message.authority().map_err(unreadable)?),
-    ] {
+    for (name, section) in
+        [("answer", message.answer().map_err(unreadable)?), ("authority", message.authority().map_err(unreadable)?)]
+    {
         for record in section {
             let record = record.map_err(unreadable)?;
             let record = record.to_any_record::<AllRecordData<_, ParsedName<_>>>().map_err(unreadable)?;
@@ -78,7 +77,8 @@ fn shown(message: &[u8]) -> Result<String, String> {
         for error in opt.opt().iter::<ExtendedError<_>>() {
             let error = error.map_err(unreadable)?;
             let text = error.text_slice().map(String::from_utf8_lossy).unwrap_or_default();
-            out += &format!("  Extended DNS Error {}: {text}\n", error.code());
+            let (number, code) = (error.code().to_int(), error.code());
+            out += &format!("  Extended DNS Error {number} ({code}): {text}\n");
         }
     }
     Ok(out)

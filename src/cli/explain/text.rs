@@ -74,7 +74,11 @@ fn normalised(class: &Class, rule: &FoundRule) -> String {
         Some(Answer::Mode(mode)) => words.push(format!("answer {}", format!("{mode:?}").to_lowercase())),
         Some(Answer::Records(records)) => {
             let types: Vec<Rtype> = records.iter().map(|record| Rtype::from_int(record.rtype)).collect();
-            words.push(if types.is_empty() { "answer nodata".to_owned() } else { format!("answer {}", joined(&types)) });
+            words.push(if types.is_empty() {
+                "answer nodata".to_owned()
+            } else {
+                format!("answer {}", joined(&types))
+            });
         }
     }
     words.join(" ")
