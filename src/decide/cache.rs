@@ -19,9 +19,7 @@ use super::reply::{self, Body, Ede, ReplyHead, Shape};
 use super::settings::PolicyId;
 use super::upstream::GroupId;
 use super::{Now, Transport};
-use crate::limits::{
-    CACHE_CHUNK_BYTES, CACHE_ENTRY_BYTES_MAX, CACHE_ENTRY_RECORDS_MAX, CACHE_EVICTION_STEPS_MAX,
-};
+use crate::limits::{CACHE_CHUNK_BYTES, CACHE_ENTRY_BYTES_MAX, CACHE_ENTRY_RECORDS_MAX, CACHE_EVICTION_STEPS_MAX};
 
 /// What makes two questions equal for the cache: never the raw EDNS bytes.
 #[derive(Clone, Copy, Debug)]
@@ -142,7 +140,8 @@ struct Meta {
 }
 
 const _: () = assert!(size_of::<Chunk>() == CACHE_CHUNK_BYTES && size_of::<Meta>() == 64);
-const _: () = assert!(CACHE_ENTRY_BYTES_MAX <= u16::MAX as usize && CACHE_ENTRY_RECORDS_MAX <= u16::MAX as usize);
+const _: () = assert!(CACHE_ENTRY_BYTES_MAX <= u16::MAX as usize, "`body_bytes` and TTL places hold any");
+const _: () = assert!(CACHE_ENTRY_RECORDS_MAX <= u16::MAX as usize, "`answers` and `authorities` hold any");
 
 /// The cache of one worker: memory fixed at start, what is not in use goes first.
 pub struct Cache {
@@ -271,7 +270,8 @@ impl Cache {
         }
         self.newest = first;
         let Self { hashing, index, chunks, metas, .. } = self;
-        index.insert_unique(hash(hashing, key.packed(), name), first, |held| stored_hash(hashing, chunks, metas, *held));
+        index
+            .insert_unique(hash(hashing, key.packed(), name), first, |held| stored_hash(hashing, chunks, metas, *held));
         true
     }
 
@@ -300,8 +300,7 @@ impl Cache {
             ede: meta.head.ede.map(|(code, _)| Ede { code, text: ede_text }),
         };
         let body_bytes = usize::from(meta.body_bytes);
-        let shape =
-            Shape { bytes: body_bytes, answers: meta.answers, authorities: meta.authorities, too_large: false };
+        let shape = Shape { bytes: body_bytes, answers: meta.answers, authorities: meta.authorities, too_large: false };
         let age_s = meta.head.age_s(now);
         let records = usize::from(meta.answers) + usize::from(meta.authorities);
         let mut places = Pieces::new(&self.chunks, entry.0);
@@ -349,7 +348,8 @@ impl Cache {
         let packed = packed.to_be_bytes();
         let is_equal = |first: &u32| {
             let mut stored = Pieces::new(&self.chunks, *first);
-            let names_agree = self.metas.get(*first as usize).map(|meta| usize::from(meta.name_bytes)) == Some(name.len());
+            let names_agree =
+                self.metas.get(*first as usize).map(|meta| usize::from(meta.name_bytes)) == Some(name.len());
             names_agree && stored.starts_with(&packed) && stored.starts_with(name)
         };
         self.index.find(hash, is_equal).copied()
@@ -408,10 +408,8 @@ impl Cache {
 /// Octets of all of a [`CacheKey`] but the name.
 const PACKED_KEY_BYTES: usize = 8;
 /// Octets of the largest entry.
-const ENTRY_OCTETS_MAX: usize = PACKED_KEY_BYTES
-    + corewall_sharding::name::NAME_BYTES_MAX
-    + 2 * CACHE_ENTRY_RECORDS_MAX
-    + CACHE_ENTRY_BYTES_MAX;
+const ENTRY_OCTETS_MAX: usize =
+    PACKED_KEY_BYTES + corewall_sharding::name::NAME_BYTES_MAX + 2 * CACHE_ENTRY_RECORDS_MAX + CACHE_ENTRY_BYTES_MAX;
 /// Octets of index for each chunk: hashbrown takes 5 for each place, fills 7 of 8, rounds up to a power of two, and has two
 /// for each entry here. Reckoned at the rounding's worst, so that the whole stays within what was allowed.
 const INDEX_BYTES_PER_ENTRY: usize = 23;
@@ -518,3 +516,6 @@ impl Writer<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -186,8 +186,11 @@ mod tests {
         AnswerRecord { rtype, ttl_s: None, rdata: rdata.into() }
     }
 
-    /// RCODE, then `SECTION TYPE RDATA-length` of each record; none when the name is not ours.
-    fn asked(local: &LocalRecords, text: &str, qtype: u16) -> Option<(u16, Vec<(Section, u16, Vec<u8>)>)> {
+    /// Section, type and RDATA of a record.
+    type Held = (Section, u16, Vec<u8>);
+
+    /// RCODE and records; none when the name is not ours.
+    fn asked(local: &LocalRecords, text: &str, qtype: u16) -> Option<(u16, Vec<Held>)> {
         let mut answer = Answer::new();
         answer.rcode = 9;
         local.answer(&name(text), qtype, &mut answer).then(|| {
@@ -255,7 +258,8 @@ mod tests {
             assert!(is_denied(&local, text, 64, rcode::NOERROR), "{text}");
         }
         assert_eq!(asked(&local, "home.arpa", rtype::DS), None, "the parent proves that there is none");
-        let others = ["example", "localhost.example", "arpa", "in-addr.arpa", "1.128.in-addr.arpa", "1.0.ip6.arpa", "."];
+        let others =
+            ["example", "localhost.example", "arpa", "in-addr.arpa", "1.128.in-addr.arpa", "1.0.ip6.arpa", "."];
         for text in others {
             assert_eq!(asked(&local, text, rtype::PTR), None, "{text}");
         }
@@ -264,10 +268,7 @@ mod tests {
     #[test]
     fn configured_records_win_over_special_use() {
         let local = LocalRecords::new(vec![(name("nas.home.arpa"), record(rtype::A, &[10, 0, 0, 3]))], true);
-        assert_eq!(
-            asked(&local, "nas.home.arpa", rtype::A),
-            Some((0, vec![(Section::Answer, 1, vec![10, 0, 0, 3])]))
-        );
+        assert_eq!(asked(&local, "nas.home.arpa", rtype::A), Some((0, vec![(Section::Answer, 1, vec![10, 0, 0, 3])])));
         assert!(is_denied(&local, "tv.home.arpa", rtype::A, rcode::NXDOMAIN));
     }
 

@@ -151,14 +151,15 @@ impl Body {
         let mut rest = record.rdata;
         for field in layout(record.rtype) {
             let is_name = *field == Field::Name;
-            let bytes = if is_name {
-                name_bytes(rest)
-            } else {
-                field_octets(rest, *field, 0, rest.len()).map(<[u8]>::len)
-            };
+            let bytes =
+                if is_name { name_bytes(rest) } else { field_octets(rest, *field, 0, rest.len()).map(<[u8]>::len) };
             // RDATA that isn't what its type asks for came from our own configuration: it goes out as it stands.
             let Some((octets, behind)) = bytes.and_then(|bytes| rest.split_at_checked(bytes)) else { break };
-            if is_name { self.put_name(start, octets, names)? } else { self.put(octets)? }
+            if is_name {
+                self.put_name(start, octets, names)?
+            } else {
+                self.put(octets)?
+            }
             rest = behind;
         }
         self.put(rest)
@@ -358,4 +359,8 @@ fn put_opt(rcode: u16, dnssec_ok: bool, ede: Option<Ede<'_>>, place: &mut [u8]) 
     OPT_BYTES_MIN + options_bytes
 }
 
-const _: () = assert!(UDP_PAYLOAD_BYTES_MAX <= u16::MAX as usize && BODY_BYTES_MAX <= u16::MAX as usize);
+const _: () = assert!(UDP_PAYLOAD_BYTES_MAX <= u16::MAX as usize, "OPT says it in 16 bits");
+const _: () = assert!(BODY_BYTES_MAX <= u16::MAX as usize, "a TTL place holds any");
+
+#[cfg(test)]
+mod tests;

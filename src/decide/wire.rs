@@ -240,9 +240,15 @@ pub fn layout(rtype: u16) -> &'static [Field] {
     match rtype {
         rtype::A => &[Octets(4)],
         rtype::AAAA => &[Octets(16)],
-        rtype::NS | rtype::MD | rtype::MF | rtype::CNAME | rtype::MB | rtype::MG | rtype::MR | rtype::PTR | rtype::DNAME => {
-            &[Name]
-        }
+        rtype::NS
+        | rtype::MD
+        | rtype::MF
+        | rtype::CNAME
+        | rtype::MB
+        | rtype::MG
+        | rtype::MR
+        | rtype::PTR
+        | rtype::DNAME => &[Name],
         rtype::SOA => &[Name, Name, Octets(20)],
         rtype::MINFO | rtype::RP => &[Name, Name],
         rtype::MX | rtype::AFSDB | rtype::RT | rtype::KX => &[Octets(2), Name],

@@ -59,7 +59,9 @@ pub(super) struct Received {
 ///
 /// A message with TC may end anywhere behind the question; any other must be whole.
 pub fn response_head(message: &[u8], asked: &[u8], qtype: u16, qclass: u16) -> Result<ResponseHead, ResponseError> {
-    let Some((header, rest)) = message.split_first_chunk::<HEADER_BYTES>() else { return Err(ResponseError::Malformed) };
+    let Some((header, rest)) = message.split_first_chunk::<HEADER_BYTES>() else {
+        return Err(ResponseError::Malformed);
+    };
     let [id_hi, id_lo, flags_hi, flags_lo, qd_hi, qd_lo, an_hi, an_lo, ns_hi, ns_lo, ar_hi, ar_lo] = *header;
     let is_response = flags_hi & 0x80 != 0 && flags_hi >> 3 & 0x0f == 0;
     let question = rest.strip_prefix(asked).and_then(|rest| rest.first_chunk::<4>());
@@ -162,13 +164,7 @@ impl Answer {
     }
 
     /// Keeps the chain's links and gives the name at its end.
-    fn keep_chain(
-        &mut self,
-        message: &[u8],
-        name: Name,
-        qtype: u16,
-        dnssec_ok: bool,
-    ) -> Result<Name, ResponseError> {
+    fn keep_chain(&mut self, message: &[u8], name: Name, qtype: u16, dnssec_ok: bool) -> Result<Name, ResponseError> {
         let mut end = name;
         if qtype == rtype::ANY {
             return Ok(end);
@@ -194,13 +190,7 @@ impl Answer {
     }
 
     /// Keeps the DNAME that the CNAME from `name` to `target` was made from (RFC 6672 §3.1), if there is one.
-    fn keep_dname(
-        &mut self,
-        message: &[u8],
-        name: &Name,
-        target: &Name,
-        dnssec_ok: bool,
-    ) -> Result<(), ResponseError> {
+    fn keep_dname(&mut self, message: &[u8], name: &Name, target: &Name, dnssec_ok: bool) -> Result<(), ResponseError> {
         for index in 0..self.received.len() {
             let Some(&dname) = self.received.get(index) else { break };
             if dname.section != Section::Answer || dname.frame.rtype != rtype::DNAME {
@@ -354,3 +344,6 @@ fn expanded(message: &[u8], at: usize) -> Result<Name, ResponseError> {
 }
 
 const _: () = assert!(ANSWER_BYTES_MAX <= u32::MAX as usize, "a span holds any place");
+
+#[cfg(test)]
+mod tests;
