@@ -207,6 +207,17 @@ impl Counts {
         self.refused.iter().sum()
     }
 
+    /// Adds the counts of another reading.
+    pub fn add(&mut self, other: &Counts) {
+        self.lines += other.lines;
+        self.comments += other.comments;
+        self.rules += other.rules;
+        self.rewrites += other.rewrites;
+        self.gained_by_stripping += other.gained_by_stripping;
+        self.skipped.iter_mut().zip(other.skipped).for_each(|(sum, more)| *sum += more);
+        self.refused.iter_mut().zip(other.refused).for_each(|(sum, more)| *sum += more);
+    }
+
     /// Counts one more skipped line or name.
     pub fn add_skipped(&mut self, reason: SkipReason) {
         self.skipped[reason as usize] += 1;

@@ -173,7 +173,8 @@ fn is_on_public_suffix(rule: &Rule) -> bool {
     let RuleKey::Name { name, .. } = &rule.key else { return false };
     match (rule.class.scope, rule.class.kind) {
         (Scope::Exact, Kind::Block) => {
-            name.label_count() <= 1 && rule.class.answer.is_none() && is_public_suffix(name)
+            let is_record = matches!(rule.class.answer, Some(Answer::Records(_)));
+            name.label_count() <= 1 && !is_record && is_public_suffix(name)
         }
         (Scope::Exact, _) => false,
         (_, Kind::Block) => is_public_suffix(name),
