@@ -52,6 +52,7 @@ $(COREWALL): FORCE | setup-build
 	cargo build --release --bin corewall
 
 target/run/built: $(COREWALL) $(SAMPLE) $(SAMPLE_LISTS)
+	@mkdir -p target/run
 	$(COREWALL) build --store target/run/store --config $(SAMPLE)
 	@touch $@
 

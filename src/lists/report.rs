@@ -90,6 +90,8 @@ pub enum RefuseReason {
     SeveralWords,
     /// Everything under a public suffix.
     PublicSuffix,
+    /// One label alone, which is no host's name.
+    LoneWord,
     /// A pattern that matches too many names.
     TooWide,
     /// A modifier that is not known, which makes the rule void.
@@ -116,7 +118,7 @@ pub enum RefuseReason {
 
 impl RefuseReason {
     /// One of each reason, in the order of [`Counts::refused`]; the name errors count as one.
-    pub const ALL: [RefuseReason; 20] = [
+    pub const ALL: [RefuseReason; 21] = [
         Self::LineTooLong,
         Self::Name(NameError::Empty),
         Self::Address,
@@ -126,6 +128,7 @@ impl RefuseReason {
         Self::Port,
         Self::SeveralWords,
         Self::PublicSuffix,
+        Self::LoneWord,
         Self::TooWide,
         Self::UnknownModifier,
         Self::BadModifier,
@@ -152,6 +155,7 @@ impl fmt::Display for RefuseReason {
             Self::Port => "name with a port",
             Self::SeveralWords => "several words instead of one name",
             Self::PublicSuffix => "would cover a whole public suffix; allow_public_suffix is off",
+            Self::LoneWord => "single word, not the name of a host; allow_public_suffix is off",
             Self::TooWide => "pattern matches too many names; allow_wide is off",
             Self::UnknownModifier => "unknown modifier makes the rule void",
             Self::BadModifier => "value of a modifier cannot be read",
@@ -205,6 +209,17 @@ impl Counts {
     /// Lines and names refused.
     pub fn refused_all(&self) -> u64 {
         self.refused.iter().sum()
+    }
+
+    /// Adds the counts of another reading.
+    pub fn add(&mut self, other: &Counts) {
+        self.lines += other.lines;
+        self.comments += other.comments;
+        self.rules += other.rules;
+        self.rewrites += other.rewrites;
+        self.gained_by_stripping += other.gained_by_stripping;
+        self.skipped.iter_mut().zip(other.skipped).for_each(|(sum, more)| *sum += more);
+        self.refused.iter_mut().zip(other.refused).for_each(|(sum, more)| *sum += more);
     }
 
     /// Counts one more skipped line or name.
