@@ -9,6 +9,7 @@ use std::io::{self, BufRead};
 
 use corewall_sharding::rule::{AliasLabels, Answer, BlockMode, Kind, Rule, Scope};
 
+use super::AdblockModifiers;
 use super::Options;
 use super::adblock_pattern::{Limits, NoRule, Pattern, read_pattern};
 use super::badfilter::Disabled;
@@ -19,7 +20,6 @@ use super::modifiers::Modifiers;
 use super::names::{is_local_name, is_name_octet, read_address, read_name};
 use super::report::{RefuseReason, SkipReason};
 use super::sink::{Sink, Sinkholes};
-use super::AdblockModifiers;
 
 /// Marks of cosmetic rules, by the octet they begin with.
 const COSMETIC_MARKS: [&str; 12] =
@@ -87,9 +87,7 @@ impl<'d> AdblockReader<'d> {
             return false;
         }
         let Ok(name) = read_name(name) else { return false };
-        if !self.disabled.is_empty()
-            && std::str::from_utf8(line).is_ok_and(|text| self.disabled.contains(text, ""))
-        {
+        if !self.disabled.is_empty() && std::str::from_utf8(line).is_ok_and(|text| self.disabled.contains(text, "")) {
             sink.skip(SkipReason::Badfilter);
             return true;
         }
@@ -175,9 +173,7 @@ impl<'t> RuleText<'t> {
 /// The place of the last `$` that is not escaped and not the last octet.
 fn find_modifiers(body: &str) -> Option<usize> {
     let octets = body.as_bytes();
-    (0..octets.len().saturating_sub(1))
-        .rev()
-        .find(|&at| octets[at] == b'$' && (at == 0 || octets[at - 1] != b'\\'))
+    (0..octets.len().saturating_sub(1)).rev().find(|&at| octets[at] == b'$' && (at == 0 || octets[at - 1] != b'\\'))
 }
 
 fn hand_on(pattern: Pattern, exception: bool, modifiers: Modifiers, text: &str, sink: &mut Sink<'_>) {
@@ -334,7 +330,8 @@ mod tests {
         for text in ["a.example", "A.Example", "3.example", "xn--abc.xn--fiqs8s", "com"] {
             assert!(is_domain_name(text), "{text}");
         }
-        for text in ["728x90px", "a_b.example", "-a.example", "a.example.", ".autos", "a.e", "a.123", "a*.example", ""] {
+        for text in ["728x90px", "a_b.example", "-a.example", "a.example.", ".autos", "a.e", "a.123", "a*.example", ""]
+        {
             assert!(!is_domain_name(text), "{text}");
         }
     }

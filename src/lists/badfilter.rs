@@ -33,6 +33,10 @@ impl Disabled {
             return false;
         }
         // Nearly every rule has no modifiers, and needs no new text to be looked up.
-        if modifiers.is_empty() { self.rules.contains(text) } else { self.rules.contains(&*format!("{text}{modifiers}")) }
+        if modifiers.is_empty() {
+            self.rules.contains(text)
+        } else {
+            self.rules.contains(&*format!("{text}{modifiers}"))
+        }
     }
 }

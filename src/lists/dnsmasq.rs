@@ -41,7 +41,8 @@ pub fn line(line: &[u8], sink: &mut Sink<'_>) {
         Some((key, value)) => (key.trim_end(), value.trim_start()),
         None => (text, ""),
     };
-    if key.is_empty() || !key.bytes().all(|octet| octet.is_ascii_lowercase() || octet.is_ascii_digit() || octet == b'-') {
+    if key.is_empty() || !key.bytes().all(|octet| octet.is_ascii_lowercase() || octet.is_ascii_digit() || octet == b'-')
+    {
         return sink.refuse(text.as_bytes(), RefuseReason::BadSyntax);
     }
     let outcome = match key {
@@ -107,7 +108,9 @@ fn read_key(text: &str, allow_wide: bool) -> Result<(RuleKey, Scope), RefuseReas
         // Names without a dot.
         "" => Err(RefuseReason::Name(NameError::Empty)),
         _ => match text.strip_prefix('*') {
-            Some(below) if below.starts_with('.') => read_name(&below.as_bytes()[1..]).map(|read| name(read, Scope::Below)),
+            Some(below) if below.starts_with('.') => {
+                read_name(&below.as_bytes()[1..]).map(|read| name(read, Scope::Below))
+            }
             // `*name` matches whatever ends so.
             Some(ending) => match read_pattern(&format!("*{ending}|"), Limits { allow_wide, narrowed: false }) {
                 Ok(pattern) => Ok(pattern.into_key(None)),

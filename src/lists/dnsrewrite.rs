@@ -10,7 +10,7 @@ use super::names::{read_address, read_name};
 use super::records::{address_record, read_type, record};
 use super::report::RefuseReason;
 
-/// Octets in a name that AdGuard's engine takes as a target. Ours is the bound of DNS; both refuse what is longer.
+/// What a `$dnsrewrite` asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rewrite {
     /// No value: an exception for every rewrite of the names, or, on a blocking rule, an empty answer.
@@ -126,7 +126,9 @@ mod tests {
 
     #[test]
     fn values_that_mean_nothing_are_refused() {
-        for value in ["NOSUCH", "NOERROR;A", "NOERROR;A;::1", "NOERROR;MX;x", "x/y", "NOERROR;NOSUCH;x", "WHAT;A;1.2.3.4"] {
+        for value in
+            ["NOSUCH", "NOERROR;A", "NOERROR;A;::1", "NOERROR;MX;x", "x/y", "NOERROR;NOSUCH;x", "WHAT;A;1.2.3.4"]
+        {
             assert_eq!(read_rewrite(value), Err(RefuseReason::BadModifier), "{value}");
         }
         assert_eq!(read_rewrite("SERVFAIL"), Err(RefuseReason::UnsupportedModifier));

@@ -297,7 +297,12 @@ mod tests {
             ("popup", true, None, Some(unknown)),
             ("dnstype=NOSUCH", false, Some(NoRule::Refuse(RefuseReason::BadModifier)), None),
             ("denyallow=a.*", false, Some(NoRule::Refuse(RefuseReason::UnsupportedModifier)), None),
-            ("denyallow=a.example|a_remark_that_is_longer_than_the_sixty_three_octets_of_a_label_may_be.*", false, None, None),
+            (
+                "denyallow=a.example|a_remark_that_is_longer_than_the_sixty_three_octets_of_a_label_may_be.*",
+                false,
+                None,
+                None,
+            ),
             ("dnstype=", false, Some(NoRule::Refuse(RefuseReason::BadModifier)), None),
         ] {
             let modifiers = Modifiers::read(text, exception);

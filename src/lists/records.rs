@@ -136,9 +136,13 @@ mod tests {
 
     #[test]
     fn data_of_another_type_or_with_a_rest_is_refused() {
-        for (rtype, tokens) in
-            [("A", vec!["a.example"]), ("A", vec!["192.0.2.1", "x"]), ("MX", vec!["10"]), ("AAAA", vec![]), ("MX", vec![])]
-        {
+        for (rtype, tokens) in [
+            ("A", vec!["a.example"]),
+            ("A", vec!["192.0.2.1", "x"]),
+            ("MX", vec!["10"]),
+            ("AAAA", vec![]),
+            ("MX", vec![]),
+        ] {
             assert_eq!(read_data(read_type(rtype).unwrap(), &tokens), Err(RefuseReason::BadRecord), "{rtype}");
         }
         assert!(read_type("NOSUCH").is_none() && read_type("TYPE").is_none());

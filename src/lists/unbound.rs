@@ -153,7 +153,8 @@ impl UnboundReader {
                 format!("{d}.{c}.{b}.{a}.in-addr.arpa")
             }
             std::net::IpAddr::V6(address) => {
-                let nibbles = address.octets().into_iter().rev().map(|octet| format!("{:x}.{:x}.", octet & 15, octet >> 4));
+                let nibbles =
+                    address.octets().into_iter().rev().map(|octet| format!("{:x}.{:x}.", octet & 15, octet >> 4));
                 nibbles.collect::<String>() + "ip6.arpa"
             }
         };
@@ -218,7 +219,8 @@ struct Word<'t> {
 
 fn is_key(text: &str) -> bool {
     text.strip_suffix(':').is_some_and(|key| {
-        !key.is_empty() && key.bytes().all(|octet| octet.is_ascii_lowercase() || octet.is_ascii_digit() || octet == b'-')
+        !key.is_empty()
+            && key.bytes().all(|octet| octet.is_ascii_lowercase() || octet.is_ascii_digit() || octet == b'-')
     })
 }
 

@@ -146,7 +146,12 @@ fn an_allow_list_allows_and_an_important_list_is_important() {
     assert_eq!(with(Format::Regex, "^ads\\.", allow), ["allow pattern ^ads\\."]);
     assert_eq!(
         with(Format::Adblock, "||a.example^\n@@||b.example^\n||ads.\nc.example", allow),
-        ["allow subtree a.example", "allow subtree b.example", "allow pattern (?:^|\\.)ads\\.", "allow exact c.example"]
+        [
+            "allow subtree a.example",
+            "allow subtree b.example",
+            "allow pattern (?:^|\\.)ads\\.",
+            "allow exact c.example"
+        ]
     );
     let important = |options: &mut Options| options.important = true;
     for (format, text) in [(Format::Plain, "a.example"), (Format::Dnsmasq, "cname=a.example,b.example")] {
@@ -184,7 +189,8 @@ fn addresses_of_a_hosts_file_are_answers_when_the_list_says_so() {
 #[test]
 fn stripping_brings_back_rules_that_browser_modifiers_void() {
     let strip = |options: &mut Options| options.adblock_modifiers = AdblockModifiers::Strip;
-    let text = "||a.example^$all\n||b.example^$third-party,popup\n||c.example^$doc,removeparam\n||d.example^$3p,important";
+    let text =
+        "||a.example^$all\n||b.example^$third-party,popup\n||c.example^$doc,removeparam\n||d.example^$3p,important";
     let stripped = with(Format::Adblock, text, strip);
     assert_eq!(stripped[0], "block subtree a.example");
     assert_eq!(stripped[1], "block subtree b.example");
@@ -215,7 +221,8 @@ fn badfilter_reaches_over_lists_and_only_its_own_text() {
     let first = b"||a.example^$badfilter\n@@||b.example^$badfilter\n||c.example^$important,badfilter\n! x$badfilter";
     find_badfilters(&mut &first[..], &mut disabled).unwrap();
     assert_eq!(disabled.len(), 3);
-    let text = b"||a.example^\n||b.example^\n@@||b.example^\n||c.example^\n||c.example^$important\n||a.example^$dnstype=A\n\
+    let text =
+        b"||a.example^\n||b.example^\n@@||b.example^\n||c.example^\n||c.example^$important\n||a.example^$dnstype=A\n\
         ||a.example^$important";
     let mut shown = Vec::new();
     read(Format::Adblock, &mut &text[..], &Options::new(0), &disabled, &mut |item| shown.push(show(&item))).unwrap();

@@ -75,7 +75,8 @@ impl Rules {
         let mut best: Option<(u32, usize, &Rule)> = None;
         let mut weigh = |rule, labels| {
             let Some(tier) = tier(rule, name, rtype) else { return };
-            if best.is_none_or(|(known, known_labels, _)| (tier, usize::MAX - labels) < (known, usize::MAX - known_labels))
+            if best
+                .is_none_or(|(known, known_labels, _)| (tier, usize::MAX - labels) < (known, usize::MAX - known_labels))
             {
                 best = Some((tier, labels, rule));
             }

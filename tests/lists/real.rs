@@ -71,7 +71,10 @@ fn check(item: &Item<'_>, path: &Path) {
             assert!(text != "fe" && text != "ff", "{path}: a rule on {text}");
             assert!(!name.is_root(), "{path}: a rule on all names");
             assert!(!text.contains(['#', '!', '$', '/', '*', '|', '^', ':', ' ']), "{path}: a rule on {text}");
-            assert!(text != "localhost" && (!text.starts_with("ip6-") || text.contains('.')), "{path}: a rule on {text}");
+            assert!(
+                text != "localhost" && (!text.starts_with("ip6-") || text.contains('.')),
+                "{path}: a rule on {text}"
+            );
             let alone = rule.class.scope == Scope::Exact && rule.class.kind == Kind::Block;
             assert!(!alone || name.label_count() > 1 || PRIVATE.contains(&&*text), "{path}: a rule on the word {text}");
         }

@@ -16,7 +16,9 @@ fn compare(format: Format, list: &str, rows: &str) {
     let rows = fs::read_to_string(folder.join(rows)).unwrap();
     let (mut total, mut wrong) = (0, 0);
     for row in rows.lines().filter(|row| !row.starts_with('#')) {
-        let [name, rtype, expected] = *row.split('\t').collect::<Vec<_>>().as_slice() else { panic!("not a row: {row}") };
+        let [name, rtype, expected] = *row.split('\t').collect::<Vec<_>>().as_slice() else {
+            panic!("not a row: {row}")
+        };
         let name = name.parse().unwrap();
         let found = match rules.verdict(&name, Rtype::from_mnemonic(rtype.as_bytes()).unwrap().to_int()) {
             Verdict::None | Verdict::Allow(_) => "PASS",
