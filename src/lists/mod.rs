@@ -167,7 +167,12 @@ impl Options {
 #[derive(Debug, PartialEq)]
 pub enum Item<'a> {
     /// A rule.
-    Rule(Rule),
+    Rule {
+        /// Line number from 1; the first one, when it was gathered from several.
+        line: u64,
+        /// What it says.
+        rule: Rule,
+    },
     /// A rule about addresses in answers.
     Rewrite(IpRewrite),
     /// A line, or a name in it, that says nothing which a DNS filter could do.
