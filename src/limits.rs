@@ -17,6 +17,8 @@ pub const DATAGRAM_BYTES_MAX: usize = 4_096;
 pub const MESSAGE_BYTES_MAX: usize = 65_535;
 const _: () = assert!(HEADER_BYTES + NAME_BYTES_MAX + 4 + OPT_BYTES_MIN <= UDP_PAYLOAD_BYTES_MIN, "any question fits");
 
+/// Records behind the question of one query. OPT and TSIG or SIG(0) are all that anyone sends; more is a FORMERR.
+pub const QUERY_RECORDS_MAX: usize = 4;
 /// EDNS options read in one query; more is a FORMERR, for each costs a step of a loop.
 pub const EDNS_OPTIONS_MAX: usize = 16;
 /// Bytes of EXTRA-TEXT in an Extended DNS Error: longer ones are cut at build and start (RFC 8914 §2 leaves it to us).
@@ -24,6 +26,9 @@ pub const EDE_TEXT_BYTES_MAX: usize = 120;
 
 /// Records in one upstream answer; a larger one is treated as malformed.
 pub const ANSWER_RECORDS_MAX: usize = 1_024;
+/// Octets of names and RDATA in one answer while it is being judged, names uncompressed: half as much again as the largest
+/// message, for compression saves more than a third only in answers that nobody sends.
+pub const ANSWER_BYTES_MAX: usize = 98_304;
 /// Links of CNAME and alias chains together (CAMP: amplification of work).
 pub const CHAIN_LINKS_MAX: usize = 8;
 /// Upstream sends for one client's question, chains, retries and TCP included (CAMP).
@@ -56,6 +61,9 @@ pub const CACHE_CHUNK_BYTES: usize = 128;
 pub const CACHE_ENTRY_BYTES_MAX: usize = 16_384;
 /// Records in an answer kept in the cache: each has a TTL to count down.
 pub const CACHE_ENTRY_RECORDS_MAX: usize = 256;
+/// Entries that one eviction from the cache looks at: in a cache whose entries are nearly all in use, the search for one
+/// that is not would otherwise hold up a query for as long as the cache is large.
+pub const CACHE_EVICTION_STEPS_MAX: usize = 64;
 /// Seconds that an answer may be cached at most (RFC 8767 §4 advises a week; a day bounds what a mistake costs).
 pub const TTL_S_MAX: u32 = 86_400;
 

@@ -1,1 +1,18 @@
-//! Load tools and floors to measure Corewall against.
+//! What the bench tools share, in the order of a measurement: what is asked, what answer is right, how it travels,
+//! how long it took, what it cost the server, and the loop that ties them.
+//!
+//! Invariant: nothing here uses the appliance's crates, so no mistake of the server can hide in its checker.
+
+pub mod questions;
+
+pub mod answer;
+
+pub mod datagrams;
+
+pub mod latency;
+
+pub mod process;
+
+pub mod load;
+
+pub mod server;

@@ -107,6 +107,13 @@ pub fn hash(key: HashKey, name: &Name) -> NameHash {
     hashes.whole()
 }
 
+/// The hash of the text of a rule that has no name: a pattern, or a rewrite's source.
+pub fn hash_text(key: HashKey, text: &str) -> NameHash {
+    let mut state = SipHasher13::new_with_key(&key.0);
+    state.write(text.as_bytes());
+    NameHash(state.finish())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -188,6 +188,8 @@ pub struct Rule {
 }
 
 /// What a rule is looked up by.
+// One rule exists at a time and is handed on by reference; a box would cost an allocation for each of millions.
+#[expect(clippy::large_enum_variant)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RuleKey {
     /// A name with scope exact, subtree or below; `target` for an alias.

@@ -13,141 +13,523 @@
 //! Architecture invariant: nothing here performs I/O, reads a clock, logs, panics on what a packet holds, or allocates after
 //! [`Core::new`]. Time comes in as [`Now`]; randomness from a generator that [`Core::new`] is given the seed of.
 
-pub mod question;
-pub mod client;
+// In the order of a query's life.
+pub mod answer;
+pub mod block;
 pub mod cache;
-pub mod local;
+pub mod client;
 pub mod filter;
-pub mod rule;
+pub mod local;
 pub mod pattern;
+pub mod question;
+pub mod reply;
+pub mod rewrite;
+pub mod rule;
+pub mod rulebook;
+pub mod step;
 pub mod upstream;
 pub mod waiting;
-pub mod answer;
-pub mod rewrite;
-pub mod reply;
-pub mod block;
-pub mod settings;
+// What the stages share.
+mod chain;
 pub mod counters;
-mod query;
+pub mod query;
+mod resolve;
+pub mod settings;
+mod why;
+pub mod wire;
 
-pub use query::Core;
+use std::sync::Arc;
 
-use std::net::{IpAddr, SocketAddr};
+use corewall_sharding::name::Name;
+use corewall_sharding::rule::{ClassId, Kind};
 
-use crate::limits;
+pub use self::step::{
+    DropReason, ExchangeId, Now, Origin, Ready, Step, StoreFailed, Ticket, Transport, UpstreamRequest,
+};
 
-/// Microseconds on a monotonic clock whose zero is any moment before the first event.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Now(pub u64);
+use self::answer::Answer;
+use self::block::Blocked;
+use self::cache::{Cache, EntryHead};
+use self::chain::push_links;
+use self::counters::Counters;
+use self::filter::Lookup;
+use self::pattern::Matches;
+use self::query::{AliasAsked, Link, Queries, Stage, Subject};
+use self::question::{Question, Rejection};
+use self::reply::{Body, Ede, ReplyHead};
+use self::resolve::Resolver;
+use self::rule::Rows;
+use self::rulebook::RuleBook;
+use self::settings::{OnStoreError, Settings};
+use self::upstream::GroupId;
+use self::why::{Failure, Why, ede_text};
+use self::wire::{rcode, rtype};
 
-impl Now {
-    /// This moment and `us` microseconds.
-    pub fn plus_us(self, us: u64) -> Now {
-        Now(self.0.saturating_add(us))
+/// Everything that answers the queries of one worker, but the sockets, the store and the patterns.
+pub struct Core {
+    settings: Arc<Settings>,
+    rules: Arc<RuleBook>,
+    /// Grows with each change of rules or settings; cached answers bear the one they were judged under.
+    rules_stamp: u64,
+    counters: Arc<Counters>,
+    cache: Cache,
+    queries: Queries,
+    resolver: Resolver,
+    /// Upstream group of each class that has servers of its own.
+    class_groups: Vec<Option<GroupId>>,
+    default_group: GroupId,
+    allow_group: GroupId,
+    block_group: GroupId,
+    // Scratch, used within one event and never across two.
+    lookup: Lookup,
+    answer: Answer,
+    body: Body,
+    recalled: Vec<u8>,
+    overflow: Question,
+}
+
+impl Core {
+    /// Takes all the memory that this worker will need. `seed` must be unpredictable in service: message ids come from it.
+    pub fn new(settings: Arc<Settings>, rules: Arc<RuleBook>, seed: [u8; 32]) -> Core {
+        let mut resolver = Resolver::new(seed);
+        let cache = Cache::new(settings.cache.bytes, resolver.chance.seeds());
+        let mut core = Core {
+            rules_stamp: 0,
+            counters: Arc::default(),
+            cache,
+            queries: Queries::new(),
+            resolver,
+            class_groups: Vec::new(),
+            default_group: 0,
+            allow_group: 0,
+            block_group: 0,
+            lookup: Lookup::new(),
+            answer: Answer::new(),
+            body: Body::new(),
+            recalled: vec![0; crate::limits::MESSAGE_BYTES_MAX],
+            overflow: Question::EMPTY,
+            settings: settings.clone(),
+            rules: rules.clone(),
+        };
+        core.switch(settings, rules);
+        core
     }
 
-    /// Whole seconds from `earlier` to this moment; 0 when it is later.
-    pub fn seconds_since(self, earlier: Now) -> u32 {
-        u32::try_from(self.0.saturating_sub(earlier.0) / 1_000_000).unwrap_or(u32::MAX)
+    /// Goes over to other settings and rules, between two batches. Cached answers are judged again when they are asked for.
+    pub fn switch(&mut self, settings: Arc<Settings>, rules: Arc<RuleBook>) {
+        let upstreams = &mut self.resolver.upstreams;
+        upstreams.configure(&settings.groups);
+        self.default_group = upstreams.group("default");
+        self.allow_group = upstreams.group("allow");
+        self.block_group = upstreams.group("block");
+        self.class_groups.clear();
+        self.class_groups.extend(
+            rules
+                .classes()
+                .iter()
+                .map(|class| (!class.servers.is_empty()).then(|| upstreams.group_of_rule(&class.servers))),
+        );
+        self.settings = settings;
+        self.rules = rules;
+        self.rules_stamp += 1;
+    }
+
+    /// Stages 1 and 2: takes a message in. `out` holds [`crate::limits::UDP_PAYLOAD_BYTES_MAX`] bytes for UDP and
+    /// [`crate::limits::MESSAGE_BYTES_MAX`] for TCP. On the hot path.
+    pub fn on_datagram(&mut self, now: Now, from: Origin, datagram: &[u8], out: &mut [u8]) -> Step {
+        self.counters.received.add(1);
+        if from.client.port() == 0 {
+            return self.drop_unbegun(DropReason::Unanswerable);
+        }
+        let Some((ticket, query)) = self.queries.begin(from) else {
+            return self.turn_away(from, datagram, out);
+        };
+        match question::parse(datagram, from.transport, &mut query.question) {
+            Ok(()) => {}
+            Err(rejection) => {
+                self.queries.end(ticket);
+                return self.reject(from, rejection, datagram, out);
+            }
+        }
+        match client::admit(&self.settings, from.client.ip()) {
+            Some(policy) => query.policy = policy,
+            None => {
+                self.counters.refused_clients.add(1);
+                return self.fail(now, ticket, rcode::REFUSED, Failure::ClientNotAllowed, out);
+            }
+        }
+        self.recall(now, ticket, out)
+    }
+
+    /// Stage 3: an answer that is still fresh, judged under the rules of now.
+    fn recall(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
+        let Some(query) = self.queries.get(ticket) else { return lost() };
+        if let Some(entry) = self.cache.find(&query.cache_key(), now)
+            && self.cache.head(entry).is_some_and(|head| head.rules == self.rules_stamp)
+        {
+            return self.reply_from_cache(now, ticket, entry, out);
+        }
+        self.answer_locally(now, ticket, out)
+    }
+
+    fn reply_from_cache(&mut self, now: Now, ticket: Ticket, entry: cache::EntryId, out: &mut [u8]) -> Step {
+        let Some(query) = self.queries.get(ticket) else { return lost() };
+        self.counters.cache_hits.add(1);
+        let ede = self.cache.head(entry).and_then(|head| head.ede);
+        let text = ede.map_or("", |(_, text)| ede_text(&self.settings, &self.rules, text));
+        let bytes = self.cache.write_reply(entry, now, &query.question, query.origin.transport, text, out);
+        self.reply(ticket, bytes)
+    }
+
+    /// Stage 4: records of our own for the name that is to be resolved.
+    fn answer_locally(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
+        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
+        self.answer.clear();
+        let Ok(()) = push_links(&mut self.answer, &query.question.name, query.links()) else {
+            return self.fail(now, ticket, rcode::SERVFAIL, Failure::ChainTooLong, out);
+        };
+        if !self.settings.local.answer(query.resolved(), query.question.qtype, &mut self.answer) {
+            return self.judge(now, ticket, Subject::Resolved, out);
+        }
+        // A local CNAME leads on, as an alias does.
+        if query.question.qtype != rtype::CNAME
+            && let Some((target, ttl_s)) = self.answer.chain_target(query.links().len())
+        {
+            return self.follow(now, ticket, Link { ttl_s, target }, out);
+        }
+        self.counters.local_answers.add(1);
+        self.body.compose(&query.question, &self.answer);
+        self.conclude(now, ticket, cache::Origin::Rule, u32::MAX, None, out)
+    }
+
+    /// Stage 5: begins to ask the rules about a name.
+    fn judge(&mut self, now: Now, ticket: Ticket, subject: Subject, out: &mut [u8]) -> Step {
+        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
+        let Some(name) = subject_name(query, &self.answer, subject) else { return lost() };
+        query.judgement = rule::Judgement::default();
+        query.stage = Stage::Judging(subject);
+        if self.lookup.probe(&self.rules, &name) {
+            self.counters.store_reads.add(1);
+            return Step::AskStore(ticket);
+        }
+        self.scan_or_decide(now, ticket, out)
+    }
+
+    /// What is to be read or scanned after [`Step::AskStore`] or [`Step::AskPatterns`].
+    pub fn lookup(&self) -> &Lookup {
+        &self.lookup
+    }
+
+    /// Stage 6: the store's rows for [`Core::lookup`].
+    pub fn on_rows(&mut self, now: Now, ticket: Ticket, rows: Result<&Rows, StoreFailed>, out: &mut [u8]) -> Step {
+        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
+        let Stage::Judging(subject) = query.stage else { return lost() };
+        let Some(name) = subject_name(query, &self.answer, subject) else { return lost() };
+        let Ok(rows) = rows else { return self.on_store_failure(now, ticket, subject, out) };
+        if rows.as_slice().is_empty() {
+            self.counters.store_reads_empty.add(1);
+        }
+        let asked = query.asked(&name);
+        let mut judgement = query.judgement;
+        for &(labels, class) in rows.as_slice() {
+            judgement.consider_row(&self.rules, &asked, labels, class);
+        }
+        query.judgement = judgement;
+        self.scan_or_decide(now, ticket, out)
+    }
+
+    fn scan_or_decide(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
+        let Some(query) = self.queries.get(ticket) else { return lost() };
+        if query.judgement.needs_patterns(&self.rules) {
+            self.counters.pattern_scans.add(1);
+            return Step::AskPatterns(ticket);
+        }
+        self.decide(now, ticket, out)
+    }
+
+    /// Stage 7: the patterns that match [`Lookup::text`].
+    pub fn on_matches(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        matches: Result<&Matches, StoreFailed>,
+        out: &mut [u8],
+    ) -> Step {
+        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
+        let Stage::Judging(subject) = query.stage else { return lost() };
+        let Some(name) = subject_name(query, &self.answer, subject) else { return lost() };
+        let Ok(matches) = matches else { return self.on_store_failure(now, ticket, subject, out) };
+        let asked = query.asked(&name);
+        let mut judgement = query.judgement;
+        for &pattern in matches.as_slice() {
+            judgement.consider_pattern(&self.rules, &asked, pattern);
+        }
+        query.judgement = judgement;
+        self.decide(now, ticket, out)
+    }
+
+    /// The verdict is in: carries it out.
+    fn decide(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
+        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
+        let Stage::Judging(subject) = query.stage else { return lost() };
+        query.is_private |= query.judgement.depends_on_client();
+        let Some(winner) = query.judgement.winner() else { return self.let_pass(now, ticket, subject, out) };
+        let Some(kind) = self.rules.class(winner.class).map(|class| class.kind) else { return lost() };
+        match kind {
+            Kind::Block => self.block(now, ticket, subject, Some(winner.class), out),
+            Kind::Alias => {
+                query.stage = Stage::Target(subject, AliasAsked { labels: winner.labels, class: winner.class });
+                match winner.pattern {
+                    Some(pattern) => {
+                        let target = self.rules.pattern(pattern).and_then(|(_, target)| target);
+                        self.on_target(now, ticket, Ok(target), out)
+                    }
+                    None => Step::AskTarget(ticket),
+                }
+            }
+            Kind::Allow | Kind::ForwardAllow | Kind::ForwardBlock => {
+                // Only the verdict on the name itself chooses the upstream; in a chain it merely does not block.
+                if subject == Subject::Resolved {
+                    query.is_allowed = true;
+                    let own = self.class_groups.get(winner.class as usize).copied().flatten();
+                    query.group = own.unwrap_or(match kind {
+                        Kind::ForwardAllow => self.allow_group,
+                        Kind::ForwardBlock => self.block_group,
+                        Kind::Allow | Kind::Alias | Kind::Block => self.default_group,
+                    });
+                }
+                self.let_pass_to(now, ticket, subject, out)
+            }
+        }
+    }
+
+    fn on_store_failure(&mut self, now: Now, ticket: Ticket, subject: Subject, out: &mut [u8]) -> Step {
+        self.counters.store_failures.add(1);
+        if let Some(query) = self.queries.get_mut(ticket) {
+            // What was not judged must not outlive the failure in the cache.
+            query.is_private = true;
+        }
+        match self.settings.on_store_error {
+            OnStoreError::Servfail => self.fail(now, ticket, rcode::SERVFAIL, Failure::StoreFailed, out),
+            OnStoreError::Allow => self.let_pass(now, ticket, subject, out),
+            OnStoreError::Block => self.block(now, ticket, subject, None, out),
+        }
+    }
+
+    /// The question is answered as blocked, whatever its type.
+    fn block(&mut self, now: Now, ticket: Ticket, subject: Subject, class: Option<ClassId>, out: &mut [u8]) -> Step {
+        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
+        let rules = &self.rules;
+        let class = class.and_then(|class| rules.class(class));
+        let list = class.and_then(|class| rules.list(class.list));
+        let policy = self.settings.policies.get(usize::from(query.policy));
+        let defaults = block::Defaults {
+            mode: policy.and_then(|policy| policy.block_mode).unwrap_or(self.settings.block_mode),
+            ttl_s: self.settings.block_ttl_s,
+        };
+        let Question { name, qtype, .. } = &query.question;
+        match block::answer(&mut self.answer, name, *qtype, class, list, defaults) {
+            Ok(Blocked::Answered) => {}
+            Ok(Blocked::Dropped) => return self.drop(ticket, DropReason::BlockMode),
+            Ok(Blocked::TcpOnly) if query.origin.transport == Transport::Udp => {
+                let bytes = reply::write_truncated(&query.question, out);
+                return self.reply(ticket, bytes);
+            }
+            Ok(Blocked::TcpOnly) => {
+                // Kept, the answer would reach clients over UDP.
+                query.is_private = true;
+                if let Subject::Chained(_) = subject {
+                    // The answer was emptied above; over TCP it is simply asked for again, without uncloaking.
+                    query.is_allowed = true;
+                    return self.ask_upstream(now, ticket, out);
+                }
+                return self.let_pass(now, ticket, subject, out);
+            }
+            Err(answer::AnswerFull) => {
+                return self.fail(now, ticket, rcode::SERVFAIL, Failure::UpstreamBroken, out);
+            }
+        }
+        self.counters.blocked.add(1);
+        if subject != Subject::Resolved {
+            self.counters.uncloaked.add(1);
+        }
+        let why = match (class, list) {
+            (Some(class), Some(list)) => Why::List { code: list.ede_code, list: class.list },
+            _ => Why::Failure(Failure::StoreFailed),
+        };
+        self.body.compose(&query.question, &self.answer);
+        // A block that uncloaking found stands on an upstream's answer: that may change.
+        let (origin, ttl_s) = match subject {
+            Subject::Resolved => (cache::Origin::Rule, u32::MAX),
+            Subject::Chained(_) => (
+                cache::Origin::Upstream { group: query.group, chain: true },
+                self.answer.ttl_s_min().unwrap_or(self.settings.block_ttl_s),
+            ),
+        };
+        self.conclude(now, ticket, origin, ttl_s, Some(why), out)
+    }
+
+    /// No rule decides: the default upstream, or the next link of the chain.
+    fn let_pass(&mut self, now: Now, ticket: Ticket, subject: Subject, out: &mut [u8]) -> Step {
+        if let Some(query) = self.queries.get_mut(ticket)
+            && subject == Subject::Resolved
+        {
+            query.group = self.default_group;
+        }
+        self.let_pass_to(now, ticket, subject, out)
+    }
+
+    fn let_pass_to(&mut self, now: Now, ticket: Ticket, subject: Subject, out: &mut [u8]) -> Step {
+        match subject {
+            Subject::Resolved => self.resolve(now, ticket, out),
+            Subject::Chained(index) => self.uncloak(now, ticket, index + 1, out),
+        }
+    }
+
+    /// Stage 8: the name is not blocked: from the cache after all, or from upstream.
+    fn resolve(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
+        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
+        if query.question.qtype == rtype::ANY {
+            let Ok(()) = block::answer_any(&mut self.answer, &query.question.name) else { return lost() };
+            self.body.compose(&query.question, &self.answer);
+            return self.conclude(now, ticket, cache::Origin::Rule, u32::MAX, None, out);
+        }
+        let key = query.cache_key_of(query.resolved());
+        if let Some(entry) = self.cache.find(&key, now)
+            && let Some(head) = self.cache.head(entry).copied()
+        {
+            let is_current = head.rules == self.rules_stamp;
+            let is_ours = match head.origin {
+                // Judged again just now; the names in its chain were judged under the old rules only.
+                cache::Origin::Upstream { group, chain } => group == query.group && (!chain || is_current),
+                cache::Origin::Failure => true,
+                cache::Origin::Rule => false,
+            };
+            if is_ours && query.links().is_empty() {
+                if !query.is_private {
+                    self.cache.confirm(entry, self.rules_stamp);
+                    self.counters.cache_confirmed.add(1);
+                }
+                return self.reply_from_cache(now, ticket, entry, out);
+            }
+            if is_ours && head.ede.is_none() {
+                return self.resolve_from_cache(now, ticket, entry, out);
+            }
+        }
+        if !query.question.recursion_desired {
+            return self.fail(now, ticket, rcode::REFUSED, Failure::NotRecursive, out);
+        }
+        self.ask_upstream(now, ticket, out)
+    }
+
+    /// Stages 10 and 11: keeps what `answer` and `body` hold for `ttl_s` seconds and replies.
+    fn conclude(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        origin: cache::Origin,
+        ttl_s: u32,
+        why: Option<Why>,
+        out: &mut [u8],
+    ) -> Step {
+        let Some(query) = self.queries.get(ticket) else { return lost() };
+        let ede = why.filter(|_| self.settings.ede).map(Why::to_code_and_text);
+        let (rcode, authentic_data) = (self.answer.rcode, self.answer.authentic_data);
+        if ttl_s > 0 && !query.is_private {
+            let rules = self.rules_stamp;
+            let head = EntryHead { origin, rcode, authentic_data, ede, rules, stored: now, ttl_s };
+            self.cache.keep(&query.cache_key(), head, &self.body);
+        }
+        let ede = ede.map(|(code, text)| Ede { code, text: ede_text(&self.settings, &self.rules, text) });
+        let head = ReplyHead { rcode, authentic_data, ede };
+        let bytes = reply::write(&query.question, query.origin.transport, head, &self.body, out);
+        self.reply(ticket, bytes)
+    }
+
+    /// Replies without records. Failures of upstreams are kept for a while (RFC 9520).
+    fn fail(&mut self, now: Now, ticket: Ticket, rcode: u16, failure: Failure, out: &mut [u8]) -> Step {
+        let Some(query) = self.queries.get(ticket) else { return lost() };
+        if rcode == rcode::SERVFAIL {
+            self.counters.servfail.add(1);
+        }
+        let is_kept = matches!(
+            failure,
+            Failure::UpstreamsSilent | Failure::UpstreamRefused | Failure::UpstreamBroken | Failure::ChainTooLong
+        );
+        self.answer.clear();
+        self.answer.rcode = rcode;
+        self.body.compose(&query.question, &self.answer);
+        let ttl_s = if is_kept { self.settings.cache.failure_ttl_s } else { 0 };
+        self.conclude(now, ticket, cache::Origin::Failure, ttl_s, Some(Why::Failure(failure)), out)
+    }
+
+    fn reply(&mut self, ticket: Ticket, bytes: usize) -> Step {
+        let Some(query) = self.queries.get(ticket) else { return lost() };
+        let to = query.origin;
+        self.queries.end(ticket);
+        self.counters.replies.add(1);
+        Step::Reply { bytes, to }
+    }
+
+    fn drop(&mut self, ticket: Ticket, reason: DropReason) -> Step {
+        self.queries.end(ticket);
+        self.drop_unbegun(reason)
+    }
+
+    fn drop_unbegun(&mut self, reason: DropReason) -> Step {
+        self.counters.dropped(reason);
+        Step::Drop(reason)
+    }
+
+    fn reject(&mut self, from: Origin, rejection: Rejection, datagram: &[u8], out: &mut [u8]) -> Step {
+        match rejection {
+            Rejection::Drop(reason) => self.drop_unbegun(reason),
+            Rejection::Reply(reply) => {
+                self.counters.rejected.add(1);
+                self.counters.replies.add(1);
+                Step::Reply { bytes: reply::write_error(&reply, datagram, out), to: from }
+            }
+        }
+    }
+
+    /// All slots are taken: the client is told at once rather than left to wait.
+    fn turn_away(&mut self, from: Origin, datagram: &[u8], out: &mut [u8]) -> Step {
+        if let Err(rejection) = question::parse(datagram, from.transport, &mut self.overflow) {
+            return self.reject(from, rejection, datagram, out);
+        }
+        self.counters.overloaded.add(1);
+        self.counters.servfail.add(1);
+        self.counters.replies.add(1);
+        let (code, text) = Failure::Overloaded.ede();
+        let head = ReplyHead { rcode: rcode::SERVFAIL, authentic_data: false, ede: Some(Ede { code, text }) };
+        Step::Reply { bytes: reply::write_empty(&self.overflow, from.transport, head, out), to: from }
+    }
+
+    /// What this worker counts.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Queries under way: 0 when every one taken in was replied to or dropped.
+    pub fn queries_waiting(&self) -> usize {
+        self.queries.len()
+    }
+
+    /// Answers in the cache.
+    pub fn cached(&self) -> usize {
+        self.cache.len()
     }
 }
 
-/// How a message travels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Transport {
-    /// One datagram, bounded by the client's EDNS size.
-    Udp,
-    /// A stream of messages with a length in front.
-    Tcp,
+/// A query that is gone. Cannot happen while `serve` keeps to the contract: tickets end with a reply or a drop.
+fn lost() -> Step {
+    debug_assert!(false, "a step for a query that is over");
+    Step::Drop(DropReason::TimedOut)
 }
 
-/// Where a query came from and where its reply goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Origin {
-    /// The client's address and port.
-    pub client: SocketAddr,
-    /// The address that it asked, when the socket is bound to all of them.
-    pub local: Option<IpAddr>,
-    /// How it asked.
-    pub transport: Transport,
-    /// For `serve` alone: socket or connection.
-    pub token: u64,
+fn subject_name(query: &query::Query, answer: &Answer, subject: Subject) -> Option<Name> {
+    match subject {
+        Subject::Resolved => Some(*query.resolved()),
+        Subject::Chained(index) => answer.chain_target(index).map(|(name, _)| name),
+    }
 }
-
-/// A query that waits; void once it has been replied to or dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Ticket {
-    index: u32,
-    turn: u32,
-}
-
-/// An upstream exchange in flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ExchangeId {
-    index: u32,
-    turn: u32,
-}
-
-/// What `serve` is to do next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Send the first `bytes` of the buffer to `to`; the query is over.
-    Reply { bytes: usize, to: Origin },
-    /// Nothing is sent; the query is over.
-    Drop(DropReason),
-    /// Read the rows of [`Core::lookup`] and call [`Core::on_rows`].
-    AskStore(Ticket),
-    /// Read the target of [`Core::alias_asked`] and call [`Core::on_target`].
-    AskTarget(Ticket),
-    /// Scan the text of [`Core::lookup`] and call [`Core::on_matches`].
-    AskPatterns(Ticket),
-    /// The query waits for an upstream; see [`Core::next_ready`].
-    Wait(Ticket),
-}
-
-/// Work that an event left behind; to be drained by [`Core::next_ready`] before the next event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ready {
-    /// Send [`Core::upstream_request`].
-    Send(ExchangeId),
-    /// Call [`Core::resume`].
-    Query(Ticket),
-    /// The exchange's sends are over: what belongs to it (a TCP connection) may be closed.
-    Done(ExchangeId),
-}
-
-/// The store or the patterns could not be read. The reason was counted and said by who found it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StoreFailed;
-
-/// Why a message gets no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DropReason {
-    /// Shorter than a header.
-    Short,
-    /// QR set: answering a response would let two servers loop (RFC 1035 §4.1.1).
-    NotAQuery,
-    /// From port 0 or another address that cannot be answered.
-    Unanswerable,
-    /// The block mode says so.
-    BlockMode,
-    /// The query's time was over before an answer came.
-    TimedOut,
-}
-
-/// An upstream request to send.
-#[derive(Clone, Copy, Debug)]
-pub struct UpstreamRequest<'a> {
-    /// To whom.
-    pub server: upstream::ServerId,
-    /// Its address.
-    pub address: SocketAddr,
-    /// How.
-    pub transport: Transport,
-    /// Which of the server's sockets (source ports), below [`limits::SERVER_SOCKETS`]; for UDP.
-    pub socket: u16,
-    /// The message, without a length in front.
-    pub message: &'a [u8],
-}
-
-const _: () = assert!(limits::SERVER_SOCKETS <= u16::MAX as usize);

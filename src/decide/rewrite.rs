@@ -1,28 +1,270 @@
 //! Stage 9, rewrite: addresses in upstream answers replaced, TTLs bounded, before the answer is kept.
+//!
+//! Invariant: [`Rewrites::apply`] costs at most one look-up for each prefix length that occurs in the rules and each address in
+//! the answer. Addresses within other types (SVCB hints, RFC 9460 §7.3) are left alone.
 
-use corewall_sharding::rule::IpRewrite;
+use std::net::IpAddr;
 
-use super::answer::Answer;
+use ahash::RandomState;
+use corewall_sharding::rule::{IpRewrite, ListId};
+use hashbrown::HashMap;
+use ipnet::IpNet;
+
+use super::answer::{Answer, Record, Section};
 use super::settings::CacheBounds;
+use super::wire::{rcode, rtype};
+use crate::limits::TTL_S_MAX;
 
 /// The generation's address rewrites, longest prefix first. Immutable.
 #[derive(Clone, Debug, Default)]
-pub struct Rewrites {}
+pub struct Rewrites {
+    v4: Vec<Prefixes<4>>,
+    v6: Vec<Prefixes<16>>,
+}
+
+/// The rewrites of one family whose prefixes are of one length.
+#[derive(Clone, Debug)]
+struct Prefixes<const N: usize> {
+    bits: u8,
+    /// By network address.
+    networks: HashMap<[u8; N], Targets<N>, RandomState>,
+}
+
+/// What one prefix becomes by each list; the lower list number first.
+type Targets<const N: usize> = Vec<(ListId, [u8; N])>;
 
 impl Rewrites {
-    /// From the generation's rules; of equal prefixes the lower list number wins.
-    pub fn new(_rules: &[IpRewrite]) -> Self {
-        todo!()
+    /// From the generation's rules; of equal prefixes the lower list number wins, then the one that comes first. A rule
+    /// between two families can't exist in a generation and is passed over.
+    pub fn new(rules: &[IpRewrite]) -> Self {
+        let mut rewrites = Self::default();
+        for rule in rules {
+            match (rule.from, rule.to) {
+                (IpNet::V4(from), IpAddr::V4(to)) => {
+                    insert(&mut rewrites.v4, from.prefix_len(), from.network().octets(), rule.list, to.octets());
+                }
+                (IpNet::V6(from), IpAddr::V6(to)) => {
+                    insert(&mut rewrites.v6, from.prefix_len(), from.network().octets(), rule.list, to.octets());
+                }
+                _ => {}
+            }
+        }
+        rewrites
     }
+
     /// Replaces A and AAAA data by the longest prefix that holds it and applies (`applies` tells whether a list does
-    /// under the policy). Signatures over a changed RRset are dropped and AD cleared.
-    pub fn apply(&self, _answer: &mut Answer, _applies: &dyn Fn(u16) -> bool) -> bool {
-        todo!()
+    /// under the policy). Signatures over a changed RRset are dropped and AD cleared. Returns whether anything changed.
+    pub fn apply(&self, answer: &mut Answer, applies: &dyn Fn(ListId) -> bool) -> bool {
+        let v4 = replace(&self.v4, answer, rtype::A, applies);
+        let v6 = replace(&self.v6, answer, rtype::AAAA, applies);
+        v4 || v6
     }
 }
 
-/// Caps and lifts the TTLs of `answer`, and returns the seconds it may be kept: 0 means not at all. Negative answers
-/// are kept by their SOA (RFC 2308 §5), and not at all without one.
-pub fn bound_ttls(_answer: &mut Answer, _qtype: u16, _bounds: &CacheBounds) -> u32 {
-    todo!()
+fn insert<const N: usize>(prefixes: &mut Vec<Prefixes<N>>, bits: u8, network: [u8; N], list: ListId, to: [u8; N]) {
+    let at = match prefixes.binary_search_by(|held| bits.cmp(&held.bits)) {
+        Ok(at) => at,
+        Err(at) => {
+            prefixes.insert(at, Prefixes { bits, networks: HashMap::default() });
+            at
+        }
+    };
+    if let Some(held) = prefixes.get_mut(at) {
+        let targets = held.networks.entry(network).or_default();
+        targets.insert(targets.partition_point(|(other, _)| *other <= list), (list, to));
+    }
+}
+
+fn replace<const N: usize>(
+    prefixes: &[Prefixes<N>],
+    answer: &mut Answer,
+    rtype: u16,
+    applies: &dyn Fn(ListId) -> bool,
+) -> bool {
+    if prefixes.is_empty() {
+        return false;
+    }
+    let target = |address: &[u8; N]| {
+        prefixes.iter().find_map(|held| {
+            let targets = held.networks.get(&masked(address, held.bits))?;
+            targets.iter().find(|(list, _)| applies(*list)).map(|(_, to)| *to)
+        })
+    };
+    let replaced = answer.replace_rdata(|record: &Record<'_>| {
+        let is_address = record.rtype == rtype && record.section == Section::Answer;
+        if is_address { record.rdata.try_into().ok().and_then(target) } else { None }
+    });
+    if replaced {
+        answer.retain(|record| record.covered() != Some(rtype));
+        answer.drop_duplicates(rtype);
+        answer.authentic_data = false;
+    }
+    replaced
+}
+
+/// The first `bits` bits of an address, the others zero.
+fn masked<const N: usize>(address: &[u8; N], bits: u8) -> [u8; N] {
+    let mut network = *address;
+    for (at, octet) in network.iter_mut().enumerate() {
+        let kept = usize::from(bits).saturating_sub(8 * at).min(8);
+        *octet &= !(0xffu16 >> kept) as u8;
+    }
+    network
+}
+
+/// Caps and lifts the TTLs of `answer`, and returns the seconds it may be kept: 0 means not at all.
+///
+/// An answer with data is kept as long as its shortest record. A negative one (NXDOMAIN, or no record of `qtype` at the
+/// chain's end) is kept by its SOA, whose TTL becomes the least of its own, its MINIMUM field and the negative bound
+/// (RFC 2308 §5; the lower bound does not lift it), and not at all without one. Other RCODEs are not kept by their records.
+pub fn bound_ttls(answer: &mut Answer, qtype: u16, bounds: &CacheBounds) -> u32 {
+    let ttl_s_max = bounds.ttl_s_max.min(TTL_S_MAX);
+    let ttl_s_min = bounds.ttl_s_min.min(ttl_s_max);
+    let is_negative = answer.rcode == rcode::NXDOMAIN || !answer.has_data(qtype);
+    let mut denied = false;
+    answer.set_ttls(|record| {
+        if is_negative && record.section == Section::Authority && record.rtype == rtype::SOA {
+            denied = true;
+            let minimum = record.rdata.last_chunk::<4>().map_or(0, |octets| u32::from_be_bytes(*octets));
+            record.ttl_s.min(minimum).min(bounds.negative_ttl_s_max).min(TTL_S_MAX)
+        } else {
+            record.ttl_s.clamp(ttl_s_min, ttl_s_max)
+        }
+    });
+    if !matches!(answer.rcode, rcode::NOERROR | rcode::NXDOMAIN) || (is_negative && !denied) {
+        return 0;
+    }
+    answer.ttl_s_min().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use corewall_sharding::name::Name;
+
+    fn name(text: &str) -> Name {
+        Name::from_text(text).unwrap()
+    }
+
+    fn rule(from: &str, to: &str, list: ListId) -> IpRewrite {
+        IpRewrite { from: from.parse().unwrap(), to: to.parse().unwrap(), list }
+    }
+
+    fn addresses(rewrites: &Rewrites, address: &str, applies: &dyn Fn(ListId) -> bool) -> String {
+        let mut answer = Answer::new();
+        let address: IpAddr = address.parse().unwrap();
+        let (rtype, rdata) = match address {
+            IpAddr::V4(v4) => (rtype::A, v4.octets().to_vec()),
+            IpAddr::V6(v6) => (rtype::AAAA, v6.octets().to_vec()),
+        };
+        answer.push(Section::Answer, &name("x.example"), rtype, 1, 60, &rdata).unwrap();
+        rewrites.apply(&mut answer, applies);
+        let rdata = answer.records().next().unwrap().rdata.to_vec();
+        match <[u8; 4]>::try_from(rdata.clone()) {
+            Ok(v4) => IpAddr::from(v4).to_string(),
+            Err(_) => IpAddr::from(<[u8; 16]>::try_from(rdata).unwrap()).to_string(),
+        }
+    }
+
+    #[test]
+    fn the_longest_prefix_that_applies_wins() {
+        let rewrites = Rewrites::new(&[
+            rule("10.0.0.0/8", "192.0.2.8", 0),
+            rule("10.1.0.0/16", "192.0.2.16", 1),
+            rule("10.1.2.3/32", "192.0.2.33", 3),
+            rule("10.1.2.3/32", "192.0.2.32", 2),
+            rule("2001:db8::/33", "2001:db8::33", 0),
+            rule("0.0.0.0/0", "192.0.2.0", 9),
+        ]);
+        let all = |_| true;
+        assert_eq!(addresses(&rewrites, "10.1.2.3", &all), "192.0.2.32");
+        assert_eq!(addresses(&rewrites, "10.1.2.3", &|list| list != 2), "192.0.2.33");
+        assert_eq!(addresses(&rewrites, "10.1.2.3", &|list| list < 2), "192.0.2.16");
+        assert_eq!(addresses(&rewrites, "10.200.2.3", &all), "192.0.2.8");
+        assert_eq!(addresses(&rewrites, "11.0.0.1", &all), "192.0.2.0");
+        assert_eq!(addresses(&rewrites, "11.0.0.1", &|list| list != 9), "11.0.0.1");
+        assert_eq!(addresses(&rewrites, "2001:db8:7fff::1", &all), "2001:db8::33");
+        assert_eq!(addresses(&rewrites, "2001:db8:8000::1", &all), "2001:db8:8000::1");
+    }
+
+    #[test]
+    fn a_changed_set_loses_signatures_duplicates_and_ad() {
+        let rewrites = Rewrites::new(&[rule("10.0.0.0/8", "192.0.2.1", 0)]);
+        let owner = name("x.example");
+        let mut answer = Answer::new();
+        let signature = |covered: u16| [&covered.to_be_bytes()[..], &[0; 17]].concat();
+        answer.push(Section::Answer, &name("a.example"), rtype::CNAME, 1, 60, owner.as_wire()).unwrap();
+        answer.push(Section::Answer, &name("a.example"), rtype::RRSIG, 1, 60, &signature(rtype::CNAME)).unwrap();
+        for address in [[10, 0, 0, 1], [10, 0, 0, 2], [192, 0, 2, 7]] {
+            answer.push(Section::Answer, &owner, rtype::A, 1, 60, &address).unwrap();
+        }
+        answer.push(Section::Answer, &owner, rtype::RRSIG, 1, 60, &signature(rtype::A)).unwrap();
+        answer.authentic_data = true;
+        let untouched: Vec<_> = answer.records().map(|record| record.rdata.to_vec()).collect();
+        assert!(!rewrites.apply(&mut answer, &|_| false));
+        assert_eq!(answer.records().map(|record| record.rdata.to_vec()).collect::<Vec<_>>(), untouched);
+        assert!(answer.authentic_data);
+
+        assert!(rewrites.apply(&mut answer, &|_| true));
+        let left: Vec<_> = answer.records().map(|record| (record.rtype, record.rdata.to_vec())).collect();
+        assert_eq!(
+            left,
+            [
+                (rtype::CNAME, owner.as_wire().to_vec()),
+                (rtype::RRSIG, signature(rtype::CNAME)),
+                (rtype::A, vec![192, 0, 2, 1]),
+                (rtype::A, vec![192, 0, 2, 7]),
+            ]
+        );
+        assert!(!answer.authentic_data);
+    }
+
+    const BOUNDS: CacheBounds =
+        CacheBounds { bytes: 0, ttl_s_min: 10, ttl_s_max: 1_000, negative_ttl_s_max: 300, failure_ttl_s: 5 };
+
+    fn soa(ttl_s: u32, minimum: u32) -> Answer {
+        let mut answer = Answer::new();
+        let rdata = [&b"\0\0"[..], &[0; 16], &minimum.to_be_bytes()].concat();
+        answer.push(Section::Authority, &name("example"), rtype::SOA, 1, ttl_s, &rdata).unwrap();
+        answer
+    }
+
+    #[test]
+    fn ttls_of_data_are_clamped_each_and_the_least_keeps_the_answer() {
+        let mut answer = Answer::new();
+        for (octet, ttl_s) in [(1, 3), (2, 500), (3, 5_000)] {
+            answer.push(Section::Answer, &name("x.example"), rtype::A, 1, ttl_s, &[10, 0, 0, octet]).unwrap();
+        }
+        assert_eq!(bound_ttls(&mut answer, rtype::A, &BOUNDS), 10);
+        assert_eq!(answer.records().map(|record| record.ttl_s).collect::<Vec<_>>(), [10, 500, 1_000]);
+        let unbounded = CacheBounds { ttl_s_min: 0, ttl_s_max: u32::MAX, ..BOUNDS };
+        answer.set_ttls(|_| u32::MAX);
+        assert_eq!(bound_ttls(&mut answer, rtype::A, &unbounded), TTL_S_MAX);
+    }
+
+    #[test]
+    fn a_negative_answer_is_kept_by_its_soa() {
+        for (ttl_s, minimum, kept) in [(200, 100, 100), (100, 200, 100), (900, 900, 300), (5, 900, 5), (0, 900, 0)] {
+            let mut answer = soa(ttl_s, minimum);
+            assert_eq!(bound_ttls(&mut answer, rtype::A, &BOUNDS), kept);
+            assert_eq!(answer.records().next().unwrap().ttl_s, kept);
+        }
+        // The chain's links may end sooner than the denial.
+        let mut answer = soa(200, 200);
+        answer.push(Section::Answer, &name("x.example"), rtype::CNAME, 1, 50, b"\0").unwrap();
+        answer.rcode = rcode::NXDOMAIN;
+        assert_eq!(bound_ttls(&mut answer, rtype::A, &BOUNDS), 50);
+    }
+
+    #[test]
+    fn denials_without_soa_and_failures_are_not_kept() {
+        assert_eq!(bound_ttls(&mut Answer::new(), rtype::A, &BOUNDS), 0);
+        let mut link = Answer::new();
+        link.push(Section::Answer, &name("x.example"), rtype::CNAME, 1, 50, b"\0").unwrap();
+        assert_eq!(bound_ttls(&mut link, rtype::A, &BOUNDS), 0);
+        assert_eq!(bound_ttls(&mut link, rtype::CNAME, &BOUNDS), 50);
+        let mut failure = soa(200, 200);
+        failure.rcode = rcode::SERVFAIL;
+        assert_eq!(bound_ttls(&mut failure, rtype::A, &BOUNDS), 0);
+    }
 }

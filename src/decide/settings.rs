@@ -6,6 +6,7 @@ use corewall_sharding::rule::{BlockMode, ListId};
 use ipnet::IpNet;
 
 use super::local::LocalRecords;
+use crate::limits::TTL_S_MAX;
 
 /// A policy's number; 0 is the default one.
 pub type PolicyId = u16;
@@ -87,6 +88,34 @@ pub struct Settings {
     pub local: LocalRecords,
     /// What a store that cannot be read does to the answer.
     pub on_store_error: OnStoreError,
+}
+
+impl Default for Settings {
+    /// What a configuration that says nothing means.
+    fn default() -> Self {
+        let group = |name: &str| Group { name: name.to_owned(), servers: Vec::new() };
+        Self {
+            clients_allowed: Vec::new(),
+            policies: vec![Policy { name: "default".to_owned(), lists: None, block_mode: None }],
+            policy_clients: Vec::new(),
+            block_mode: BlockMode::Zero,
+            block_ttl_s: 60,
+            alias_ttl_s: 60,
+            ede: true,
+            ede_text: true,
+            cache: CacheBounds {
+                bytes: 64 << 20,
+                ttl_s_min: 0,
+                ttl_s_max: TTL_S_MAX,
+                negative_ttl_s_max: 3_600,
+                failure_ttl_s: 5,
+            },
+            groups: vec![group("default"), group("allow"), group("block")],
+            upstream_timeout_ms: 600,
+            local: LocalRecords::default(),
+            on_store_error: OnStoreError::default(),
+        }
+    }
 }
 
 impl Settings {

@@ -1,0 +1,63 @@
+# The commands of the project. The first two are all that a newcomer needs:
+#   make run     builds Corewall and a store of the sample lists, and serves it on 127.0.0.1:5353
+#   make test    runs every test
+# Both install what is missing (Debian packages, with sudo when not root) and say what.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+# rustup puts cargo here before a login shell knows it.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+COREWALL := target/release/corewall
+SAMPLE := tests/data/sample.toml
+SAMPLE_LISTS := $(wildcard tests/data/*/*.txt tests/data/*/*.list tests/data/own/*)
+
+.PHONY: help run test bench soak lint clean setup-build setup-test setup-bench FORCE
+
+help:
+	@sed -n '2,4s/^# *//p' Makefile
+	@echo 'make bench   CPU per answer against a bare reflector, in turns; results in bench/results'
+	@echo 'make soak    a minute of dnsperf at full speed with answers checked'
+	@echo 'make lint    format and clippy'
+	@echo 'make clean   takes away all that was built'
+
+run: target/run/built
+	@echo 'When it says ready, try in another terminal:'
+	@echo '  dig @127.0.0.1 -p 5353 0slot.trade               blocked: 0.0.0.0'
+	@echo '  dig @127.0.0.1 -p 5353 1inch.io                  allowed: SERVFAIL until $(SAMPLE) names an upstream'
+	@echo '  dig @127.0.0.1 -p 5353 old-portal.example.org    an alias of portal.example.org: 192.0.2.10'
+	@exec $(COREWALL) serve --config $(SAMPLE)
+
+test: setup-test
+	cargo test --workspace
+
+bench: setup-bench target/bench/built
+	target/release/compare
+
+soak: setup-bench target/bench/built
+	bench/soak.sh
+
+lint: setup-build
+	cargo fmt --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+clean:
+	cargo clean
+
+setup-build setup-test setup-bench:
+	@.ci/setup $(@:setup-%=%)
+
+# Cargo knows what has changed; what depends on the binary is made anew only when cargo made a new one.
+$(COREWALL): FORCE | setup-build
+	cargo build --release --bin corewall
+
+target/run/built: $(COREWALL) $(SAMPLE) $(SAMPLE_LISTS)
+	@mkdir -p target/run
+	$(COREWALL) build --store target/run/store --config $(SAMPLE)
+	@touch $@
+
+target/bench/built: $(COREWALL) bench/names.sh bench/store.sh bench/corewall.toml.in
+	cargo build --release --package corewall-bench
+	bench/names.sh
+	bench/store.sh
+	@touch $@

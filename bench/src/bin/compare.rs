@@ -1,0 +1,380 @@
+//! What Corewall's work costs above the floor: both run in turns on the same core, under the same questions.
+//!
+//! In each round the reflector and then Corewall is started, asked and stopped, so a machine that slows down slows both.
+//! Two mixes: *blocked*, names in the store; *cached*, names that are not, each asked before and answered with the
+//! upstream stopped, so that an answer can only come from the cache. Each mix is asked at full speed and at fixed rates: at
+//! a fixed rate batches are small and waiting counts, as on a server that is not saturated.
+//!
+//! Exit code 0: all answers right and every ratio within `--ratio-max`; 1: not so; 2: the run could not be made.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::thread;
+use std::time::Duration;
+
+use clap::Parser;
+use corewall_bench::load::{self, LoadOptions, LoadReport, Until};
+use corewall_bench::process;
+use corewall_bench::questions::{PacketOptions, Questions};
+use corewall_bench::server::{self, Server};
+use serde::Serialize;
+
+/// Longer than a first answer takes that has to come from upstream.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// Passes over the names before *cached* is measured; the last one must be clean.
+const WARM_UP_PASSES: usize = 3;
+/// Open questions while warming up: an upstream on one core is not to be flooded.
+const WARM_UP_WINDOW: usize = 32;
+
+/// Measures the CPU of Corewall per answer against a bare reflector, in turns.
+#[derive(Parser)]
+struct Options {
+    /// Binary of the server
+    #[arg(long, default_value = "target/release/corewall")]
+    corewall: PathBuf,
+    /// Folder written by bench/names.sh
+    #[arg(long, default_value = "target/bench/names")]
+    names: PathBuf,
+    /// Store built from that folder's union.txt
+    #[arg(long, default_value = "target/bench/store")]
+    store: PathBuf,
+    /// Folder for configuration and logs of the servers
+    #[arg(long, default_value = "target/bench/compare")]
+    work: PathBuf,
+    /// File for the figures
+    #[arg(long, default_value = "bench/results/compare.json")]
+    out: PathBuf,
+    /// Mixes to measure
+    #[arg(long, value_delimiter = ',', default_value = "blocked,cached")]
+    mixes: Vec<String>,
+    /// Questions a second; 0 is full speed
+    #[arg(long, value_delimiter = ',', default_value = "0,100000")]
+    rates: Vec<u64>,
+    /// Rounds of floor and server in turns
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
+    rounds: u16,
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// Questions open at a time
+    #[arg(long, default_value_t = 128)]
+    window: usize,
+    /// Core of the servers
+    #[arg(long, default_value_t = 0)]
+    server_core: usize,
+    /// Core of the load and of the upstream
+    #[arg(long, default_value_t = 1)]
+    client_core: usize,
+    /// Adds an EDNS OPT record to the questions
+    #[arg(long)]
+    edns: bool,
+    /// The ratio to the floor that may not be exceeded
+    #[arg(long, default_value_t = 1.5)]
+    ratio_max: f64,
+    /// Address of both servers
+    #[arg(long, default_value = "127.0.0.1:5399")]
+    listen: SocketAddr,
+    /// Address of the upstream
+    #[arg(long, default_value = "127.0.0.1:5398")]
+    upstream: SocketAddr,
+}
+
+/// Whose turn it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Floor,
+    Corewall,
+}
+
+/// One server's part of one round.
+struct Turn<'a> {
+    options: &'a Options,
+    questions: &'a Questions,
+    mix: &'a str,
+    round: u16,
+    side: Side,
+}
+
+/// The figures of one mix at one rate, a pair a round.
+#[derive(Debug, Default, Serialize)]
+struct Turns {
+    floor: Vec<LoadReport>,
+    corewall: Vec<LoadReport>,
+}
+
+/// What is written to the results.
+#[derive(Debug, Serialize)]
+struct Results {
+    commit: String,
+    kernel: String,
+    cpu: String,
+    cores: usize,
+    seconds: u64,
+    window: usize,
+    edns: bool,
+    /// Milliseconds from the start of the process to `ready`, each start.
+    ready_ms: Vec<f64>,
+    summaries: Vec<Summary>,
+    figures: BTreeMap<String, Turns>,
+}
+
+/// The comparison of one mix at one rate; CPU in microseconds per answer.
+#[derive(Debug, Serialize)]
+struct Summary {
+    mix: String,
+    rate: u64,
+    floor_us: Spread,
+    corewall_us: Spread,
+    /// Median of the ratios of the rounds.
+    ratio: f64,
+    wrong: u64,
+    lost: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Spread {
+    min: f64,
+    median: f64,
+    max: f64,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("compare: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
+    fs::create_dir_all(&options.work)?;
+    let config = options.work.join("corewall.toml");
+    let (listen, upstream) = (options.listen.to_string(), options.upstream.to_string());
+    let store = fs::canonicalize(&options.store)
+        .map_err(|error| format!("no store at {} ({error}); `make bench` builds one", options.store.display()))?;
+    let union = fs::canonicalize(options.names.join("union.txt"))?;
+    let core = options.server_core.to_string();
+    fs::write(&config, server::corewall_config(&core, &listen, &store, &union, &upstream))?;
+
+    let mut results = Results {
+        commit: first_line(Command::new("git").args(["describe", "--always", "--dirty"])),
+        kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().into(),
+        cpu: cpu_model(),
+        cores: thread::available_parallelism()?.get(),
+        seconds: options.seconds,
+        window: options.window,
+        edns: options.edns,
+        ready_ms: Vec::new(),
+        summaries: Vec::new(),
+        figures: BTreeMap::new(),
+    };
+    for mix in &options.mixes {
+        let packets = PacketOptions { recursion_desired: true, edns: options.edns, seed: 1, ..Default::default() };
+        let questions = Questions::read(&options.names.join(format!("{mix}.names")), packets)?;
+        for round in 1..=options.rounds {
+            let floor = start_reflector(options)?;
+            let turn = Turn { options, questions: &questions, mix, round, side: Side::Floor };
+            measure(&turn, &floor, &mut results)?;
+            floor.stop()?;
+            let corewall = start_corewall(options, &config)?;
+            results.ready_ms.push(corewall.ready_after.as_secs_f64() * 1e3);
+            if mix == "cached" {
+                warm_up(options, &questions)?;
+            }
+            measure(&Turn { side: Side::Corewall, ..turn }, &corewall, &mut results)?;
+            let ended = corewall.stop()?;
+            if !ended.success() {
+                return Err(format!("Corewall did not end cleanly on SIGTERM: {ended}").into());
+            }
+        }
+    }
+    for mix in &options.mixes {
+        for &rate in &options.rates {
+            results.summaries.push(summarise(mix, rate, &results.figures[&key(mix, rate)]));
+        }
+    }
+    fs::write(&options.out, serde_json::to_string_pretty(&results)? + "\n")?;
+    print_summaries(&results);
+    Ok(results
+        .summaries
+        .iter()
+        .all(|summary| summary.wrong == 0 && summary.lost == 0 && summary.ratio <= options.ratio_max))
+}
+
+fn key(mix: &str, rate: u64) -> String {
+    if rate == 0 { format!("{mix}, full speed") } else { format!("{mix}, {rate}/s") }
+}
+
+fn start_reflector(options: &Options) -> Result<Server, Box<dyn Error>> {
+    // Cargo puts the binaries of one package side by side.
+    let mut command = Command::new(std::env::current_exe()?.with_file_name("reflector"));
+    command.args(["--listen", &options.listen.to_string(), "--core", &options.server_core.to_string()]);
+    Ok(Server::start(command, &options.work.join("reflector.log"))?)
+}
+
+fn start_corewall(options: &Options, config: &Path) -> Result<Server, Box<dyn Error>> {
+    let mut command = Command::new(&options.corewall);
+    command.arg("serve").arg("--config").arg(config);
+    Ok(Server::start(command, &options.work.join("corewall.log"))?)
+}
+
+/// Asks each name until all are answered from the cache, then stops the upstream.
+fn warm_up(options: &Options, questions: &Questions) -> Result<(), Box<dyn Error>> {
+    let mut command = Command::new("taskset");
+    command.args(["-c", &options.client_core.to_string(), "bench/nsd/wildcard.sh"]);
+    command.arg(format!("{}@{}", options.upstream.ip(), options.upstream.port()));
+    command.arg(options.names.join("root.zone"));
+    let upstream = Server::start_answering(command, &options.work.join("nsd.log"), options.upstream)?;
+    for pass in 1..=WARM_UP_PASSES {
+        let load = LoadOptions { window: WARM_UP_WINDOW, ..load_options(options, None, None) };
+        let report = on_client_core(options, || load::run(questions, &load, Until::EachAsked))?;
+        if pass == WARM_UP_PASSES && !report.is_clean() {
+            return Err(format!("the names could not all be cached:\n{}", report.to_text()).into());
+        }
+    }
+    upstream.stop()?;
+    Ok(())
+}
+
+/// Asks at every rate and keeps the figures under the mix and the rate.
+fn measure(turn: &Turn<'_>, server: &Server, results: &mut Results) -> Result<(), Box<dyn Error>> {
+    let Turn { options, side, .. } = *turn;
+    for &rate in &options.rates {
+        let limit = Some(rate).filter(|rate| *rate > 0);
+        let load = LoadOptions { any_answer: side == Side::Floor, ..load_options(options, limit, Some(server)) };
+        let until = Until::Elapsed(Duration::from_secs(options.seconds));
+        let report = on_client_core(options, || load::run(turn.questions, &load, until))?;
+        println!(
+            "round {} {:9} {:22} {:6.2} us CPU/answer, {:4.2} cores, {:7.0} answers/s, p99 {:.0} us, {} wrong, {} lost",
+            turn.round,
+            format!("{side:?}").to_lowercase(),
+            key(turn.mix, rate),
+            cpu_us(&report),
+            report.server_cores_used.unwrap_or_default(),
+            report.qps,
+            report.us_p99,
+            report.wrong,
+            report.lost,
+        );
+        for example in &report.wrong_examples {
+            println!("  {example}");
+        }
+        if cpu_us(&report) == 0.0 {
+            return Err("the server's process used no CPU: it is not the one that answers".into());
+        }
+        let turns = results.figures.entry(key(turn.mix, rate)).or_default();
+        match side {
+            Side::Floor => turns.floor.push(report),
+            Side::Corewall => turns.corewall.push(report),
+        }
+    }
+    Ok(())
+}
+
+fn cpu_us(report: &LoadReport) -> f64 {
+    report.server_cpu_us_per_answer.unwrap_or_default()
+}
+
+fn load_options(options: &Options, rate: Option<u64>, server: Option<&Server>) -> LoadOptions {
+    LoadOptions {
+        server: options.listen,
+        window: options.window,
+        sockets: 1,
+        batch: 32,
+        rate,
+        timeout: ANSWER_TIMEOUT,
+        spin: true,
+        any_answer: false,
+        server_pid: server.map(Server::pid),
+        server_thread: None,
+    }
+}
+
+/// Runs the load on its core. In a thread of its own, since children inherit the affinity of the thread that starts them.
+fn on_client_core(
+    options: &Options,
+    load: impl FnOnce() -> std::io::Result<LoadReport> + Send,
+) -> Result<LoadReport, Box<dyn Error>> {
+    let core = options.client_core;
+    thread::scope(|scope| {
+        let loading = scope.spawn(move || {
+            process::pin(core)?;
+            load().map_err(|error| error.to_string())
+        });
+        Ok(loading.join().map_err(|_| "the load generator panicked")??)
+    })
+}
+
+fn summarise(mix: &str, rate: u64, turns: &Turns) -> Summary {
+    let us = |reports: &[LoadReport]| reports.iter().map(cpu_us).collect::<Vec<_>>();
+    let (floor, corewall) = (us(&turns.floor), us(&turns.corewall));
+    let ratios = floor.iter().zip(&corewall).map(|(floor, corewall)| corewall / floor).collect();
+    Summary {
+        mix: mix.into(),
+        rate,
+        floor_us: spread(floor),
+        corewall_us: spread(corewall),
+        ratio: spread(ratios).median,
+        wrong: turns.corewall.iter().map(|report| report.wrong).sum(),
+        lost: turns.corewall.iter().map(|report| report.lost).sum(),
+    }
+}
+
+/// Of at least one figure.
+fn spread(mut figures: Vec<f64>) -> Spread {
+    figures.sort_by(f64::total_cmp);
+    let middle = figures.len() / 2;
+    let median = if figures.len() % 2 == 1 { figures[middle] } else { (figures[middle - 1] + figures[middle]) / 2.0 };
+    Spread { min: figures[0], median, max: figures[figures.len() - 1] }
+}
+
+fn print_summaries(results: &Results) {
+    println!("\nCPU us per answer, median (least - most) of the rounds; {}, kernel {}", results.cpu, results.kernel);
+    println!("{:24} {:>22} {:>22} {:>7} {:>6} {:>6}", "mix", "floor", "corewall", "ratio", "wrong", "lost");
+    let figure = |spread: &Spread| format!("{:.2} ({:.2} - {:.2})", spread.median, spread.min, spread.max);
+    for summary in &results.summaries {
+        println!(
+            "{:24} {:>22} {:>22} {:>7.2} {:>6} {:>6}",
+            key(&summary.mix, summary.rate),
+            figure(&summary.floor_us),
+            figure(&summary.corewall_us),
+            summary.ratio,
+            summary.wrong,
+            summary.lost
+        );
+    }
+    let ready = spread(results.ready_ms.clone());
+    println!("start to ready: {:.0} ms ({:.0} - {:.0})", ready.median, ready.min, ready.max);
+}
+
+fn first_line(command: &mut Command) -> String {
+    let output = command.output().map(|output| output.stdout).unwrap_or_default();
+    String::from_utf8_lossy(&output).lines().next().unwrap_or_default().into()
+}
+
+fn cpu_model() -> String {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find(|line| line.starts_with("model name"));
+    model.and_then(|line| line.split(": ").nth(1)).unwrap_or("unknown CPU").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_and_the_ratio_are_those_of_the_rounds() {
+        let report = |us| LoadReport { server_cpu_us_per_answer: Some(us), ..Default::default() };
+        let turns = Turns { floor: [2.0, 4.0, 2.0].map(report).into(), corewall: [3.0, 4.0, 2.4].map(report).into() };
+        let summary = summarise("blocked", 0, &turns);
+        assert_eq!((summary.floor_us.median, summary.corewall_us.median, summary.ratio), (2.0, 3.0, 1.2));
+        assert_eq!(spread(vec![4.0, 1.0]).median, 2.5);
+    }
+}

@@ -1,0 +1,425 @@
+//! The closed loop: a window of questions is always out, each answer is checked and makes room for the next question.
+//!
+//! Invariant: every question sent ends in exactly one of answered, wrong or lost; an answer that fits no open question is
+//! counted as stray and changes nothing.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::answer::{self, Wrong};
+use crate::datagrams::{self, BATCH_MAX, Batch, Wait};
+use crate::latency::Latencies;
+use crate::process::{self, Memory};
+use crate::questions::{Expect, Questions};
+
+/// Open questions of one socket: the slot's number must leave room for a round in the 16-bit id.
+pub const WINDOW_MAX: usize = 4_096;
+/// Client sockets; each has its own port and so may reach another worker.
+pub const SOCKETS_MAX: usize = 256;
+/// Wrong answers shown in words; the rest is only counted.
+const WRONG_SHOWN_MAX: usize = 8;
+/// How often overdue questions are looked for.
+const SWEEP_EVERY: Duration = Duration::from_millis(20);
+/// Milliseconds in one wait for answers.
+const WAIT_MS: i32 = 1;
+
+/// When a run ends.
+#[derive(Clone, Copy, Debug)]
+pub enum Until {
+    /// After this time.
+    Elapsed(Duration),
+    /// When each question has been asked once.
+    EachAsked,
+}
+
+/// How to ask.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Where the server listens.
+    pub server: SocketAddr,
+    /// Questions open at a time over all sockets.
+    pub window: usize,
+    /// Client sockets.
+    pub sockets: usize,
+    /// Datagrams in one system call.
+    pub batch: usize,
+    /// Questions a second; none means as many as the window lets through.
+    pub rate: Option<u64>,
+    /// After this a question is lost.
+    pub timeout: Duration,
+    /// Spins while waiting for answers instead of sleeping: a sleeping client must be woken by the server's CPU.
+    pub spin: bool,
+    /// Any answer to the question is right.
+    pub any_answer: bool,
+    /// Process whose cost is measured.
+    pub server_pid: Option<u32>,
+    /// Only its threads whose name begins so.
+    pub server_thread: Option<String>,
+}
+
+/// What a run found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct LoadReport {
+    /// Seconds from the first question to the last one sent.
+    pub seconds: f64,
+    /// Questions sent.
+    pub sent: u64,
+    /// Right answers.
+    pub answered: u64,
+    /// Wrong answers.
+    pub wrong: u64,
+    /// Wrong answers by reason.
+    pub wrong_reasons: BTreeMap<Wrong, u64>,
+    /// The first wrong answers in words.
+    pub wrong_examples: Vec<String>,
+    /// Questions without an answer in time.
+    pub lost: u64,
+    /// Datagrams that answered no open question: late, doubled or forged.
+    pub stray: u64,
+    /// Answers a second.
+    pub qps: f64,
+    /// Latency in microseconds.
+    pub us_p50: f64,
+    /// Latency in microseconds.
+    pub us_p99: f64,
+    /// Latency in microseconds.
+    pub us_p999: f64,
+    /// Latency in microseconds.
+    pub us_max: f64,
+    /// The server's CPU microseconds per answer.
+    pub server_cpu_us_per_answer: Option<f64>,
+    /// The server's share of one core, 1 being all of it.
+    pub server_cores_used: Option<f64>,
+    /// The server's memory after the run.
+    pub server_memory: Option<Memory>,
+    /// This tool's CPU microseconds per answer: where it is above the server's, the server was not saturated.
+    pub client_cpu_us_per_answer: f64,
+}
+
+/// Asks `questions` as `options` say. The calling thread does all the work; pin it first.
+pub fn run(questions: &Questions, options: &LoadOptions, until: Until) -> io::Result<LoadReport> {
+    let mut load = Load::new(questions, options)?;
+    let client_before = process::cpu_ns(std::process::id(), None)?;
+    let server_cpu =
+        || options.server_pid.map(|pid| process::cpu_ns(pid, options.server_thread.as_deref())).transpose();
+    let server_before = server_cpu()?;
+    let started = Instant::now();
+    load.ask_until(started, until)?;
+    let seconds = started.elapsed().as_secs_f64();
+    load.drain(started)?;
+    let elapsed = started.elapsed().as_secs_f64();
+    let server_after = server_cpu()?;
+    let client_ns = process::cpu_ns(std::process::id(), None)? - client_before;
+    let server_ns = server_after.zip(server_before).map(|(after, before)| after.saturating_sub(before) as f64);
+
+    let mut report = load.report;
+    let answers = (report.answered + report.wrong) as f64;
+    report.seconds = seconds;
+    report.qps = answers / elapsed;
+    report.us_p50 = load.latencies.us_at(0.5);
+    report.us_p99 = load.latencies.us_at(0.99);
+    report.us_p999 = load.latencies.us_at(0.999);
+    report.us_max = load.latencies.us_max();
+    report.client_cpu_us_per_answer = client_ns as f64 / 1e3 / answers.max(1.0);
+    report.server_cpu_us_per_answer = server_ns.map(|ns| ns / 1e3 / answers.max(1.0));
+    report.server_cores_used = server_ns.map(|ns| ns / 1e9 / elapsed);
+    report.server_memory = options.server_pid.map(process::memory).transpose()?;
+    Ok(report)
+}
+
+#[derive(Clone, Copy, Default)]
+struct Slot {
+    id: u16,
+    is_open: bool,
+    question: u32,
+    sent_ns: u64,
+}
+
+/// One client socket and its open questions.
+struct Client {
+    slots: Vec<Slot>,
+    free: Vec<u16>,
+}
+
+struct Load<'a> {
+    questions: &'a Questions,
+    options: &'a LoadOptions,
+    sockets: Vec<UdpSocket>,
+    clients: Vec<Client>,
+    batch: Batch,
+    batch_slots: Vec<u16>,
+    slot_bits: u32,
+    /// Questions asked so far, which is also the place of the next one.
+    next: usize,
+    report: LoadReport,
+    latencies: Latencies,
+}
+
+impl<'a> Load<'a> {
+    fn new(questions: &'a Questions, options: &'a LoadOptions) -> io::Result<Self> {
+        let sockets = options.sockets.clamp(1, SOCKETS_MAX);
+        let window = (options.window / sockets).clamp(1, WINDOW_MAX);
+        let client = || Client { slots: vec![Slot::default(); window], free: (0..window as u16).rev().collect() };
+        let batch = options.batch.clamp(1, BATCH_MAX);
+        Ok(Self {
+            questions,
+            options,
+            sockets: (0..sockets).map(|_| datagrams::connect(options.server)).collect::<io::Result<_>>()?,
+            clients: (0..sockets).map(|_| client()).collect(),
+            batch: Batch::new(batch),
+            batch_slots: Vec::with_capacity(batch),
+            slot_bits: window.next_power_of_two().ilog2(),
+            next: 0,
+            report: LoadReport::default(),
+            latencies: Latencies::default(),
+        })
+    }
+
+    fn ask_until(&mut self, started: Instant, until: Until) -> io::Result<()> {
+        let mut swept = started;
+        loop {
+            let now = Instant::now();
+            let elapsed = now - started;
+            let asked_max = match until {
+                Until::Elapsed(limit) if elapsed >= limit => return Ok(()),
+                Until::EachAsked if self.next >= self.questions.len() => return Ok(()),
+                Until::Elapsed(_) => usize::MAX,
+                Until::EachAsked => self.questions.len(),
+            };
+            let due = self.options.rate.map_or(usize::MAX, |rate| (elapsed.as_secs_f64() * rate as f64) as usize);
+            let may_ask = asked_max.min(due);
+            let mut moved = 0;
+            for client in 0..self.clients.len() {
+                moved += self.receive(client, started)?;
+                moved += self.send(client, started, may_ask)?;
+            }
+            if now - swept >= SWEEP_EVERY {
+                self.sweep(elapsed);
+                swept = now;
+            }
+            if moved == 0 && !self.options.spin {
+                datagrams::wait_readable(&self.sockets, WAIT_MS)?;
+            }
+        }
+    }
+
+    /// Waits for the answers that are still out.
+    fn drain(&mut self, started: Instant) -> io::Result<()> {
+        let deadline = Instant::now() + self.options.timeout;
+        while self.clients.iter().any(|client| client.free.len() < client.slots.len()) && Instant::now() < deadline {
+            datagrams::wait_readable(&self.sockets, WAIT_MS)?;
+            for client in 0..self.clients.len() {
+                self.receive(client, started)?;
+            }
+        }
+        self.sweep(Duration::MAX);
+        Ok(())
+    }
+
+    fn send(&mut self, client: usize, started: Instant, asked_max: usize) -> io::Result<usize> {
+        let Client { slots, free } = &mut self.clients[client];
+        self.batch.clear();
+        self.batch_slots.clear();
+        while self.next < asked_max && !self.batch.is_full() {
+            let Some(number) = free.pop() else { break };
+            let slot = &mut slots[usize::from(number)];
+            let index = self.next % self.questions.len();
+            // The id is the slot's number under a round that moves on, so a late answer is told from one in time.
+            slot.id = ((slot.id >> self.slot_bits).wrapping_add(1) << self.slot_bits) | number;
+            slot.question = index as u32;
+            let packet = self.questions.packet(self.questions.question(index));
+            let Some(octets) = self.batch.push(packet) else { break };
+            octets[..2].copy_from_slice(&slot.id.to_be_bytes());
+            self.batch_slots.push(number);
+            self.next += 1;
+        }
+        if self.batch.is_empty() {
+            return Ok(0);
+        }
+        let sent_ns = started.elapsed().as_nanos() as u64;
+        let sent = self.batch.send(&self.sockets[client], false);
+        let sent = unless_refused(sent, &self.report)?;
+        for &number in &self.batch_slots[..sent] {
+            let slot = &mut slots[usize::from(number)];
+            (slot.is_open, slot.sent_ns) = (true, sent_ns);
+        }
+        // What the kernel did not take is asked again later.
+        self.next -= self.batch_slots.len() - sent;
+        free.extend(self.batch_slots[sent..].iter().rev());
+        self.report.sent += sent as u64;
+        Ok(sent)
+    }
+
+    fn receive(&mut self, client: usize, started: Instant) -> io::Result<usize> {
+        let received = self.batch.receive(&self.sockets[client], Wait::Never);
+        let received = unless_refused(received, &self.report)?;
+        if received == 0 {
+            return Ok(0);
+        }
+        let now_ns = started.elapsed().as_nanos() as u64;
+        for index in 0..received {
+            self.take_answer(client, index, now_ns);
+        }
+        Ok(received)
+    }
+
+    fn take_answer(&mut self, client: usize, index: usize, now_ns: u64) {
+        let Client { slots, free } = &mut self.clients[client];
+        let response = self.batch.datagram(index);
+        let id = response.first_chunk().map_or(0, |id| u16::from_be_bytes(*id));
+        let number = id & ((1 << self.slot_bits) - 1);
+        let Some(slot) = slots.get_mut(usize::from(number)).filter(|slot| slot.is_open && slot.id == id) else {
+            self.report.stray += 1;
+            return;
+        };
+        let question = self.questions.question(slot.question as usize);
+        let expect = if self.options.any_answer { Expect::Any } else { question.expect };
+        match answer::check(response, self.questions.question_section(question), question.rtype, expect) {
+            Ok(()) => self.report.answered += 1,
+            Err(wrong) => {
+                self.report.wrong += 1;
+                *self.report.wrong_reasons.entry(wrong).or_default() += 1;
+                if self.report.wrong_examples.len() < WRONG_SHOWN_MAX {
+                    let section = self.questions.question_section(question).escape_ascii();
+                    let got = response.escape_ascii();
+                    let example = format!("{wrong}: asked {section}, expected {expect:?}, got {got}");
+                    self.report.wrong_examples.push(example);
+                }
+            }
+        }
+        self.latencies.record(now_ns.saturating_sub(slot.sent_ns));
+        slot.is_open = false;
+        free.push(number);
+    }
+
+    /// Gives up the questions that have waited too long; all of them at [`Duration::MAX`].
+    fn sweep(&mut self, elapsed: Duration) {
+        let overdue_ns = elapsed.saturating_sub(self.options.timeout).as_nanos();
+        for Client { slots, free } in &mut self.clients {
+            for (number, slot) in (0u16..).zip(slots) {
+                if slot.is_open && u128::from(slot.sent_ns) < overdue_ns {
+                    slot.is_open = false;
+                    free.push(number);
+                    self.report.lost += 1;
+                }
+            }
+        }
+    }
+}
+
+/// A refused port is an error until the first answer; later the server is restarting, and its silence counts as loss.
+fn unless_refused(moved: io::Result<usize>, report: &LoadReport) -> io::Result<usize> {
+    match moved {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && report.answered + report.wrong > 0 => Ok(0),
+        moved => moved,
+    }
+}
+
+impl LoadReport {
+    /// Whether every question was answered, and rightly.
+    pub fn is_clean(&self) -> bool {
+        self.wrong == 0 && self.lost == 0
+    }
+
+    /// The figures for a reader, a few lines.
+    pub fn to_text(&self) -> String {
+        let mut text = format!(
+            "{:.1} s: {} asked, {} right, {} wrong, {} lost, {} stray; {:.0} answers/s\nlatency us: p50 {:.0}, p99 {:.0}, p99.9 {:.0}, max {:.0}\n",
+            self.seconds,
+            self.sent,
+            self.answered,
+            self.wrong,
+            self.lost,
+            self.stray,
+            self.qps,
+            self.us_p50,
+            self.us_p99,
+            self.us_p999,
+            self.us_max
+        );
+        if let (Some(us), Some(cores)) = (self.server_cpu_us_per_answer, self.server_cores_used) {
+            text += &format!("server: {us:.2} us CPU per answer, {cores:.2} cores");
+            if let Some(memory) = self.server_memory {
+                text += &format!(", {} KiB resident ({} private)", memory.rss_kib, memory.anonymous_kib);
+            }
+            text += "\n";
+        }
+        text += &format!("client: {:.2} us CPU per answer\n", self.client_cpu_us_per_answer);
+        for (wrong, count) in &self.wrong_reasons {
+            text += &format!("wrong, {wrong}: {count}\n");
+        }
+        for example in &self.wrong_examples {
+            text += &format!("  {example}\n");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::questions::PacketOptions;
+    use std::thread;
+
+    fn options(server: SocketAddr) -> LoadOptions {
+        LoadOptions {
+            server,
+            window: 8,
+            sockets: 2,
+            batch: 4,
+            rate: None,
+            timeout: Duration::from_secs(1),
+            spin: false,
+            any_answer: false,
+            server_pid: None,
+            server_thread: None,
+        }
+    }
+
+    /// A server that answers `0.0.0.0`, or not at all for names that begin with `l`, until `questions` have come.
+    fn serve(questions: usize) -> (SocketAddr, thread::JoinHandle<()>) {
+        let socket = datagrams::listen("127.0.0.1:0".parse().unwrap(), Duration::from_secs(5)).unwrap();
+        let address = socket.local_addr().unwrap();
+        let server = thread::spawn(move || {
+            let mut batch = Batch::new(1);
+            for _ in 0..questions {
+                assert_eq!(batch.receive(&socket, Wait::First).unwrap(), 1);
+                let (octets, length) = batch.datagram_mut(0);
+                octets[2] |= 0x80;
+                octets[7] = 1;
+                octets[*length..][..16].copy_from_slice(b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\0\0\0\0");
+                *length += 16;
+                if octets[13] != b'l' {
+                    batch.send(&socket, true).unwrap();
+                }
+            }
+        });
+        (address, server)
+    }
+
+    #[test]
+    fn every_question_ends_as_answered_wrong_or_lost() {
+        let mut text: String = (0..100).map(|number| format!("a{number}.test A blocked\n")).collect();
+        text += "b.test A 192.0.2.1\nlost.test A any\nlate.test A any\n";
+        let questions = Questions::parse(&text, PacketOptions::default()).unwrap();
+        let (address, server) = serve(questions.len());
+        let report = run(&questions, &options(address), Until::EachAsked).unwrap();
+        server.join().unwrap();
+        assert_eq!((report.sent, report.answered, report.wrong, report.lost, report.stray), (103, 100, 1, 2, 0));
+        assert_eq!(report.wrong_reasons[&Wrong::Address], 1);
+        assert!(!report.is_clean() && report.us_p50 > 0.0);
+    }
+
+    #[test]
+    fn a_server_that_is_not_there_is_an_error() {
+        let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let questions = Questions::parse("a.test A", PacketOptions::default()).unwrap();
+        let error = run(&questions, &options(closed), Until::EachAsked);
+        // The refusal may come after the only question's time: then it is lost.
+        assert!(error.map_or(true, |report| report.lost == 1));
+    }
+}

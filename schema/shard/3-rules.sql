@@ -1,0 +1,32 @@
+-- The rules that the name hash routes to this shard. A name is in presentation format, lower case, without the final dot;
+-- the root is ''.
+CREATE TABLE rule (
+  name TEXT NOT NULL,
+  class INTEGER NOT NULL REFERENCES class,
+  PRIMARY KEY (name, class)
+) WITHOUT ROWID;
+
+-- Where the alias rules among them lead.
+CREATE TABLE alias (
+  name TEXT NOT NULL,
+  class INTEGER NOT NULL REFERENCES class,
+  target TEXT NOT NULL,
+  PRIMARY KEY (name, class)
+) WITHOUT ROWID;
+
+-- Pattern rules are routed by the hash of their text.
+CREATE TABLE pattern (
+  id INTEGER PRIMARY KEY,       -- dense from 0 over all shards
+  regex TEXT NOT NULL,
+  class INTEGER NOT NULL REFERENCES class,
+  target TEXT                   -- for an alias
+);
+
+-- Address rewrites are routed by the hash of their source's text.
+CREATE TABLE ip_rewrite (
+  source TEXT NOT NULL,         -- an address, or a prefix in CIDR notation
+  target TEXT NOT NULL,         -- an address of the same family
+  family INTEGER NOT NULL,      -- 4 or 6
+  list INTEGER NOT NULL REFERENCES list,
+  PRIMARY KEY (source, list)
+) WITHOUT ROWID;

@@ -1,0 +1,86 @@
+//! Stage 5, filter: which suffixes of a name the store may know, told by the filters in memory.
+
+use corewall_sharding::name::{LABELS_MAX, Name, NameText};
+use corewall_sharding::route::{Reach, SuffixHashes};
+
+use super::rulebook::RuleBook;
+
+/// One row to look for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LookupKey<'a> {
+    /// Labels of the suffix; the name's own number for the name itself.
+    pub labels: u8,
+    /// Where it would be.
+    pub shard: u16,
+    /// The suffix as the shards write it.
+    pub text: &'a str,
+}
+
+/// A name on its way through filters and store: the suffixes that may be listed, the most specific first.
+pub struct Lookup {
+    text: NameText,
+    hashes: SuffixHashes,
+    shards: u16,
+    /// Bit `n` set: the suffix of `n` labels may be listed.
+    wanted: u128,
+}
+
+const _: () = assert!(LABELS_MAX < u128::BITS as usize, "a bit for each suffix");
+
+impl Lookup {
+    /// Nothing to look up.
+    pub fn new() -> Self {
+        Self { text: NameText::EMPTY, hashes: SuffixHashes::EMPTY, shards: 1, wanted: 0 }
+    }
+
+    /// Asks the filters about every suffix of `name`; true when the store must be read. On the hot path.
+    pub fn probe(&mut self, rules: &RuleBook, name: &Name) -> bool {
+        self.wanted = 0;
+        self.shards = rules.shard_count();
+        if !rules.is_empty() {
+            self.hashes.compute(rules.key(), name);
+            let whole = name.label_count();
+            if rules.may_hold(self.hashes.whole(), Reach::Itself) {
+                self.wanted |= 1 << whole;
+            }
+            for labels in 0..=whole {
+                if rules.may_hold(self.hashes.suffix(labels), Reach::Under) {
+                    self.wanted |= 1 << labels;
+                }
+            }
+        }
+        // The text costs a pass over the name: only when store or patterns will read it.
+        if self.wanted != 0 || rules.has_patterns() {
+            self.text.write(name);
+        }
+        self.wanted != 0
+    }
+
+    /// The rows to look for, most specific first.
+    pub fn keys(&self) -> impl Iterator<Item = LookupKey<'_>> {
+        (0..=self.hashes.label_count()).rev().filter(|&labels| self.wanted & (1 << labels) != 0).map(|labels| {
+            LookupKey { labels: labels as u8, shard: self.shard_of_suffix(labels), text: self.text.suffix(labels) }
+        })
+    }
+
+    /// The shard of the suffix of `labels` labels.
+    pub fn shard_of_suffix(&self, labels: usize) -> u16 {
+        self.hashes.suffix(labels).shard(self.shards)
+    }
+
+    /// The text of the suffix of `labels` labels.
+    pub fn suffix_text(&self, labels: usize) -> &str {
+        self.text.suffix(labels)
+    }
+
+    /// The whole name as patterns see it: lower case, without the final dot.
+    pub fn text(&self) -> &str {
+        self.text.as_str()
+    }
+}
+
+impl Default for Lookup {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,210 @@
+//! One client's query while it is being answered, and the slots that all queries of a worker live in.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use corewall_sharding::name::Name;
+use corewall_sharding::rule::ClassId;
+
+use super::cache::CacheKey;
+use super::question::Question;
+use super::rule::{Asked, Judgement};
+use super::settings::PolicyId;
+use super::step::{ExchangeId, Origin, Ticket, Transport};
+use super::upstream::GroupId;
+use crate::limits::{CHAIN_LINKS_MAX, QUERIES_WAITING_MAX};
+
+/// A link of the chain from the asked name to the name that is resolved: the CNAME's TTL and its target.
+#[derive(Clone, Copy, Debug)]
+pub struct Link {
+    /// Seconds.
+    pub ttl_s: u32,
+    /// Target.
+    pub target: Name,
+}
+
+/// Which name the rules are being asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The name that is to be resolved: the asked one, or an alias's target.
+    Resolved,
+    /// The target of a CNAME in the upstream's answer, by its place in the whole chain (uncloaking).
+    Chained(usize),
+}
+
+/// Where a query stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The slot is free.
+    Idle,
+    /// Being parsed and admitted, or looked up.
+    Begun,
+    /// Store or patterns are asked about this subject.
+    Judging(Subject),
+    /// The store is asked for the target of this class's rule.
+    Target(Subject, AliasAsked),
+    /// An exchange is in flight.
+    Upstream(ExchangeId),
+}
+
+/// Which rule's target is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AliasAsked {
+    /// Labels of the rule's name, a suffix of the subject.
+    pub labels: u8,
+    /// The rule's class.
+    pub class: ClassId,
+}
+
+/// One query. Slots are reset, never freed.
+pub struct Query {
+    turn: u32,
+    /// Where it stands.
+    pub stage: Stage,
+    /// Where the reply goes.
+    pub origin: Origin,
+    /// What is asked.
+    pub question: Question,
+    /// The client's policy.
+    pub policy: PolicyId,
+    /// What the rules have said of the current subject so far.
+    pub judgement: Judgement,
+    /// Chosen by the verdict on the resolved name.
+    pub group: GroupId,
+    /// An allow rule spares the CNAME chain from uncloaking.
+    pub is_allowed: bool,
+    /// The answer must not be kept: another client may get another one.
+    pub is_private: bool,
+    /// Upstream sends made on behalf of this query.
+    pub sends: u8,
+    /// The next client of the same exchange.
+    pub next: Option<Ticket>,
+    links: [Link; CHAIN_LINKS_MAX],
+    link_count: usize,
+}
+
+impl Query {
+    fn idle() -> Self {
+        let nobody = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        Self {
+            turn: 0,
+            stage: Stage::Idle,
+            origin: Origin { client: nobody, local: None, transport: Transport::Udp, token: 0 },
+            question: Question::EMPTY,
+            policy: 0,
+            judgement: Judgement::default(),
+            group: 0,
+            is_allowed: false,
+            is_private: false,
+            sends: 0,
+            next: None,
+            links: [Link { ttl_s: 0, target: Name::ROOT }; CHAIN_LINKS_MAX],
+            link_count: 0,
+        }
+    }
+
+    fn reset(&mut self, origin: Origin) {
+        self.stage = Stage::Begun;
+        self.origin = origin;
+        self.judgement = Judgement::default();
+        self.is_allowed = false;
+        self.is_private = false;
+        self.sends = 0;
+        self.next = None;
+        self.link_count = 0;
+    }
+
+    /// The links from the asked name on.
+    pub fn links(&self) -> &[Link] {
+        self.links.get(..self.link_count).unwrap_or_default()
+    }
+
+    /// Adds a link; false when there are [`CHAIN_LINKS_MAX`], or when the target is in the chain already.
+    pub fn push_link(&mut self, link: Link) -> bool {
+        let loops = self.question.name == link.target || self.links().iter().any(|known| known.target == link.target);
+        match self.links.get_mut(self.link_count) {
+            Some(place) if !loops => {
+                *place = link;
+                self.link_count += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The name that is to be resolved: the end of the links.
+    pub fn resolved(&self) -> &Name {
+        self.links().last().map_or(&self.question.name, |link| &link.target)
+    }
+
+    /// What the cache knows this query's answer by.
+    pub fn cache_key(&self) -> CacheKey<'_> {
+        self.cache_key_of(&self.question.name)
+    }
+
+    /// The same for another name of its chain.
+    pub fn cache_key_of<'a>(&self, name: &'a Name) -> CacheKey<'a> {
+        CacheKey {
+            policy: self.policy,
+            name,
+            qtype: self.question.qtype,
+            qclass: self.question.qclass,
+            dnssec_ok: self.question.dnssec_ok(),
+            checking_disabled: self.question.checking_disabled,
+        }
+    }
+
+    /// What the rules are asked about `name`.
+    pub fn asked<'a>(&self, name: &'a Name) -> Asked<'a> {
+        Asked { name, qtype: self.question.qtype, client: self.origin.client.ip(), policy: self.policy }
+    }
+}
+
+/// All queries of one worker; memory fixed at start.
+pub struct Queries {
+    slots: Vec<Query>,
+    free: Vec<u32>,
+}
+
+impl Queries {
+    /// Takes all memory.
+    pub fn new() -> Self {
+        Self {
+            slots: (0..QUERIES_WAITING_MAX).map(|_| Query::idle()).collect(),
+            // The last freed is the first used: a worker whose answers are all at hand stays within one warm slot.
+            free: (0..QUERIES_WAITING_MAX as u32).rev().collect(),
+        }
+    }
+
+    /// A fresh query; none when [`QUERIES_WAITING_MAX`] are under way.
+    pub fn begin(&mut self, origin: Origin) -> Option<(Ticket, &mut Query)> {
+        let index = self.free.pop()?;
+        let query = self.slots.get_mut(index as usize)?;
+        query.reset(origin);
+        Some((Ticket { index, turn: query.turn }, query))
+    }
+
+    /// A query under way.
+    pub fn get(&self, ticket: Ticket) -> Option<&Query> {
+        self.slots.get(ticket.index as usize).filter(|query| query.turn == ticket.turn && query.stage != Stage::Idle)
+    }
+
+    /// A query under way.
+    pub fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Query> {
+        let query = self.slots.get_mut(ticket.index as usize)?;
+        (query.turn == ticket.turn && query.stage != Stage::Idle).then_some(query)
+    }
+
+    /// The query is over; its ticket is void.
+    pub fn end(&mut self, ticket: Ticket) {
+        if let Some(query) = self.get_mut(ticket) {
+            query.stage = Stage::Idle;
+            query.turn = query.turn.wrapping_add(1);
+            self.free.push(ticket.index);
+        }
+    }
+
+    /// Queries under way.
+    pub fn len(&self) -> usize {
+        QUERIES_WAITING_MAX - self.free.len()
+    }
+}

@@ -1,0 +1,343 @@
+//! Stage 8 in motion: exchanges with upstreams, from the first send to the hand-over of the answer to all who wait.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use corewall_sharding::name::Name;
+
+use super::answer::{self, ResponseError, ResponseHead};
+use super::query::Stage;
+use super::step::{ExchangeId, Now, Ready, Step, Ticket, Transport, UpstreamRequest};
+use super::upstream::{self, Chance, GroupId, ServerId, Upstreams};
+use super::waiting::{ExchangeKey, Exchanges};
+use super::why::Failure;
+use super::wire::rcode;
+use super::{Core, lost};
+use crate::limits::{
+    EXCHANGES_MAX, HEADER_BYTES, MESSAGE_BYTES_MAX, SERVER_SOCKETS, UPSTREAM_ANSWER_US_MAX, UPSTREAM_SENDS_MAX,
+};
+
+/// Draws of a message id before one is given up as taken: with [`EXCHANGES_MAX`] of 65,536 ids taken, eight draws fail once
+/// in 10^12 times.
+const ID_DRAWS_MAX: usize = 8;
+const _: () = assert!(EXCHANGES_MAX <= 2_048, "or ids are often taken");
+/// Groups that are looked through for the question of a message with a wrong id.
+const WRONG_ID_GROUPS_MAX: GroupId = 8;
+
+/// What came of an exchange, while its clients are being resumed.
+#[derive(Clone, Copy)]
+enum Outcome {
+    Nothing,
+    /// The message is in `response`.
+    Answered {
+        rcode: u16,
+        authentic_data: bool,
+    },
+    Failed(Failure),
+}
+
+/// The upstream side of one worker.
+pub(super) struct Resolver {
+    pub(super) upstreams: Upstreams,
+    pub(super) chance: Chance,
+    exchanges: Exchanges,
+    ready: VecDeque<Ready>,
+    outcome: Outcome,
+    outcome_sends: u8,
+    resuming: Option<Ticket>,
+    response: Vec<u8>,
+    response_bytes: usize,
+}
+
+impl Resolver {
+    pub(super) fn new(seed: [u8; 32]) -> Self {
+        let mut chance = Chance::new(seed);
+        Self {
+            upstreams: Upstreams::new(),
+            exchanges: Exchanges::new(chance.seeds()),
+            chance,
+            // Per event at most a send and a closing for each exchange that its clients open or end.
+            ready: VecDeque::with_capacity(2 * EXCHANGES_MAX),
+            outcome: Outcome::Nothing,
+            outcome_sends: 0,
+            resuming: None,
+            response: vec![0; MESSAGE_BYTES_MAX],
+            response_bytes: 0,
+        }
+    }
+
+    /// Sends the question to the next server, or over TCP to the same one; `Err` when its sends or its time are used up.
+    fn send(&mut self, now: Now, timeout_us: u64, id: ExchangeId, over_tcp: Option<ServerId>) -> Result<(), Failure> {
+        let exchange = self.exchanges.get(id).ok_or(Failure::UpstreamsSilent)?;
+        if exchange.sends >= exchange.sends_max || now >= exchange.began.plus_us(UPSTREAM_ANSWER_US_MAX) {
+            return Err(Failure::UpstreamsSilent);
+        }
+        let attempt = exchange.attempts;
+        let server = match over_tcp {
+            Some(server) => server,
+            None => self.upstreams.choose(exchange.key.group, attempt, now).ok_or(Failure::NoUpstream)?,
+        };
+        let transport = if over_tcp.is_some() || exchange.tcp_only { Transport::Tcp } else { Transport::Udp };
+        let mut message_id = self.chance.id();
+        for _ in 0..ID_DRAWS_MAX {
+            if !self.exchanges.is_id_taken(message_id) {
+                break;
+            }
+            message_id = self.chance.id();
+        }
+        if self.exchanges.is_id_taken(message_id) {
+            return Err(Failure::Overloaded);
+        }
+        let socket = self.chance.below(SERVER_SOCKETS as u16);
+        self.exchanges.sent(id, message_id, now, now.plus_us(timeout_us));
+        let exchange = self.exchanges.get_mut(id).ok_or(Failure::UpstreamsSilent)?;
+        exchange.server = server;
+        exchange.socket = socket;
+        exchange.transport = transport;
+        if over_tcp.is_none() {
+            exchange.attempts = attempt.saturating_add(1);
+        }
+        let ExchangeKey { name, qtype, qclass, dnssec_ok, .. } = exchange.key;
+        let (request, bytes) = exchange.request_mut();
+        *bytes = upstream::write_request(message_id, &name, qtype, qclass, dnssec_ok, request);
+        self.ready.push_back(Ready::Send(id));
+        Ok(())
+    }
+
+    /// Ends an exchange; its clients are resumed one by one by [`Core::next_ready`].
+    fn finish(&mut self, id: ExchangeId, outcome: Outcome) {
+        debug_assert!(self.resuming.is_none(), "the clients of the last exchange are still to be resumed");
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        self.outcome = outcome;
+        self.outcome_sends = exchange.sends;
+        self.resuming = self.exchanges.close(id);
+        self.ready.push_back(Ready::Done(id));
+    }
+
+    /// An exchange whose question `message` repeats, with a server that it is waiting for.
+    fn find_by_question(&self, server: ServerId, message: &[u8]) -> Option<ExchangeId> {
+        let name = Name::from_wire(message.get(HEADER_BYTES..)?).ok()?;
+        let (qtype, rest) = message.get(HEADER_BYTES + name.as_wire().len()..)?.split_first_chunk::<2>()?;
+        let (qclass, _) = rest.split_first_chunk::<2>()?;
+        let (qtype, qclass) = (u16::from_be_bytes(*qtype), u16::from_be_bytes(*qclass));
+        (0..WRONG_ID_GROUPS_MAX).flat_map(|group| [(group, false), (group, true)]).find_map(|(group, dnssec_ok)| {
+            let id = self.exchanges.find(&ExchangeKey { name, qtype, qclass, dnssec_ok, group })?;
+            self.exchanges.get(id).filter(|exchange| exchange.server == server).map(|_| id)
+        })
+    }
+}
+
+impl Core {
+    /// Puts the query among those that wait for its question's answer; sends the question if nobody has.
+    pub(super) fn ask_upstream(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
+        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
+        let resolver = &mut self.resolver;
+        if resolver.upstreams.server_count(query.group) == 0 {
+            return self.fail(now, ticket, rcode::SERVFAIL, Failure::NoUpstream, out);
+        }
+        if query.sends >= UPSTREAM_SENDS_MAX {
+            return self.fail(now, ticket, rcode::SERVFAIL, Failure::ChainTooLong, out);
+        }
+        let key = ExchangeKey {
+            name: *query.resolved(),
+            qtype: query.question.qtype,
+            qclass: query.question.qclass,
+            dnssec_ok: query.question.dnssec_ok(),
+            group: query.group,
+        };
+        let known = resolver.exchanges.find(&key);
+        let Some(id) = known.or_else(|| resolver.exchanges.open(key, now)) else {
+            self.counters.overloaded.add(1);
+            return self.fail(now, ticket, rcode::SERVFAIL, Failure::Overloaded, out);
+        };
+        if known.is_some() {
+            self.counters.exchanges_shared.add(1);
+        } else {
+            self.counters.exchanges.add(1);
+            if let Some(exchange) = resolver.exchanges.get_mut(id) {
+                exchange.sends_max = UPSTREAM_SENDS_MAX - query.sends;
+            }
+        }
+        query.stage = Stage::Upstream(id);
+        query.next = None;
+        let Some(Ok(before)) = resolver.exchanges.get_mut(id).map(|exchange| exchange.join(ticket)) else {
+            self.counters.overloaded.add(1);
+            return self.fail(now, ticket, rcode::SERVFAIL, Failure::Overloaded, out);
+        };
+        if let Some(before) = before.and_then(|before| self.queries.get_mut(before)) {
+            before.next = Some(ticket);
+        }
+        if known.is_none()
+            && let Err(failure) = resolver.send(now, self.settings.upstream_timeout_ms * 1_000, id, None)
+        {
+            // Nobody but this query waits for an exchange that was never sent.
+            resolver.exchanges.close(id);
+            return self.fail(now, ticket, rcode::SERVFAIL, failure, out);
+        }
+        Step::Wait(ticket)
+    }
+
+    /// What is to be sent after [`Ready::Send`].
+    pub fn upstream_request(&self, id: ExchangeId) -> Option<UpstreamRequest<'_>> {
+        let exchange = self.resolver.exchanges.get(id)?;
+        Some(UpstreamRequest {
+            server: exchange.server,
+            address: self.resolver.upstreams.address(exchange.server)?,
+            transport: exchange.transport,
+            socket: exchange.socket,
+            message: exchange.request(),
+        })
+    }
+
+    /// A server's address.
+    pub fn server_address(&self, server: ServerId) -> Option<SocketAddr> {
+        self.resolver.upstreams.address(server)
+    }
+
+    /// A message came from a server, on one of its sockets (over TCP: 0). Then drain [`Core::next_ready`].
+    pub fn on_upstream(&mut self, now: Now, server: ServerId, transport: Transport, socket: u16, message: &[u8]) {
+        let Some((id, _)) = message.split_first_chunk::<2>() else { return self.counters.upstream_unexpected.add(1) };
+        let exchanges = &self.resolver.exchanges;
+        let matching = exchanges.by_message_id(u16::from_be_bytes(*id)).and_then(|id| {
+            let exchange = exchanges.get(id)?;
+            let is_same_path = exchange.server == server
+                && exchange.transport == transport
+                && (transport == Transport::Tcp || exchange.socket == socket);
+            is_same_path.then_some((id, exchange))
+        });
+        let Some((id, exchange)) = matching else { return self.on_wrong_id(now, server, transport, message) };
+        let key = &exchange.key;
+        match answer::response_head(message, key.name.as_wire(), key.qtype, key.qclass) {
+            Ok(head) => self.on_response(now, id, head, message),
+            // Whoever wrote it, it is not the answer: the wait goes on (TuDoor).
+            Err(ResponseError::Malformed | ResponseError::ChainTooLong | ResponseError::TooLarge) => {
+                self.counters.upstream_unexpected.add(1);
+            }
+        }
+    }
+
+    fn on_response(&mut self, now: Now, id: ExchangeId, head: ResponseHead, message: &[u8]) {
+        let timeout_us = self.settings.upstream_timeout_ms * 1_000;
+        let resolver = &mut self.resolver;
+        let Some(exchange) = resolver.exchanges.get(id) else { return };
+        if now >= exchange.began.plus_us(UPSTREAM_ANSWER_US_MAX) {
+            // So late that answers of many questions may have been gathered to come at once (DNSBomb).
+            self.counters.upstream_unexpected.add(1);
+            return resolver.finish(id, Outcome::Failed(Failure::UpstreamsSilent));
+        }
+        let (server, transport) = (exchange.server, exchange.transport);
+        resolver.upstreams.note_answer(server);
+        let mut outcome = Outcome::Answered { rcode: head.rcode, authentic_data: head.authentic_data };
+        if head.truncated && transport == Transport::Udp {
+            self.counters.upstream_truncated.add(1);
+            match resolver.send(now, timeout_us, id, Some(server)) {
+                Ok(()) => return,
+                Err(failure) => outcome = Outcome::Failed(failure),
+            }
+        } else if head.rcode != rcode::NOERROR && head.rcode != rcode::NXDOMAIN {
+            // Another server may know better; when none does, the failure is what they agree on.
+            let has_others = resolver.upstreams.server_count(exchange.key.group) > usize::from(exchange.attempts);
+            if has_others && resolver.send(now, timeout_us, id, None).is_ok() {
+                return;
+            }
+            outcome = Outcome::Failed(Failure::UpstreamRefused);
+        }
+        if let Some(place) = resolver.response.get_mut(..message.len()) {
+            place.copy_from_slice(message);
+            resolver.response_bytes = message.len();
+        }
+        resolver.finish(id, outcome);
+    }
+
+    /// Somebody answers our question under another id: the true server would not. Only TCP can be trusted for it now.
+    fn on_wrong_id(&mut self, now: Now, server: ServerId, transport: Transport, message: &[u8]) {
+        self.counters.upstream_unexpected.add(1);
+        let resolver = &mut self.resolver;
+        if transport == Transport::Tcp {
+            return;
+        }
+        let Some(id) = resolver.find_by_question(server, message) else { return };
+        let Some(exchange) = resolver.exchanges.get_mut(id).filter(|exchange| !exchange.tcp_only) else { return };
+        exchange.tcp_only = true;
+        if exchange.transport == Transport::Udp {
+            self.counters.upstream_wrong_id.add(1);
+            if let Err(failure) = resolver.send(now, self.settings.upstream_timeout_ms * 1_000, id, Some(server)) {
+                resolver.finish(id, Outcome::Failed(failure));
+            }
+        }
+    }
+
+    /// The send of an exchange failed at once: refused, unreachable, reset. Then drain [`Core::next_ready`].
+    pub fn on_upstream_failed(&mut self, now: Now, id: ExchangeId) {
+        if self.resolver.exchanges.get(id).is_some() {
+            self.counters.upstream_failures.add(1);
+            self.try_next(now, id);
+        }
+    }
+
+    /// The same for all that is in flight on a UDP socket: a refusal (ICMP) does not say which question it is about.
+    /// Call until it returns false, draining [`Core::next_ready`] in between.
+    pub fn on_socket_failed(&mut self, now: Now, server: ServerId, socket: u16) -> bool {
+        let Some(id) = self.resolver.exchanges.find_on_socket(server, socket, now) else { return false };
+        self.on_upstream_failed(now, id);
+        true
+    }
+
+    /// Gives up sends whose time is over. Call until it returns false, draining [`Core::next_ready`] in between.
+    pub fn on_tick(&mut self, now: Now) -> bool {
+        let Some(id) = self.resolver.exchanges.pop_expired(now) else { return false };
+        self.counters.upstream_timeouts.add(1);
+        self.try_next(now, id);
+        true
+    }
+
+    fn try_next(&mut self, now: Now, id: ExchangeId) {
+        let resolver = &mut self.resolver;
+        let Some(exchange) = resolver.exchanges.get(id) else { return };
+        resolver.upstreams.note_failure(exchange.server, now);
+        if let Err(failure) = resolver.send(now, self.settings.upstream_timeout_ms * 1_000, id, None) {
+            resolver.finish(id, Outcome::Failed(failure));
+        }
+    }
+
+    /// When [`Core::on_tick`] has something to do.
+    pub fn next_deadline(&mut self) -> Option<Now> {
+        self.resolver.exchanges.next_deadline()
+    }
+
+    /// What an event left to be done; drain it before the next event.
+    pub fn next_ready(&mut self) -> Option<Ready> {
+        if let Some(ready) = self.resolver.ready.pop_front() {
+            if let Ready::Send(_) = ready {
+                self.counters.upstream_sends.add(1);
+            }
+            return Some(ready);
+        }
+        let ticket = self.resolver.resuming?;
+        self.resolver.resuming = self.queries.get(ticket).and_then(|query| query.next);
+        Some(Ready::Query(ticket))
+    }
+
+    /// Goes on with a query whose exchange has ended.
+    pub fn resume(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
+        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
+        query.next = None;
+        query.sends = query.sends.saturating_add(self.resolver.outcome_sends);
+        match self.resolver.outcome {
+            Outcome::Answered { rcode, authentic_data } => {
+                let response = std::mem::take(&mut self.resolver.response);
+                let message = response.get(..self.resolver.response_bytes).unwrap_or_default();
+                let step = self.accept_response(now, ticket, message, rcode, authentic_data, out);
+                self.resolver.response = response;
+                step
+            }
+            Outcome::Failed(failure) => self.fail(now, ticket, rcode::SERVFAIL, failure, out),
+            Outcome::Nothing => lost(),
+        }
+    }
+
+    /// Exchanges in flight.
+    pub fn exchanges_open(&self) -> usize {
+        self.resolver.exchanges.open_count()
+    }
+}

@@ -1,0 +1,122 @@
+//! The vocabulary between the core and whoever carries its steps out.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::upstream::ServerId;
+use crate::limits;
+
+/// Microseconds on a monotonic clock whose zero is any moment before the first event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Now(pub u64);
+
+impl Now {
+    /// This moment and `us` microseconds.
+    pub fn plus_us(self, us: u64) -> Now {
+        Now(self.0.saturating_add(us))
+    }
+
+    /// Whole seconds from `earlier` to this moment; 0 when it is later.
+    pub fn seconds_since(self, earlier: Now) -> u32 {
+        u32::try_from(self.0.saturating_sub(earlier.0) / 1_000_000).unwrap_or(u32::MAX)
+    }
+}
+
+/// How a message travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// One datagram, bounded by the client's EDNS size.
+    Udp,
+    /// A stream of messages with a length in front.
+    Tcp,
+}
+
+/// Where a query came from and where its reply goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The client's address and port.
+    pub client: SocketAddr,
+    /// The address that it asked, when the socket is bound to all of them.
+    pub local: Option<IpAddr>,
+    /// How it asked.
+    pub transport: Transport,
+    /// For `serve` alone: socket or connection.
+    pub token: u64,
+}
+
+/// A query that waits; void once it has been replied to or dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    pub(super) index: u32,
+    pub(super) turn: u32,
+}
+
+/// An upstream exchange in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ExchangeId {
+    pub(super) index: u32,
+    pub(super) turn: u32,
+}
+
+/// What `serve` is to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Send the first `bytes` of the buffer to `to`; the query is over.
+    Reply { bytes: usize, to: Origin },
+    /// Nothing is sent; the query is over.
+    Drop(DropReason),
+    /// Read the rows of [`super::Core::lookup`] and call [`super::Core::on_rows`].
+    AskStore(Ticket),
+    /// Read the target of [`super::Core::alias_asked`] and call [`super::Core::on_target`].
+    AskTarget(Ticket),
+    /// Scan the text of [`super::Core::lookup`] and call [`super::Core::on_matches`].
+    AskPatterns(Ticket),
+    /// The query waits for an upstream; see [`super::Core::next_ready`].
+    Wait(Ticket),
+}
+
+/// Work that an event left behind; to be drained by [`super::Core::next_ready`] before the next event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ready {
+    /// Send [`super::Core::upstream_request`].
+    Send(ExchangeId),
+    /// Call [`super::Core::resume`].
+    Query(Ticket),
+    /// The exchange's sends are over: what belongs to it (a TCP connection) may be closed.
+    Done(ExchangeId),
+}
+
+/// The store or the patterns could not be read. The reason was counted and said by who found it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreFailed;
+
+/// Why a message gets no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DropReason {
+    /// Shorter than a header.
+    Short,
+    /// QR set: answering a response would let two servers loop (RFC 1035 §4.1.1).
+    NotAQuery,
+    /// From port 0 or another address that cannot be answered.
+    Unanswerable,
+    /// The block mode says so.
+    BlockMode,
+    /// The query's time was over before an answer came.
+    TimedOut,
+}
+
+/// An upstream request to send.
+#[derive(Clone, Copy, Debug)]
+pub struct UpstreamRequest<'a> {
+    /// To whom.
+    pub server: ServerId,
+    /// Its address.
+    pub address: SocketAddr,
+    /// How.
+    pub transport: Transport,
+    /// Which of the server's sockets (source ports), below [`limits::SERVER_SOCKETS`]; for UDP.
+    pub socket: u16,
+    /// The message, without a length in front.
+    pub message: &'a [u8],
+}
+
+const _: () = assert!(limits::SERVER_SOCKETS <= u16::MAX as usize);

@@ -1,0 +1,352 @@
+//! Questions in flight to upstreams, and the queries that wait for them: equal questions share one exchange.
+
+use std::collections::VecDeque;
+
+use ahash::RandomState;
+use corewall_sharding::name::Name;
+use hashbrown::HashTable;
+
+use super::Now;
+use super::step::{ExchangeId, Ticket, Transport};
+use super::upstream::{GroupId, REQUEST_BYTES_MAX, ServerId};
+use crate::limits::{EXCHANGE_CLIENTS_MAX, EXCHANGES_MAX, UPSTREAM_SENDS_MAX};
+
+/// What makes two questions to upstreams equal. The client's EDNS variants beside DO make no difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExchangeKey {
+    /// Lower case.
+    pub name: Name,
+    /// QTYPE.
+    pub qtype: u16,
+    /// QCLASS.
+    pub qclass: u16,
+    /// DO.
+    pub dnssec_ok: bool,
+    /// To whom.
+    pub group: GroupId,
+}
+
+/// One question in flight.
+pub struct Exchange {
+    turn: u32,
+    is_open: bool,
+    /// What is asked.
+    pub key: ExchangeKey,
+    /// Message id of the current send.
+    pub id: u16,
+    /// Whom the current send went to.
+    pub server: ServerId,
+    /// Which of its sockets.
+    pub socket: u16,
+    /// How the current send went.
+    pub transport: Transport,
+    /// Sends so far.
+    pub sends: u8,
+    /// Sends that are allowed: what the first client had left.
+    pub sends_max: u8,
+    /// Servers tried so far; TCP after a cut answer is the same try.
+    pub attempts: u8,
+    /// When the first send went out.
+    pub began: Now,
+    /// When the current send went out.
+    pub sent: Now,
+    /// Whether an attempt to poison was seen, so that only TCP is trusted.
+    pub tcp_only: bool,
+    first: Option<Ticket>,
+    last: Option<Ticket>,
+    clients: u16,
+    request: [u8; REQUEST_BYTES_MAX],
+    request_bytes: usize,
+}
+
+/// All exchanges of one worker; memory fixed at start.
+pub struct Exchanges {
+    slots: Vec<Exchange>,
+    free: Vec<u32>,
+    by_key: HashTable<u32>,
+    hasher: RandomState,
+    /// Slot of the UDP or TCP send that bears an id, `u32::MAX` for none: ids of sends in flight are unique.
+    by_id: Vec<u32>,
+    deadlines: VecDeque<(Now, ExchangeId, u8)>,
+}
+
+const NOBODY: u32 = u32::MAX;
+/// Places for deadlines, those of finished exchanges included until they are taken out.
+const DEADLINES_MAX: usize = EXCHANGES_MAX * 16;
+
+impl Exchanges {
+    /// Takes all memory.
+    pub fn new(seeds: [u64; 4]) -> Self {
+        let [a, b, c, d] = seeds;
+        Self {
+            slots: (0..EXCHANGES_MAX).map(|_| Exchange::closed()).collect(),
+            free: (0..EXCHANGES_MAX as u32).rev().collect(),
+            by_key: HashTable::with_capacity(EXCHANGES_MAX),
+            hasher: RandomState::with_seeds(a, b, c, d),
+            by_id: vec![NOBODY; 1 << 16],
+            deadlines: VecDeque::with_capacity(DEADLINES_MAX),
+        }
+    }
+
+    /// The open exchange for an equal question that still takes clients.
+    pub fn find(&self, key: &ExchangeKey) -> Option<ExchangeId> {
+        let index =
+            *self.by_key.find(self.hash(key), |&index| self.slot(index).is_some_and(|slot| slot.key == *key))?;
+        Some(ExchangeId { index, turn: self.slot(index)?.turn })
+    }
+
+    /// Opens an exchange; none when [`EXCHANGES_MAX`] are open.
+    pub fn open(&mut self, key: ExchangeKey, now: Now) -> Option<ExchangeId> {
+        let index = self.free.pop()?;
+        let slot = self.slots.get_mut(index as usize)?;
+        slot.is_open = true;
+        slot.key = key;
+        slot.sends = 0;
+        slot.sends_max = UPSTREAM_SENDS_MAX;
+        slot.attempts = 0;
+        slot.began = now;
+        slot.tcp_only = false;
+        slot.first = None;
+        slot.last = None;
+        slot.clients = 0;
+        let id = ExchangeId { index, turn: slot.turn };
+        let hash = self.hash(&key);
+        let Self { by_key, slots, hasher, .. } = self;
+        by_key.insert_unique(hash, index, |&other| {
+            slots.get(other as usize).map_or(0, |slot| hash_of(hasher, &slot.key))
+        });
+        Some(id)
+    }
+
+    /// An open exchange.
+    pub fn get(&self, id: ExchangeId) -> Option<&Exchange> {
+        self.slot(id.index).filter(|slot| slot.is_open && slot.turn == id.turn)
+    }
+
+    /// An open exchange.
+    pub fn get_mut(&mut self, id: ExchangeId) -> Option<&mut Exchange> {
+        self.slots.get_mut(id.index as usize).filter(|slot| slot.is_open && slot.turn == id.turn)
+    }
+
+    /// The exchange whose current send bears this id.
+    pub fn by_message_id(&self, id: u16) -> Option<ExchangeId> {
+        let index = *self.by_id.get(usize::from(id))?;
+        let slot = self.slot(index).filter(|slot| slot.is_open && slot.id == id)?;
+        Some(ExchangeId { index, turn: slot.turn })
+    }
+
+    /// An exchange whose current send went out on this UDP socket before `now`. Walks all slots: for the rare refusal only.
+    pub fn find_on_socket(&self, server: ServerId, socket: u16, now: Now) -> Option<ExchangeId> {
+        let is_on_it = |slot: &Exchange| {
+            slot.is_open
+                && slot.transport == Transport::Udp
+                && (slot.server, slot.socket) == (server, socket)
+                && slot.sent < now
+        };
+        let index = self.slots.iter().position(is_on_it)?;
+        Some(ExchangeId { index: index as u32, turn: self.slot(index as u32)?.turn })
+    }
+
+    /// Whether an id is borne by a send in flight.
+    pub fn is_id_taken(&self, id: u16) -> bool {
+        self.by_message_id(id).is_some()
+    }
+
+    /// Records a send: the id finds the exchange from now on, and its deadline is kept.
+    pub fn sent(&mut self, id: ExchangeId, message_id: u16, now: Now, deadline: Now) {
+        // Exchanges may finish much faster than their deadlines come. Only an exchange's last send counts, so taking the
+        // void ones out leaves at most EXCHANGES_MAX.
+        if self.deadlines.len() >= DEADLINES_MAX {
+            let Self { deadlines, slots, .. } = self;
+            deadlines.retain(|&(_, id, sends)| {
+                slots.get(id.index as usize).is_some_and(|s| s.is_open && s.turn == id.turn && s.sends == sends)
+            });
+        }
+        let Some(slot) = self.slots.get_mut(id.index as usize) else { return };
+        if slot.sends > 0
+            && let Some(place) = self.by_id.get_mut(usize::from(slot.id))
+        {
+            *place = NOBODY;
+        }
+        slot.id = message_id;
+        slot.sent = now;
+        slot.sends += 1;
+        if let Some(place) = self.by_id.get_mut(usize::from(message_id)) {
+            *place = id.index;
+        }
+        self.deadlines.push_back((deadline, id, slot.sends));
+    }
+
+    /// When the next send is to be given up.
+    pub fn next_deadline(&mut self) -> Option<Now> {
+        while let Some(&(deadline, id, sends)) = self.deadlines.front() {
+            if self.get(id).is_some_and(|exchange| exchange.sends == sends) {
+                return Some(deadline);
+            }
+            self.deadlines.pop_front();
+        }
+        None
+    }
+
+    /// The next send whose time is over.
+    pub fn pop_expired(&mut self, now: Now) -> Option<ExchangeId> {
+        if self.next_deadline()? > now {
+            return None;
+        }
+        self.deadlines.pop_front().map(|(_, id, _)| id)
+    }
+
+    /// Closes an exchange and hands its clients over.
+    pub fn close(&mut self, id: ExchangeId) -> Option<Ticket> {
+        let hash = self.hash(&self.get(id)?.key);
+        if let Ok(found) = self.by_key.find_entry(hash, |&index| index == id.index) {
+            found.remove();
+        }
+        let slot = self.slots.get_mut(id.index as usize)?;
+        if let Some(place) = self.by_id.get_mut(usize::from(slot.id)) {
+            *place = NOBODY;
+        }
+        slot.is_open = false;
+        slot.turn = slot.turn.wrapping_add(1);
+        self.free.push(id.index);
+        slot.first.take()
+    }
+
+    /// Open exchanges.
+    pub fn open_count(&self) -> usize {
+        EXCHANGES_MAX - self.free.len()
+    }
+
+    fn slot(&self, index: u32) -> Option<&Exchange> {
+        self.slots.get(index as usize)
+    }
+
+    fn hash(&self, key: &ExchangeKey) -> u64 {
+        hash_of(&self.hasher, key)
+    }
+}
+
+fn hash_of(hasher: &RandomState, key: &ExchangeKey) -> u64 {
+    hasher.hash_one((key.name.as_wire(), key.qtype, key.qclass, key.dnssec_ok, key.group))
+}
+
+impl Exchange {
+    fn closed() -> Self {
+        Self {
+            turn: 0,
+            is_open: false,
+            key: ExchangeKey { name: Name::ROOT, qtype: 0, qclass: 0, dnssec_ok: false, group: 0 },
+            id: 0,
+            server: 0,
+            socket: 0,
+            transport: Transport::Udp,
+            sends: 0,
+            sends_max: 0,
+            attempts: 0,
+            began: Now(0),
+            sent: Now(0),
+            tcp_only: false,
+            first: None,
+            last: None,
+            clients: 0,
+            request: [0; REQUEST_BYTES_MAX],
+            request_bytes: 0,
+        }
+    }
+
+    /// Appends a client. Returns the client before it, to be linked to it; `Err` when no more are taken.
+    pub fn join(&mut self, ticket: Ticket) -> Result<Option<Ticket>, TooManyClients> {
+        if self.clients >= EXCHANGE_CLIENTS_MAX {
+            return Err(TooManyClients);
+        }
+        self.clients += 1;
+        if self.first.is_none() {
+            self.first = Some(ticket);
+        }
+        Ok(self.last.replace(ticket))
+    }
+
+    /// Where the request is written; `bytes` tells how much of it counts.
+    pub fn request_mut(&mut self) -> (&mut [u8; REQUEST_BYTES_MAX], &mut usize) {
+        (&mut self.request, &mut self.request_bytes)
+    }
+
+    /// The request as it is sent.
+    pub fn request(&self) -> &[u8] {
+        self.request.get(..self.request_bytes).unwrap_or_default()
+    }
+}
+
+/// [`EXCHANGE_CLIENTS_MAX`] clients wait already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooManyClients;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> ExchangeKey {
+        ExchangeKey { name: name.parse().unwrap(), qtype: 1, qclass: 1, dnssec_ok: false, group: 0 }
+    }
+
+    fn ticket(index: u32) -> Ticket {
+        Ticket { index, turn: 0 }
+    }
+
+    #[test]
+    fn equal_questions_find_one_exchange_until_it_is_closed() {
+        let mut exchanges = Exchanges::new([1, 2, 3, 4]);
+        let id = exchanges.open(key("a.example"), Now(0)).unwrap();
+        assert_eq!(exchanges.find(&key("a.example")), Some(id));
+        assert_eq!(exchanges.find(&key("b.example")), None);
+        assert_eq!(exchanges.find(&ExchangeKey { group: 1, ..key("a.example") }), None);
+        assert_eq!(exchanges.find(&ExchangeKey { dnssec_ok: true, ..key("a.example") }), None);
+        assert_eq!(exchanges.get_mut(id).unwrap().join(ticket(7)), Ok(None));
+        assert_eq!(exchanges.get_mut(id).unwrap().join(ticket(8)), Ok(Some(ticket(7))));
+        assert_eq!(exchanges.close(id), Some(ticket(7)));
+        assert_eq!(exchanges.find(&key("a.example")), None);
+        assert!(exchanges.get(id).is_none(), "an old id is void");
+    }
+
+    #[test]
+    fn only_the_last_send_of_an_exchange_can_expire_or_be_answered() {
+        let mut exchanges = Exchanges::new([1, 2, 3, 4]);
+        let id = exchanges.open(key("a.example"), Now(0)).unwrap();
+        exchanges.sent(id, 11, Now(0), Now(100));
+        exchanges.sent(id, 22, Now(50), Now(150));
+        assert_eq!(exchanges.by_message_id(11), None);
+        assert_eq!(exchanges.by_message_id(22), Some(id));
+        assert_eq!(exchanges.pop_expired(Now(120)), None);
+        assert_eq!(exchanges.next_deadline(), Some(Now(150)));
+        assert_eq!(exchanges.pop_expired(Now(150)), Some(id));
+        assert_eq!(exchanges.next_deadline(), None);
+    }
+
+    #[test]
+    fn exchanges_and_their_clients_are_bounded() {
+        let mut exchanges = Exchanges::new([1, 2, 3, 4]);
+        let ids: Vec<_> =
+            (0..EXCHANGES_MAX).map(|n| exchanges.open(key(&format!("n{n}.example")), Now(0)).unwrap()).collect();
+        assert_eq!(exchanges.open(key("one-more.example"), Now(0)), None);
+        for number in 0..u32::from(EXCHANGE_CLIENTS_MAX) {
+            exchanges.get_mut(ids[0]).unwrap().join(ticket(number)).unwrap();
+        }
+        assert_eq!(exchanges.get_mut(ids[0]).unwrap().join(ticket(0)), Err(TooManyClients));
+        exchanges.close(ids[0]);
+        assert!(exchanges.open(key("one-more.example"), Now(0)).is_some());
+    }
+
+    #[test]
+    fn deadlines_stay_bounded_when_exchanges_end_before_them() {
+        let mut exchanges = Exchanges::new([1, 2, 3, 4]);
+        let kept = exchanges.open(key("kept.example"), Now(0)).unwrap();
+        exchanges.sent(kept, 1, Now(0), Now(1_000_000));
+        for round in 0..3 * DEADLINES_MAX as u64 {
+            let id = exchanges.open(key("brief.example"), Now(round)).unwrap();
+            exchanges.sent(id, 2, Now(round), Now(round + 1_000_000));
+            exchanges.close(id);
+        }
+        assert!(exchanges.deadlines.len() <= DEADLINES_MAX && exchanges.deadlines.capacity() <= 2 * DEADLINES_MAX);
+        assert_eq!(exchanges.pop_expired(Now(1_000_000)), Some(kept), "the live one was kept");
+    }
+}

@@ -1,0 +1,80 @@
+//! Why a client gets the answer it gets: the reasons that an Extended DNS Error can give (RFC 8914).
+
+use super::rulebook::RuleBook;
+use super::settings::Settings;
+
+/// Why an answer is what it is, for the client: an Extended DNS Error (RFC 8914) without its text, which is looked up when
+/// the reply is written, so that a cached answer keeps a number only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Blocked by a rule of this list.
+    List { code: u16, list: u16 },
+    /// A failure of ours or of the upstreams.
+    Failure(Failure),
+}
+
+/// The failures that a client may be told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub(super) enum Failure {
+    NoUpstream,
+    UpstreamsSilent,
+    UpstreamRefused,
+    UpstreamBroken,
+    ChainTooLong,
+    StoreFailed,
+    Overloaded,
+    ClientNotAllowed,
+    NotRecursive,
+}
+
+impl Failure {
+    const ALL: [Failure; 9] = [
+        Failure::NoUpstream,
+        Failure::UpstreamsSilent,
+        Failure::UpstreamRefused,
+        Failure::UpstreamBroken,
+        Failure::ChainTooLong,
+        Failure::StoreFailed,
+        Failure::Overloaded,
+        Failure::ClientNotAllowed,
+        Failure::NotRecursive,
+    ];
+
+    /// INFO-CODE (RFC 8914 §4) and EXTRA-TEXT.
+    pub(super) fn ede(self) -> (u16, &'static str) {
+        match self {
+            Failure::NoUpstream => (22, "no upstream server is configured"),
+            Failure::UpstreamsSilent => (22, "no upstream server answered"),
+            Failure::UpstreamRefused => (22, "the upstream servers failed to resolve the name"),
+            Failure::UpstreamBroken => (23, "the upstream server's answer is broken"),
+            Failure::ChainTooLong => (0, "the chain of aliases is a loop or too long"),
+            Failure::StoreFailed => (0, "the rule store cannot be read"),
+            Failure::Overloaded => (0, "too many questions are waiting"),
+            Failure::ClientNotAllowed => (18, "this client is not allowed"),
+            Failure::NotRecursive => (20, "not a rule's name, and recursion was not desired"),
+        }
+    }
+}
+
+impl Why {
+    /// As a cached answer keeps it.
+    pub(super) fn to_code_and_text(self) -> (u16, u32) {
+        match self {
+            Why::List { code, list } => (code, u32::from(list)),
+            Why::Failure(failure) => (failure.ede().0, FAILURE_TEXTS + failure as u32),
+        }
+    }
+}
+
+/// Text numbers from here on are failures', below it lists'.
+const FAILURE_TEXTS: u32 = 1 << 16;
+
+/// The text of a number of [`Why::to_code_and_text`].
+pub(super) fn ede_text<'a>(settings: &Settings, rules: &'a RuleBook, text: u32) -> &'a str {
+    match text.checked_sub(FAILURE_TEXTS) {
+        Some(failure) => Failure::ALL.get(failure as usize).map_or("", |failure| failure.ede().1),
+        None if settings.ede_text => rules.list(text as u16).map_or("", |list| list.ede_text.as_str()),
+        None => "",
+    }
+}
