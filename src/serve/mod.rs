@@ -63,6 +63,8 @@ pub struct Plan {
     pub listen: Vec<SocketAddr>,
     /// What a worker does when nothing is asked.
     pub wait: Wait,
+    /// After `ready`, print commands to try.
+    pub hints: bool,
     /// What may change while the server runs.
     pub wanted: Wanted,
 }
@@ -118,7 +120,10 @@ impl fmt::Display for ServeError {
                         "; another server has it (`ss -lnp 'sport = :{port}'` shows which): stop that one, or change `listen`"
                     ),
                     io::ErrorKind::AddrNotAvailable => {
-                        write!(f, "; this machine has no such address (`ip address` shows those it has): change `listen`")
+                        write!(
+                            f,
+                            "; this machine has no such address (`ip address` shows those it has): change `listen`"
+                        )
                     }
                     io::ErrorKind::PermissionDenied => write!(
                         f,
@@ -159,7 +164,8 @@ pub fn run(plan: Plan, reread: Reread) -> Result<(), ServeError> {
     let knowledge = Arc::new(Knowledge::load(&plan.wanted).map_err(ServeError::Store)?);
     let (sender, events) = mpsc::sync_channel(EVENTS_MAX);
     hear_signals(sender.clone())?;
-    let mut server = Server { commanders: Vec::new(), threads: Vec::new(), events, totals: Totals::default(), plan, reread };
+    let mut server =
+        Server { commanders: Vec::new(), threads: Vec::new(), events, totals: Totals::default(), plan, reread };
     let outcome = server.start(sockets, &knowledge, &sender).and_then(|()| {
         server.say_ready(&knowledge, started);
         drop(knowledge);
@@ -282,6 +288,15 @@ impl Server {
         let mut out = io::stdout().lock();
         // A closed standard output is no reason not to serve.
         let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+        if self.plan.hints
+            && let Some(address) = listen.first()
+        {
+            let hints = knowledge
+                .examples()
+                .into_iter()
+                .map(|(name, expect)| format!("  dig @{} -p {} {name}   # {expect}\n", address.ip(), address.port()));
+            let _ = out.write_all(hints.collect::<String>().as_bytes()).and_then(|()| out.flush());
+        }
     }
 
     fn serve(&mut self) -> Result<(), ServeError> {
@@ -308,7 +323,9 @@ impl Server {
             Err(reason) => return tracing::error!("reload failed, serving as before: {reason}"),
         };
         if (&plan.cores, &plan.listen, plan.wait) != (&self.plan.cores, &self.plan.listen, self.plan.wait) {
-            tracing::warn!("`cores`, `listen` and `wait` change at a restart only; the rest of the configuration is taken over");
+            tracing::warn!(
+                "`cores`, `listen` and `wait` change at a restart only; the rest of the configuration is taken over"
+            );
         }
         let failures = reload::switch_all(&self.commanders, &knowledge);
         for (worker, reason) in &failures {
@@ -383,7 +400,8 @@ impl Report {
 impl Drop for Report {
     fn drop(&mut self) {
         if !self.is_made {
-            let reason = "it panicked, or its executor could not be made; the standard error output tells why".to_owned();
+            let reason =
+                "it panicked, or its executor could not be made; the standard error output tells why".to_owned();
             let _ = self.events.send(Event::Ended(self.index, Err(reason)));
         }
     }

@@ -12,6 +12,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::Duration;
 
 use corewall_sharding::publish::{Generation, Store};
+use corewall_sharding::rule::Kind;
 
 use super::patterns::{PatternDatabase, PatternScanner};
 use super::store::StoreReader;
@@ -85,6 +86,24 @@ impl Knowledge {
             Some(generation) => format!("{} rules, generation {}", grouped(generation.rule_count()), generation.number),
             None => "no store, no rules".to_owned(),
         }
+    }
+
+    /// A name of each of the most telling kinds, with what to expect of it. Reads shards until it finds one.
+    pub fn examples(&self) -> Vec<(String, &'static str)> {
+        let kinds = [
+            (&[Kind::Block][..], "blocked"),
+            (&[Kind::Allow, Kind::ForwardAllow], "allowed: answered by the upstream, if there is one"),
+            (&[Kind::Alias], "an alias"),
+        ];
+        let Some(mut shards) = self.generation.as_ref().and_then(|generation| generation.open_shards(self.mmap).ok())
+        else {
+            return Vec::new();
+        };
+        let mut example = |kinds: &[Kind]| {
+            let mut name_of = |kind| shards.iter_mut().find_map(|shard| shard.example(kind).ok().flatten());
+            kinds.iter().find_map(|&kind| name_of(kind))
+        };
+        kinds.into_iter().filter_map(|(kinds, expect)| Some((example(kinds)?, expect))).collect()
     }
 }
 
