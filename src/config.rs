@@ -22,6 +22,7 @@ pub use self::error::ConfigError;
 pub use self::value::{Cores, LogLevel, WildcardAction, parse_server};
 use crate::decide::settings::OnStoreError;
 use crate::lists::{AdblockModifiers, Format};
+use crate::serve::wait::Wait;
 
 /// Where the configuration is looked for when no `--config` is given.
 pub const PATH_DEFAULT: &str = "/etc/corewall/corewall.toml";
@@ -49,6 +50,8 @@ pub struct Config {
     pub clients_allowed: Vec<IpNet>,
     /// Whether special-use names are answered here (RFC 6761).
     pub special_use_names: bool,
+    /// What a worker does when nothing is asked.
+    pub wait: Wait,
     /// Least severe log lines that are written.
     pub log: LogLevel,
     /// Milliseconds until the next upstream server is tried.
@@ -82,6 +85,7 @@ impl Default for Config {
             on_store_error: OnStoreError::Servfail,
             clients_allowed: Vec::new(),
             special_use_names: true,
+            wait: Wait::Sleep,
             log: LogLevel::Info,
             upstream_timeout_ms: 600,
             upstream: Upstreams::default(),

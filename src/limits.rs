@@ -89,7 +89,7 @@ pub const TTL_S_MAX: u32 = 86_400;
 /// Cores that a configuration may name: more than any machine has, so that a slip of the finger is seen.
 pub const CORES_MAX: usize = 1_024;
 /// Listen addresses of a configuration: each is a UDP and a TCP socket on every core.
-pub const LISTEN_ADDRESSES_MAX: usize = 64;
+pub const LISTEN_ADDRESSES_MAX: usize = 16;
 /// Milliseconds until the next upstream server is tried: under 10 no server on another network would be in time.
 pub const UPSTREAM_TIMEOUT_MS_MIN: u64 = 10;
 /// Milliseconds until the next upstream server is tried: later answers would be dropped anyway.
@@ -128,3 +128,43 @@ pub const TCP_CONNECTIONS_PER_CLIENT_MAX: usize = 32;
 pub const TCP_IDLE_MS_MAX: u64 = 10_000;
 /// Queries on one TCP connection that wait for their answers at a time.
 pub const TCP_PIPELINE_MAX: usize = 64;
+
+/// Workers, and with them cores, of one process.
+pub const WORKERS_MAX: usize = 256;
+/// Bytes asked of the kernel for the buffers of a UDP socket: some 10,000 queries, a burst of 10 ms at a million a second.
+/// `net.core.rmem_max` may allow less.
+pub const UDP_RECEIVE_BUFFER_BYTES: usize = 4 << 20;
+/// Milliseconds that a worker waits for traffic in one system call, before it sleeps in its executor; also the most that
+/// a timer of the worker may be late.
+pub const NAP_MS_MAX: u16 = 1;
+/// Sockets that one wait may report as ready; the others are reported by the next one.
+pub const EVENTS_MAX: usize = 64;
+/// Batches received from one socket before the other sockets are looked at.
+pub const BATCHES_IN_A_ROW_MAX: usize = 8;
+
+/// Source ports of one worker open towards upstreams, over all servers.
+pub const UPSTREAM_PORTS_MAX: usize = 1_024;
+/// Questions sent from one source port before another one is drawn: a port that somebody has found out is soon of no use.
+pub const UPSTREAM_PORT_SENDS_MAX: u32 = 256;
+/// Draws of a source port before the socket is given up: nearly all ports would have to be taken.
+pub const UPSTREAM_PORT_DRAWS_MAX: usize = 16;
+/// Upstream answers taken from one port before the other sockets are looked at.
+pub const UPSTREAM_ANSWERS_IN_A_ROW_MAX: usize = 16;
+/// Upstream sends that failed at once and wait to be told to `decide`.
+pub const UPSTREAM_FAILURES_MAX: usize = EXCHANGES_MAX;
+
+/// Bytes of replies that wait for one TCP client to read them. A client that lets more gather is cut off.
+pub const TCP_OUTBOX_BYTES_MAX: usize = 2 * (2 + MESSAGE_BYTES_MAX);
+const _: () = assert!(TCP_OUTBOX_BYTES_MAX >= 2 + MESSAGE_BYTES_MAX, "the largest reply fits");
+/// Bytes of replies that wait, from which on no further query of that client is read.
+pub const TCP_OUTBOX_BYTES_HIGH: usize = 16_384;
+/// Queries of one TCP connection answered before the other connections are looked at.
+pub const TCP_QUERIES_IN_A_ROW_MAX: usize = 16;
+
+/// Messages from the control thread that wait for one worker.
+pub const ORDERS_MAX: usize = 4;
+/// Milliseconds until all workers must serve; start-up gives up after it.
+pub const START_MS_MAX: u64 = 30_000;
+/// Milliseconds that a stopping worker waits for the upstream answers of the queries it has taken in.
+pub const STOP_MS_MAX: u64 = 2_000;
+const _: () = assert!(STOP_MS_MAX * 1_000 > UPSTREAM_ANSWER_US_MAX, "every query can end");

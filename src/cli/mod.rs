@@ -6,6 +6,7 @@
 pub mod build;
 pub mod check;
 pub mod explain;
+pub mod serve;
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -28,6 +29,8 @@ pub struct Cli {
 enum Command {
     /// Read lists and publish a new generation of the store.
     Build(build::Arguments),
+    /// Answer queries until SIGTERM; SIGHUP goes over to the newest configuration and generation.
+    Serve(serve::Arguments),
     /// Validate configuration and store.
     Check(check::Arguments),
     /// Tell what would be answered to a question, and why.
@@ -78,6 +81,7 @@ impl Failure {
 pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Build(arguments) => build::run(arguments),
+        Command::Serve(arguments) => serve::run(arguments),
         Command::Check(arguments) => check::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::DefaultConfig => print(config::DEFAULT_TOML),

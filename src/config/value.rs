@@ -52,6 +52,14 @@ impl std::str::FromStr for Cores {
 }
 
 impl Cores {
+    /// The named cores; none for `auto`.
+    pub fn named(&self) -> Option<&[usize]> {
+        match self {
+            Self::Auto => None,
+            Self::These(cores) => Some(cores),
+        }
+    }
+
     fn from_numbers(cores: Vec<usize>) -> Result<Self, String> {
         if cores.is_empty() {
             return Err("names no cores; name at least one, or write \"auto\"".to_owned());
