@@ -15,7 +15,7 @@ use corewall_sharding::publish::{Generation, Store};
 
 use super::patterns::{PatternDatabase, PatternScanner};
 use super::store::StoreReader;
-use crate::decide::rule::RuleBook;
+use crate::decide::rulebook::RuleBook;
 use crate::decide::settings::Settings;
 use crate::limits::{ORDERS_MAX, START_MS_MAX};
 
