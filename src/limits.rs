@@ -55,6 +55,25 @@ pub const ROWS_MAX: usize = 128;
 /// Patterns that one scan may report.
 pub const MATCHES_MAX: usize = 64;
 
+/// Bytes of one regular expression.
+pub const PATTERN_BYTES_MAX: usize = 4_096;
+/// Groups inside groups of an expression for which an example is made up: that recursion takes stack.
+pub const PATTERN_NESTING_MAX: u32 = 64;
+/// Bytes of the example that a pattern is tested with.
+pub const PATTERN_EXAMPLE_BYTES_MAX: usize = 255;
+/// Steps back that confirming one candidate may take, some 10 ns each; past it the name counts as not readable.
+pub const PATTERN_STEPS_MAX: usize = 10_000;
+/// Bytes of the compiled form of one confirming expression.
+pub const PATTERN_PROGRAM_BYTES_MAX: usize = 1 << 20;
+/// Patterns that the engine may call too large when all are compiled together, each costing another attempt.
+pub const PATTERNS_TOO_LARGE_MAX: usize = 16;
+/// Patterns compiled in the process that builds; more of them are compiled in one of their own, with the limits below.
+pub const PATTERNS_COMPILED_HERE_MAX: usize = 64;
+/// Bytes of address space of the process that compiles patterns: 10,000 of some size take about 1 GiB.
+pub const PATTERN_COMPILE_BYTES_MAX: u64 = 4 << 30;
+/// Seconds of CPU time of the process that compiles patterns: 10,000 of some size take a minute.
+pub const PATTERN_COMPILE_CPU_S_MAX: u64 = 300;
+
 /// Bytes of one chunk of the response cache; an entry takes a chain of them.
 pub const CACHE_CHUNK_BYTES: usize = 128;
 /// Bytes of the largest answer kept in the cache.
@@ -67,10 +86,36 @@ pub const CACHE_EVICTION_STEPS_MAX: usize = 64;
 /// Seconds that an answer may be cached at most (RFC 8767 §4 advises a week; a day bounds what a mistake costs).
 pub const TTL_S_MAX: u32 = 86_400;
 
+/// Cores that a configuration may name: more than any machine has, so that a slip of the finger is seen.
+pub const CORES_MAX: usize = 1_024;
+/// Listen addresses of a configuration: each is a UDP and a TCP socket on every core.
+pub const LISTEN_ADDRESSES_MAX: usize = 64;
+/// Milliseconds until the next upstream server is tried: under 10 no server on another network would be in time.
+pub const UPSTREAM_TIMEOUT_MS_MIN: u64 = 10;
+/// Milliseconds until the next upstream server is tried: later answers would be dropped anyway.
+pub const UPSTREAM_TIMEOUT_MS_MAX: u64 = UPSTREAM_ANSWER_US_MAX / 1_000;
+/// Seconds that a failure to resolve is cached at least (RFC 9520 §3.2).
+pub const FAILURE_TTL_S_MIN: u32 = 1;
+/// Seconds that a failure to resolve is cached at most (RFC 9520 §3.2).
+pub const FAILURE_TTL_S_MAX: u32 = 300;
+/// Bytes of a worker's cache at least: a few entries of the largest size.
+pub const CACHE_BYTES_MIN: usize = 64 << 10;
+/// Bytes of a worker's cache at most: chunks are numbered by 32 bits.
+pub const CACHE_BYTES_MAX: usize = 256 << 30;
+const _: () = assert!(CACHE_BYTES_MIN >= 2 * CACHE_ENTRY_BYTES_MAX, "the largest entry fits the smallest cache");
+const _: () = assert!(CACHE_BYTES_MAX / CACHE_CHUNK_BYTES < u32::MAX as usize, "a chunk's number is a u32");
+
 /// Policies in a configuration.
 pub const POLICIES_MAX: usize = 256;
 /// Lists in a generation.
 pub const LISTS_MAX: usize = 4_096;
+
+/// Generations that a store keeps, the current one included: the others are to roll back to.
+pub const GENERATIONS_KEPT: usize = 3;
+/// Refused lines of one list that a build's report shows.
+pub const REFUSED_SHOWN_MAX: usize = 20;
+/// Bytes of the file of refused lines: a list in the wrong format has nothing else, and is told by its first ones.
+pub const REFUSED_FILE_BYTES_MAX: usize = 64 << 20;
 
 /// Datagrams taken from or given to the kernel by one call: gains flatten between 8 and 32.
 pub const BATCH_DATAGRAMS: usize = 32;

@@ -182,9 +182,9 @@ pub struct Counts {
     pub rules: u64,
     /// Address rewrites handed on.
     pub rewrites: u64,
-    /// By [`SkipReason`].
+    /// In the order of [`SkipReason::ALL`].
     skipped: [u64; SkipReason::ALL.len()],
-    /// By [`RefuseReason`].
+    /// In the order of [`RefuseReason::ALL`].
     refused: [u64; RefuseReason::ALL.len()],
     /// Void rules in Adblock syntax that `adblock_modifiers = "strip"` would bring back.
     pub gained_by_stripping: u64,
@@ -236,4 +236,29 @@ impl Counts {
 fn refused_place(reason: RefuseReason) -> usize {
     let same = |other: &RefuseReason| std::mem::discriminant(other) == std::mem::discriminant(&reason);
     RefuseReason::ALL.iter().position(same).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_count_of_its_own() {
+        let mut counts = Counts::default();
+        for (place, reason) in SkipReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, place);
+            counts.add_skipped(reason);
+        }
+        for reason in RefuseReason::ALL {
+            counts.add_refused(reason);
+        }
+        counts.add_refused(RefuseReason::Name(NameError::BadIdna));
+        assert!(SkipReason::ALL.into_iter().all(|reason| counts.skipped(reason) == 1));
+        for reason in RefuseReason::ALL {
+            assert_eq!(counts.refused(reason), 1 + u64::from(matches!(reason, RefuseReason::Name(_))), "{reason}");
+        }
+        let mut twice = counts;
+        twice.add(&counts);
+        assert_eq!((twice.skipped_all(), twice.refused_all()), (2 * counts.skipped_all(), 2 * counts.refused_all()));
+    }
 }

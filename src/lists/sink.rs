@@ -107,7 +107,7 @@ impl<'a> Sink<'a> {
             return;
         }
         self.counts.rules += 1;
-        (self.item)(Item::Rule(rule));
+        (self.item)(Item::Rule { line: self.line, rule });
     }
 
     /// An address rewrite.
