@@ -7,8 +7,4 @@ pub mod decide;
 pub mod limits;
 pub mod lists;
 pub mod rdata;
-pub mod serve {
-    pub mod answer_here;
-    pub mod patterns;
-    pub mod store;
-}
+pub mod serve;

@@ -89,7 +89,7 @@ pub const TTL_S_MAX: u32 = 86_400;
 /// Cores that a configuration may name: more than any machine has, so that a slip of the finger is seen.
 pub const CORES_MAX: usize = 1_024;
 /// Listen addresses of a configuration: each is a UDP and a TCP socket on every core.
-pub const LISTEN_ADDRESSES_MAX: usize = 64;
+pub const LISTEN_ADDRESSES_MAX: usize = 16;
 /// Milliseconds until the next upstream server is tried: under 10 no server on another network would be in time.
 pub const UPSTREAM_TIMEOUT_MS_MIN: u64 = 10;
 /// Milliseconds until the next upstream server is tried: later answers would be dropped anyway.
@@ -131,8 +131,6 @@ pub const TCP_PIPELINE_MAX: usize = 64;
 
 /// Workers, and with them cores, of one process.
 pub const WORKERS_MAX: usize = 256;
-/// Addresses to listen on.
-pub const LISTEN_ADDRESSES_MAX: usize = 16;
 /// Bytes asked of the kernel for the buffers of a UDP socket: some 10,000 queries, a burst of 10 ms at a million a second.
 /// `net.core.rmem_max` may allow less.
 pub const UDP_RECEIVE_BUFFER_BYTES: usize = 4 << 20;
