@@ -72,10 +72,9 @@ impl Resolver {
         if exchange.sends >= exchange.sends_max || now >= exchange.began.plus_us(UPSTREAM_ANSWER_US_MAX) {
             return Err(Failure::UpstreamsSilent);
         }
-        let attempt = exchange.attempts;
-        let server = match over_tcp {
-            Some(server) => server,
-            None => self.upstreams.choose(exchange.key.group, attempt, now).ok_or(Failure::NoUpstream)?,
+        let (server, tried) = match over_tcp {
+            Some(server) => (server, exchange.tried),
+            None => self.upstreams.choose(exchange.key.group, exchange.tried, now).ok_or(Failure::NoUpstream)?,
         };
         let transport = if over_tcp.is_some() || exchange.tcp_only { Transport::Tcp } else { Transport::Udp };
         let mut message_id = self.chance.id();
@@ -94,8 +93,9 @@ impl Resolver {
         exchange.server = server;
         exchange.socket = socket;
         exchange.transport = transport;
+        exchange.tried = tried;
         if over_tcp.is_none() {
-            exchange.attempts = attempt.saturating_add(1);
+            exchange.attempts = exchange.attempts.saturating_add(1);
         }
         let ExchangeKey { name, qtype, qclass, dnssec_ok, .. } = exchange.key;
         let (request, bytes) = exchange.request_mut();

@@ -14,6 +14,8 @@ pub type ServerId = u32;
 /// A group's number within a worker; it keeps it over reloads, for cached answers are partitioned by it.
 pub type GroupId = u16;
 
+const _: () = assert!(GROUP_SERVERS_MAX <= u16::BITS as usize, "a bit for each server of a group");
+
 /// Microseconds that a server which did not answer stands behind the others.
 const SERVER_PENALTY_US: u64 = 5_000_000;
 
@@ -103,14 +105,20 @@ impl Upstreams {
         self.groups.get(usize::from(group)).map_or(0, |group| group.servers.len())
     }
 
-    /// Whom to ask at the `attempt`-th try (from 0): in the order of the group, but servers that failed lately stand
-    /// behind the others.
-    pub fn choose(&self, group: GroupId, attempt: u8, now: Now) -> Option<ServerId> {
+    /// Whom to ask next, and `tried` with it (one bit for each place in the group): the first in the order of the group that
+    /// was not tried yet, but servers that failed lately stand behind the others. When all were tried, all may be again.
+    ///
+    /// What was tried is told apart from what failed: a failure moves its server behind the others at once, so that counting
+    /// tries along the order would come to the same server again.
+    pub fn choose(&self, group: GroupId, tried: u16, now: Now) -> Option<(ServerId, u16)> {
         let servers = &self.groups.get(usize::from(group))?.servers;
-        let is_failing = |id: &&ServerId| self.servers.get(**id as usize).is_some_and(|s| s.failing_until > now);
-        let healthy = servers.iter().filter(|id| !is_failing(id));
-        let failing = servers.iter().filter(is_failing);
-        healthy.chain(failing).nth(usize::from(attempt) % servers.len().max(1)).copied()
+        let is_failing = |id: ServerId| self.servers.get(id as usize).is_some_and(|s| s.failing_until > now);
+        let places = || (0u32..).zip(servers.iter().copied());
+        let is_left = |place: u32| tried >> place & 1 == 0;
+        let tried = if places().any(|(place, _)| is_left(place)) { tried } else { 0 };
+        let left = places().filter(|&(place, _)| tried >> place & 1 == 0);
+        let (place, server) = left.min_by_key(|&(place, server)| (is_failing(server), place))?;
+        Some((server, tried | 1 << place))
     }
 
     /// The server did not answer in time, or could not be reached.
@@ -199,7 +207,13 @@ mod tests {
         upstreams.configure(&[group("default", &["192.0.2.1:53", "192.0.2.2:53", "192.0.2.3:53"])]);
         let id = upstreams.group("default");
         let order = |upstreams: &Upstreams, now| -> Vec<_> {
-            (0..4).map(|attempt| upstreams.choose(id, attempt, now).unwrap()).collect()
+            let mut tried = 0;
+            let mut next = || {
+                let (server, with_it) = upstreams.choose(id, tried, now).unwrap();
+                tried = with_it;
+                server
+            };
+            (0..4).map(|_| next()).collect()
         };
         assert_eq!(order(&upstreams, Now(0)), [0, 1, 2, 0]);
         upstreams.note_failure(0, Now(0));
@@ -208,6 +222,17 @@ mod tests {
         upstreams.note_failure(0, Now(SERVER_PENALTY_US));
         upstreams.note_answer(0);
         assert_eq!(order(&upstreams, Now(SERVER_PENALTY_US + 1)), [0, 1, 2, 0], "and by an answer at once");
+    }
+
+    #[test]
+    fn a_server_that_failed_just_now_is_not_tried_again_before_the_others() {
+        let mut upstreams = Upstreams::new();
+        upstreams.configure(&[group("default", &["192.0.2.1:53", "192.0.2.2:53"])]);
+        let id = upstreams.group("default");
+        let (first, tried) = upstreams.choose(id, 0, Now(0)).unwrap();
+        upstreams.note_failure(first, Now(0));
+        let (second, _) = upstreams.choose(id, tried, Now(1)).unwrap();
+        assert_eq!((first, second), (0, 1));
     }
 
     #[test]
@@ -220,7 +245,7 @@ mod tests {
         assert_eq!((upstreams.group("default"), upstreams.group("allow")), (default, allow));
         assert_eq!(upstreams.server_count(allow), 0, "a group that is configured no more has no servers");
         assert_eq!(upstreams.server_count(rule), 1);
-        assert_eq!(upstreams.address(upstreams.choose(default, 0, Now(0)).unwrap()), "192.0.2.3:53".parse().ok());
+        assert_eq!(upstreams.address(upstreams.choose(default, 0, Now(0)).unwrap().0), "192.0.2.3:53".parse().ok());
         assert_eq!(upstreams.choose(allow, 0, Now(0)), None);
     }
 

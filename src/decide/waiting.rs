@@ -46,6 +46,8 @@ pub struct Exchange {
     pub sends_max: u8,
     /// Servers tried so far; TCP after a cut answer is the same try.
     pub attempts: u8,
+    /// Which servers of the group were tried, one bit for each place in it.
+    pub tried: u16,
     /// When the first send went out.
     pub began: Now,
     /// When the current send went out.
@@ -104,6 +106,7 @@ impl Exchanges {
         slot.sends = 0;
         slot.sends_max = UPSTREAM_SENDS_MAX;
         slot.attempts = 0;
+        slot.tried = 0;
         slot.began = now;
         slot.tcp_only = false;
         slot.first = None;
@@ -243,6 +246,7 @@ impl Exchange {
             sends: 0,
             sends_max: 0,
             attempts: 0,
+            tried: 0,
             began: Now(0),
             sent: Now(0),
             tcp_only: false,
