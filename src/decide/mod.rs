@@ -144,6 +144,7 @@ impl Core {
         let Some((ticket, query)) = self.queries.begin(from) else {
             return self.turn_away(from, datagram, out);
         };
+        query.rules = self.rules_stamp;
         match question::parse(datagram, from.transport, &mut query.question) {
             Ok(()) => {}
             Err(rejection) => {
@@ -436,7 +437,7 @@ impl Core {
         let ede = why.filter(|_| self.settings.ede).map(Why::to_code_and_text);
         let (rcode, authentic_data) = (self.answer.rcode, self.answer.authentic_data);
         if ttl_s > 0 && !query.is_private {
-            let rules = self.rules_stamp;
+            let rules = query.rules;
             let head = EntryHead { origin, rcode, authentic_data, ede, rules, stored: now, ttl_s };
             self.cache.keep(&query.cache_key(), head, &self.body);
         }
