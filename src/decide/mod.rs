@@ -403,7 +403,8 @@ impl Core {
             let is_ours = match head.origin {
                 // Judged again just now; the names in its chain were judged under the old rules only.
                 cache::Origin::Upstream { group, chain } => group == query.group && (!chain || is_current),
-                cache::Origin::Failure => true,
+                // The name may be forwarded to another group now, whose servers have not failed.
+                cache::Origin::Failure => is_current,
                 cache::Origin::Rule => false,
             };
             if is_ours && query.links().is_empty() {
