@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::message;
 use crate::parse::{read_header, read_match};
 use crate::run::{self, Strictness};
-use crate::scenario::{Adjust, Entry, Event, Match, Range, Scenario, Step};
+use crate::scenario::{Adjust, Entry, Event, File, Match, Range, Scenario, Step};
 
 /// The scenarios that unbound, dnsmasq and dnsdist all pass: we must as well.
 const PASSED_BY_ALL: [&str; 13] = [
@@ -98,12 +98,9 @@ fn translate(name: &str, case: &Value) -> Result<Scenario, String> {
     if let Some(unsupported) = case["unsupported"].as_array().filter(|list| !list.is_empty()) {
         return Err(format!("cannot be told in this form: {unsupported:?}"));
     }
-    let mut scenario = Scenario {
-        file: PathBuf::from(format!("{name}.rpl")),
-        title: text_of(&case["desc"]),
-        config: SERVER.to_owned(),
-        ..Scenario::default()
-    };
+    let mut scenario =
+        Scenario { file: PathBuf::from(format!("{name}.rpl")), title: text_of(&case["desc"]), ..Scenario::default() };
+    (scenario.config, scenario.files) = translate_config(case);
     for range in list(&case["ranges"]) {
         let bound = |key: &str| range[key].as_u64().map_or(0, |number| number as u32);
         scenario.ranges.push(Range {
@@ -112,6 +109,7 @@ fn translate(name: &str, case: &Value) -> Result<Scenario, String> {
             servers: Vec::new(),
             entries: list(&range["entries"])
                 .iter()
+                .filter(|entry| !is_referral(entry))
                 .map(|entry| translate_entry(entry, false))
                 .collect::<Result<_, _>>()?,
         });
@@ -121,6 +119,49 @@ fn translate(name: &str, case: &Value) -> Result<Scenario, String> {
         scenario.steps.push(Step { number, line: number as usize, event: translate_event(step)? });
     }
     Ok(scenario)
+}
+
+/// A referral to other servers, which no forwarder gets: the one server that all are for us answers in their place.
+fn is_referral(entry: &Value) -> bool {
+    let is_ns = |record: &Value| list(record).iter().any(|word| text_of(word) == "NS");
+    let authority = list(&entry["authority"]);
+    list(&entry["answer"]).is_empty() && !authority.is_empty() && authority.iter().any(is_ns)
+}
+
+/// Unbound's zones and TTL bounds in our words; what it has beside them is left out.
+fn translate_config(case: &Value) -> (String, Vec<File>) {
+    let lines: Vec<String> = list(&case["config"]).iter().map(text_of).collect();
+    let (mut config, mut cache, mut lists) = (SERVER.to_owned(), String::new(), String::new());
+    let mut files = Vec::new();
+    let mut local = String::new();
+    let mut add = |format: &str, text: String| {
+        let name = format!("{}.{format}", files.len());
+        let is_wide = if format == "rpz" { "allow_public_suffix = true\n" } else { "" };
+        lists.push_str(&format!("\n[[list]]\nname = \"{name}\"\npath = \"{name}\"\nformat = \"{format}\"\n{is_wide}"));
+        files.push(File { name, text, is_database: false });
+    };
+    let mut rest = lines.iter();
+    while let Some(line) = rest.next() {
+        let (key, value) = line.trim().split_once(':').unwrap_or_default();
+        match key {
+            "local-zone" | "local-data" => local.push_str(&format!("{line}\n")),
+            "cache-max-ttl" => cache.push_str(&format!("ttl_s_max = {value}\n")),
+            "cache-min-ttl" => cache.push_str(&format!("ttl_s_min = {value}\n")),
+            "cache-max-negative-ttl" => cache.push_str(&format!("negative_ttl_s_max = {value}\n")),
+            _ if line.starts_with("TEMPFILE_CONTENTS") => {
+                let zone = rest.by_ref().take_while(|line| !line.starts_with("TEMPFILE_END"));
+                add("rpz", zone.map(|line| format!("{line}\n")).collect());
+            }
+            _ => {}
+        }
+    }
+    if !local.is_empty() {
+        add("unbound", local);
+    }
+    if !cache.is_empty() {
+        config.push_str(&format!("\n[cache]\n{cache}"));
+    }
+    (config + &lists, files)
 }
 
 fn translate_event(step: &Value) -> Result<Event, String> {

@@ -245,10 +245,17 @@ impl Draft {
 
 /// Reads a record in presentation format; class and TTL may be left out.
 pub fn parse_record(line: &str) -> Result<ScannedRecord, String> {
-    let mut zone =
-        Zonefile::load(&mut format!("$TTL {TTL_S_DEFAULT}\n{line}\n").as_bytes()).map_err(|e| e.to_string())?;
+    // The reader takes the class of the first record for that of the zone, unless it has a default.
+    read_record(line, None).or_else(|_| read_record(line, Some(Class::IN)))
+}
+
+fn read_record(line: &str, class: Option<Class>) -> Result<ScannedRecord, String> {
+    let text = format!("$TTL {TTL_S_DEFAULT}\n{line}\n");
+    let mut zone = Zonefile::load(&mut text.as_bytes()).map_err(|error| error.to_string())?;
     zone.set_origin(Name::root_bytes());
-    zone.set_default_class(Class::IN);
+    if let Some(class) = class {
+        zone.set_default_class(class);
+    }
     match zone.next_entry() {
         Ok(Some(ZoneEntry::Record(record))) => Ok(record),
         Ok(_) => Err(format!("`{line}` is no record")),
