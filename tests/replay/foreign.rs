@@ -125,7 +125,7 @@ fn translate(name: &str, case: &Value) -> Result<Scenario, String> {
 fn is_referral(entry: &Value) -> bool {
     let is_ns = |record: &Value| list(record).iter().any(|word| text_of(word) == "NS");
     let authority = list(&entry["authority"]);
-    list(&entry["answer"]).is_empty() && !authority.is_empty() && authority.iter().any(is_ns)
+    list(&entry["answer"]).is_empty() && !authority.is_empty() && authority.iter().all(is_ns)
 }
 
 /// Unbound's zones and TTL bounds in our words; what it has beside them is left out.
