@@ -22,11 +22,7 @@ help:
 	@echo 'make clean   takes away all that was built'
 
 run: target/run/built
-	@echo 'When it says ready, try in another terminal:'
-	@echo '  dig @127.0.0.1 -p 5353 0slot.trade               blocked: 0.0.0.0'
-	@echo '  dig @127.0.0.1 -p 5353 1inch.io                  allowed: SERVFAIL until $(SAMPLE) names an upstream'
-	@echo '  dig @127.0.0.1 -p 5353 old-portal.example.org    an alias of portal.example.org: 192.0.2.10'
-	@exec $(COREWALL) serve --config $(SAMPLE)
+	@exec $(COREWALL) serve --hints --config $(SAMPLE)
 
 test: setup-test
 	cargo test --workspace
@@ -52,6 +48,7 @@ $(COREWALL): FORCE | setup-build
 	cargo build --release --bin corewall
 
 target/run/built: $(COREWALL) $(SAMPLE) $(SAMPLE_LISTS)
+	@mkdir -p target/run
 	$(COREWALL) build --store target/run/store --config $(SAMPLE)
 	@touch $@
 

@@ -1,6 +1,10 @@
 //! Corewall: a thread-per-core, shared-nothing DNS filtering appliance.
 
+pub mod build;
+pub mod cli;
+pub mod config;
 pub mod decide;
 pub mod limits;
 pub mod lists;
 pub mod rdata;
+pub mod serve;

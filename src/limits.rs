@@ -55,6 +55,25 @@ pub const ROWS_MAX: usize = 128;
 /// Patterns that one scan may report.
 pub const MATCHES_MAX: usize = 64;
 
+/// Bytes of one regular expression.
+pub const PATTERN_BYTES_MAX: usize = 4_096;
+/// Groups inside groups of an expression for which an example is made up: that recursion takes stack.
+pub const PATTERN_NESTING_MAX: u32 = 64;
+/// Bytes of the example that a pattern is tested with.
+pub const PATTERN_EXAMPLE_BYTES_MAX: usize = 255;
+/// Steps back that confirming one candidate may take, some 10 ns each; past it the name counts as not readable.
+pub const PATTERN_STEPS_MAX: usize = 10_000;
+/// Bytes of the compiled form of one confirming expression.
+pub const PATTERN_PROGRAM_BYTES_MAX: usize = 1 << 20;
+/// Patterns that the engine may call too large when all are compiled together, each costing another attempt.
+pub const PATTERNS_TOO_LARGE_MAX: usize = 16;
+/// Patterns compiled in the process that builds; more of them are compiled in one of their own, with the limits below.
+pub const PATTERNS_COMPILED_HERE_MAX: usize = 64;
+/// Bytes of address space of the process that compiles patterns: 10,000 of some size take about 1 GiB.
+pub const PATTERN_COMPILE_BYTES_MAX: u64 = 4 << 30;
+/// Seconds of CPU time of the process that compiles patterns: 10,000 of some size take a minute.
+pub const PATTERN_COMPILE_CPU_S_MAX: u64 = 300;
+
 /// Bytes of one chunk of the response cache; an entry takes a chain of them.
 pub const CACHE_CHUNK_BYTES: usize = 128;
 /// Bytes of the largest answer kept in the cache.
@@ -67,10 +86,36 @@ pub const CACHE_EVICTION_STEPS_MAX: usize = 64;
 /// Seconds that an answer may be cached at most (RFC 8767 §4 advises a week; a day bounds what a mistake costs).
 pub const TTL_S_MAX: u32 = 86_400;
 
+/// Cores that a configuration may name: more than any machine has, so that a slip of the finger is seen.
+pub const CORES_MAX: usize = 1_024;
+/// Listen addresses of a configuration: each is a UDP and a TCP socket on every core.
+pub const LISTEN_ADDRESSES_MAX: usize = 16;
+/// Milliseconds until the next upstream server is tried: under 10 no server on another network would be in time.
+pub const UPSTREAM_TIMEOUT_MS_MIN: u64 = 10;
+/// Milliseconds until the next upstream server is tried: later answers would be dropped anyway.
+pub const UPSTREAM_TIMEOUT_MS_MAX: u64 = UPSTREAM_ANSWER_US_MAX / 1_000;
+/// Seconds that a failure to resolve is cached at least (RFC 9520 §3.2).
+pub const FAILURE_TTL_S_MIN: u32 = 1;
+/// Seconds that a failure to resolve is cached at most (RFC 9520 §3.2).
+pub const FAILURE_TTL_S_MAX: u32 = 300;
+/// Bytes of a worker's cache at least: a few entries of the largest size.
+pub const CACHE_BYTES_MIN: usize = 64 << 10;
+/// Bytes of a worker's cache at most: chunks are numbered by 32 bits.
+pub const CACHE_BYTES_MAX: usize = 256 << 30;
+const _: () = assert!(CACHE_BYTES_MIN >= 2 * CACHE_ENTRY_BYTES_MAX, "the largest entry fits the smallest cache");
+const _: () = assert!(CACHE_BYTES_MAX / CACHE_CHUNK_BYTES < u32::MAX as usize, "a chunk's number is a u32");
+
 /// Policies in a configuration.
 pub const POLICIES_MAX: usize = 256;
 /// Lists in a generation.
 pub const LISTS_MAX: usize = 4_096;
+
+/// Generations that a store keeps, the current one included: the others are to roll back to.
+pub const GENERATIONS_KEPT: usize = 3;
+/// Refused lines of one list that a build's report shows.
+pub const REFUSED_SHOWN_MAX: usize = 20;
+/// Bytes of the file of refused lines: a list in the wrong format has nothing else, and is told by its first ones.
+pub const REFUSED_FILE_BYTES_MAX: usize = 64 << 20;
 
 /// Datagrams taken from or given to the kernel by one call: gains flatten between 8 and 32.
 pub const BATCH_DATAGRAMS: usize = 32;
@@ -83,3 +128,43 @@ pub const TCP_CONNECTIONS_PER_CLIENT_MAX: usize = 32;
 pub const TCP_IDLE_MS_MAX: u64 = 10_000;
 /// Queries on one TCP connection that wait for their answers at a time.
 pub const TCP_PIPELINE_MAX: usize = 64;
+
+/// Workers, and with them cores, of one process.
+pub const WORKERS_MAX: usize = 256;
+/// Bytes asked of the kernel for the buffers of a UDP socket: some 10,000 queries, a burst of 10 ms at a million a second.
+/// `net.core.rmem_max` may allow less.
+pub const UDP_RECEIVE_BUFFER_BYTES: usize = 4 << 20;
+/// Milliseconds that a worker waits for traffic in one system call, before it sleeps in its executor; also the most that
+/// a timer of the worker may be late.
+pub const NAP_MS_MAX: u16 = 1;
+/// Sockets that one wait may report as ready; the others are reported by the next one.
+pub const EVENTS_MAX: usize = 64;
+/// Batches received from one socket before the other sockets are looked at.
+pub const BATCHES_IN_A_ROW_MAX: usize = 8;
+
+/// Source ports of one worker open towards upstreams, over all servers.
+pub const UPSTREAM_PORTS_MAX: usize = 1_024;
+/// Questions sent from one source port before another one is drawn: a port that somebody has found out is soon of no use.
+pub const UPSTREAM_PORT_SENDS_MAX: u32 = 256;
+/// Draws of a source port before the socket is given up: nearly all ports would have to be taken.
+pub const UPSTREAM_PORT_DRAWS_MAX: usize = 16;
+/// Upstream answers taken from one port before the other sockets are looked at.
+pub const UPSTREAM_ANSWERS_IN_A_ROW_MAX: usize = 16;
+/// Upstream sends that failed at once and wait to be told to `decide`.
+pub const UPSTREAM_FAILURES_MAX: usize = EXCHANGES_MAX;
+
+/// Bytes of replies that wait for one TCP client to read them. A client that lets more gather is cut off.
+pub const TCP_OUTBOX_BYTES_MAX: usize = 2 * (2 + MESSAGE_BYTES_MAX);
+const _: () = assert!(TCP_OUTBOX_BYTES_MAX >= 2 + MESSAGE_BYTES_MAX, "the largest reply fits");
+/// Bytes of replies that wait, from which on no further query of that client is read.
+pub const TCP_OUTBOX_BYTES_HIGH: usize = 16_384;
+/// Queries of one TCP connection answered before the other connections are looked at.
+pub const TCP_QUERIES_IN_A_ROW_MAX: usize = 16;
+
+/// Messages from the control thread that wait for one worker.
+pub const ORDERS_MAX: usize = 4;
+/// Milliseconds until all workers must serve; start-up gives up after it.
+pub const START_MS_MAX: u64 = 30_000;
+/// Milliseconds that a stopping worker waits for the upstream answers of the queries it has taken in.
+pub const STOP_MS_MAX: u64 = 2_000;
+const _: () = assert!(STOP_MS_MAX * 1_000 > UPSTREAM_ANSWER_US_MAX, "every query can end");

@@ -35,6 +35,8 @@ server:
     username: ""
     chroot: ""
     zonesdir: "$folder"
+    # Debian's default is one file under /var/lib for every nsd: two of them would write into it.
+    database: ""
     pidfile: ""
     zonelistfile: "$folder/zone.list"
     xfrdfile: "$folder/xfrd.state"

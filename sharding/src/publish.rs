@@ -139,7 +139,8 @@ impl Store {
         fs::remove_dir_all(&doomed).map_err(StoreError::io(&doomed, "remove the directory"))
     }
 
-    fn generation_dir(&self, number: u64) -> PathBuf {
+    /// Where a generation lies, or would.
+    pub fn generation_dir(&self, number: u64) -> PathBuf {
         self.dir.join(GENERATIONS).join(name_from_number(number))
     }
 }

@@ -6,12 +6,12 @@
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, Statement};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Statement};
 use self_cell::self_cell;
 
 use crate::StoreError;
 use crate::name::Name;
-use crate::rule::ClassId;
+use crate::rule::{ClassId, Kind};
 use crate::schema::{self, APPLICATION_ID, FORMAT_VERSION};
 
 /// KiB of page cache of one connection when the file is not mapped; mapped pages need none.
@@ -63,6 +63,15 @@ impl Shard {
             Ok(())
         });
         read.map_err(StoreError::sqlite(&self.path, "look a name up"))
+    }
+
+    /// Some name with a rule of this kind that covers the name itself; for an operator to try. Reads through the shard.
+    pub fn example(&mut self, kind: Kind) -> Result<Option<String>, StoreError> {
+        let sql =
+            "SELECT Name FROM every_rule WHERE Kind = ?1 AND Scope IN ('exact', 'subtree') AND Name <> '' LIMIT 1";
+        let conn = self.cell.borrow_owner();
+        let name = conn.query_row(sql, [schema::kind_word(kind)], |row| row.get(0)).optional();
+        name.map_err(StoreError::sqlite(&self.path, "find an example"))
     }
 
     /// Where the alias rule of this name and class leads; none when there is no such rule.

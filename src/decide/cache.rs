@@ -140,7 +140,8 @@ struct Meta {
 }
 
 const _: () = assert!(size_of::<Chunk>() == CACHE_CHUNK_BYTES && size_of::<Meta>() == 64);
-const _: () = assert!(CACHE_ENTRY_BYTES_MAX <= u16::MAX as usize && CACHE_ENTRY_RECORDS_MAX <= u16::MAX as usize);
+const _: () = assert!(CACHE_ENTRY_BYTES_MAX <= u16::MAX as usize, "`body_bytes` and TTL places hold any");
+const _: () = assert!(CACHE_ENTRY_RECORDS_MAX <= u16::MAX as usize, "`answers` and `authorities` hold any");
 
 /// The cache of one worker: memory fixed at start, what is not in use goes first.
 pub struct Cache {
@@ -515,3 +516,6 @@ impl Writer<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

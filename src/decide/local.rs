@@ -185,8 +185,11 @@ mod tests {
         AnswerRecord { rtype, ttl_s: None, rdata: rdata.into() }
     }
 
-    /// RCODE, then `SECTION TYPE RDATA-length` of each record; none when the name is not ours.
-    fn asked(local: &LocalRecords, text: &str, qtype: u16) -> Option<(u16, Vec<(Section, u16, Vec<u8>)>)> {
+    /// Section, type and RDATA of a record.
+    type Held = (Section, u16, Vec<u8>);
+
+    /// RCODE and records; none when the name is not ours.
+    fn asked(local: &LocalRecords, text: &str, qtype: u16) -> Option<(u16, Vec<Held>)> {
         let mut answer = Answer::new();
         answer.rcode = 9;
         local.answer(&name(text), qtype, &mut answer).then(|| {

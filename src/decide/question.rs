@@ -234,3 +234,202 @@ fn refusal(qtype: u16, qclass: u16) -> Option<u16> {
         _ => (qclass != CLASS_IN).then_some(rcode::REFUSED),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAME: &[u8] = b"\x03WwW\x07eXample\x03com\0";
+    const OPT: &[u8] = b"\0\0\x29\x10\0\0\0\x80\0\0\0";
+
+    /// A query for `NAME` A IN with `flags`, section counts behind QDCOUNT, and octets behind the question.
+    fn query(flags: u16, counts: [u16; 3], behind: &[u8]) -> Vec<u8> {
+        asked(flags, counts, NAME, rtype::A, CLASS_IN, behind)
+    }
+
+    fn asked(flags: u16, counts: [u16; 3], name: &[u8], qtype: u16, qclass: u16, behind: &[u8]) -> Vec<u8> {
+        let mut query = vec![0xab, 0xcd];
+        for number in [flags, 1].into_iter().chain(counts) {
+            query.extend_from_slice(&number.to_be_bytes());
+        }
+        query.extend_from_slice(name);
+        query.extend_from_slice(&qtype.to_be_bytes());
+        query.extend_from_slice(&qclass.to_be_bytes());
+        query.extend_from_slice(behind);
+        query
+    }
+
+    fn opt(ttl: [u8; 4], options: &[u8]) -> Vec<u8> {
+        [b"\0\0\x29\x04\xd0".as_slice(), &ttl, &(options.len() as u16).to_be_bytes(), options].concat()
+    }
+
+    fn parsed(datagram: &[u8]) -> Result<Question, Rejection> {
+        let mut question = Question::EMPTY;
+        parse(datagram, Transport::Udp, &mut question).map(|()| question)
+    }
+
+    /// RCODE, whether with OPT, and octets of the question echoed.
+    fn refused(datagram: &[u8]) -> (u16, bool, u16) {
+        match parsed(datagram) {
+            Err(Rejection::Reply(reply)) => (reply.rcode, reply.edns, reply.question_bytes),
+            other => panic!("expected an error reply, got {:?}", other.map(|question| question.name)),
+        }
+    }
+
+    const ECHOED: u16 = NAME.len() as u16 + 4;
+
+    #[test]
+    fn a_question_keeps_its_case_and_is_known_in_lower_case() {
+        let question = parsed(&query(0x0130, [0, 0, 1], OPT)).unwrap();
+        assert_eq!(question.name.to_string(), "www.example.com");
+        assert_eq!(&question.asked[..NAME.len()], NAME);
+        assert_eq!((question.id, question.qtype, question.qclass), (0xabcd, rtype::A, CLASS_IN));
+        assert!(question.recursion_desired && question.checking_disabled && question.authentic_data);
+        assert_eq!(question.edns, Some(Edns { payload_bytes: 4096, dnssec_ok: true }));
+        assert!(question.dnssec_ok());
+    }
+
+    #[test]
+    fn nothing_of_an_older_question_is_left() {
+        let mut question = parsed(&query(0x0130, [0, 0, 1], OPT)).unwrap();
+        let plain = asked(0, [0; 3], b"\0", 2, CLASS_IN, b"");
+        parse(&plain, Transport::Udp, &mut question).unwrap();
+        assert!(question.name.is_root() && question.edns.is_none());
+        assert!(!question.recursion_desired && !question.checking_disabled && !question.authentic_data);
+    }
+
+    #[test]
+    fn short_messages_and_responses_get_no_answer() {
+        let whole = query(0, [0; 3], b"");
+        for end in 0..HEADER_BYTES {
+            assert_eq!(parsed(&whole[..end]).err(), Some(Rejection::Drop(DropReason::Short)));
+        }
+        let response = query(0x8000, [0; 3], b"");
+        assert_eq!(parsed(&response).err(), Some(Rejection::Drop(DropReason::NotAQuery)));
+        assert_eq!(parsed(&response[..12]).err(), Some(Rejection::Drop(DropReason::NotAQuery)));
+    }
+
+    #[test]
+    fn other_opcodes_are_not_implemented_whatever_follows() {
+        for opcode in 1..16u16 {
+            for message in [&query(opcode << 11, [0; 3], b"")[..], &query(opcode << 11, [9; 3], b"")[..12]] {
+                let Err(Rejection::Reply(reply)) = parsed(message) else { panic!() };
+                assert_eq!((reply.rcode, reply.opcode), (rcode::NOTIMP, opcode as u8));
+                assert_eq!((reply.id, reply.question_bytes, reply.edns), (0xabcd, 0, false));
+            }
+        }
+    }
+
+    #[test]
+    fn there_must_be_exactly_one_question() {
+        for count in [0u16, 2, 256, 257] {
+            let mut message = query(0, [0; 3], &query(0, [0; 3], b"")[12..]);
+            message[4..6].copy_from_slice(&count.to_be_bytes());
+            assert_eq!(refused(&message), (rcode::FORMERR, false, 0));
+        }
+    }
+
+    #[test]
+    fn malformed_names_are_a_format_error_without_echo() {
+        let long = [&[63u8][..], &[b'a'; 63]].concat();
+        let too_long = [long.repeat(3), vec![62], vec![b'a'; 62], vec![0]].concat();
+        for name in [b"\xc0\x0c".as_slice(), b"\x01a\xc0\x0c", b"\x40a\0", b"\x80a\0", &too_long] {
+            assert_eq!(refused(&asked(0, [0; 3], name, 1, 1, b"")), (rcode::FORMERR, false, 0));
+        }
+        let longest = [long.repeat(3), vec![61], vec![b'a'; 61], vec![0]].concat();
+        assert_eq!(parsed(&asked(0, [0; 3], &longest, 1, 1, b"")).unwrap().name.as_wire().len(), 255);
+    }
+
+    #[test]
+    fn every_truncation_of_a_query_is_a_format_error() {
+        let option = b"\0\x0a\0\x08cookie!!";
+        let whole = query(0x0100, [0, 0, 1], &opt([0; 4], option));
+        assert!(parsed(&whole).is_ok());
+        for end in HEADER_BYTES..whole.len() {
+            assert_eq!(refused(&whole[..end]).0, rcode::FORMERR, "{end}");
+        }
+    }
+
+    #[test]
+    fn there_is_one_opt_record_at_most_and_it_belongs_to_the_root() {
+        let two = [OPT, OPT].concat();
+        assert_eq!(refused(&query(0, [0, 0, 2], &two)), (rcode::FORMERR, false, ECHOED));
+        let owned = [b"\x01a".as_slice(), OPT].concat();
+        assert_eq!(refused(&query(0, [0, 0, 1], &owned)).0, rcode::FORMERR);
+        let pointed = [b"\xc0\x1c".as_slice(), &OPT[1..]].concat();
+        assert_eq!(refused(&query(0, [0, 0, 1], &pointed)).0, rcode::FORMERR);
+    }
+
+    #[test]
+    fn edns_versions_but_zero_are_bad_and_flags_passed_over() {
+        for version in [1, 2, 255] {
+            assert_eq!(
+                refused(&query(0, [0, 0, 1], &opt([0, version, 0, 0], b"junk"))),
+                (rcode::BADVERS, true, ECHOED)
+            );
+        }
+        let question = parsed(&query(0, [0, 0, 1], &opt([7, 0, 0x7f, 0xff], b""))).unwrap();
+        assert_eq!(question.edns, Some(Edns { payload_bytes: 1232, dnssec_ok: false }));
+    }
+
+    #[test]
+    fn unknown_options_pass_and_broken_or_too_many_do_not() {
+        let unknown = b"\xff\xf0\0\x03abc";
+        assert!(parsed(&query(0, [0, 0, 1], &opt([0; 4], &unknown.repeat(EDNS_OPTIONS_MAX)))).is_ok());
+        for options in [unknown.repeat(EDNS_OPTIONS_MAX + 1), b"\0\x0a\0\x09cookie!!".to_vec(), b"\0\x0a\0".to_vec()] {
+            assert_eq!(refused(&query(0, [0, 0, 1], &opt([0; 4], &options))), (rcode::FORMERR, true, ECHOED));
+        }
+    }
+
+    #[test]
+    fn signed_queries_are_taken_as_unsigned() {
+        let tsig = b"\x03key\0\0\xfa\0\xff\0\0\0\0\0\x02xx";
+        let question = parsed(&query(0, [0, 0, 2], &[OPT, tsig.as_slice()].concat())).unwrap();
+        assert!(question.edns.is_some());
+        let many = tsig.repeat(QUERY_RECORDS_MAX + 1);
+        assert_eq!(refused(&query(0, [0, 0, QUERY_RECORDS_MAX as u16 + 1], &many)).0, rcode::FORMERR);
+    }
+
+    #[test]
+    fn records_where_a_query_has_none_are_a_format_error() {
+        let record = b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\x0a\0\0\x01";
+        assert_eq!(refused(&query(0, [1, 0, 0], record)), (rcode::FORMERR, false, ECHOED));
+        assert_eq!(refused(&query(0, [0, 1, 0], record)), (rcode::FORMERR, false, ECHOED));
+        assert_eq!(refused(&query(0, [0, 1, 0], OPT)).0, rcode::FORMERR);
+        let ixfr = asked(0, [0, 1, 0], NAME, rtype::IXFR, CLASS_IN, record);
+        assert_eq!(refused(&ixfr), (rcode::REFUSED, false, ECHOED));
+    }
+
+    #[test]
+    fn cut_off_queries_are_a_format_error() {
+        assert_eq!(refused(&query(0x0200, [0; 3], b"")), (rcode::FORMERR, false, ECHOED));
+        let padded = query(0, [0; 3], &[0; DATAGRAM_BYTES_MAX]);
+        assert!(parsed(&padded[..DATAGRAM_BYTES_MAX - 1]).is_ok(), "octets behind the message are passed over");
+        assert_eq!(refused(&padded[..DATAGRAM_BYTES_MAX]), (rcode::FORMERR, false, ECHOED));
+        assert!(parse(&padded, Transport::Tcp, &mut Question::EMPTY.clone()).is_ok(), "a stream has lengths");
+    }
+
+    #[test]
+    fn classes_but_in_and_types_that_are_no_data_are_refused() {
+        for qclass in [0, 2, 3, 4, 254, 255, 65_535] {
+            assert_eq!(refused(&asked(0, [0; 3], NAME, 1, qclass, b"")), (rcode::REFUSED, false, ECHOED));
+        }
+        for (qtype, rcode) in [
+            (0, rcode::FORMERR),
+            (rtype::OPT, rcode::FORMERR),
+            (128, rcode::FORMERR),
+            (248, rcode::FORMERR),
+            (rtype::TSIG, rcode::FORMERR),
+            (rtype::TKEY, rcode::REFUSED),
+            (rtype::IXFR, rcode::REFUSED),
+            (rtype::AXFR, rcode::REFUSED),
+            (rtype::MAILB, rcode::NOTIMP),
+            (rtype::MAILA, rcode::NOTIMP),
+        ] {
+            assert_eq!(refused(&asked(0, [0, 0, 1], NAME, qtype, 1, OPT)), (rcode, true, ECHOED), "{qtype}");
+        }
+        for qtype in [1, 28, 64, 65, 127, rtype::ANY, 256, 257, 32_769, 65_280, 65_535] {
+            assert!(parsed(&asked(0, [0; 3], NAME, qtype, 1, b"")).is_ok(), "{qtype}");
+        }
+    }
+}

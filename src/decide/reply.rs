@@ -359,4 +359,8 @@ fn put_opt(rcode: u16, dnssec_ok: bool, ede: Option<Ede<'_>>, place: &mut [u8]) 
     OPT_BYTES_MIN + options_bytes
 }
 
-const _: () = assert!(UDP_PAYLOAD_BYTES_MAX <= u16::MAX as usize && BODY_BYTES_MAX <= u16::MAX as usize);
+const _: () = assert!(UDP_PAYLOAD_BYTES_MAX <= u16::MAX as usize, "OPT says it in 16 bits");
+const _: () = assert!(BODY_BYTES_MAX <= u16::MAX as usize, "a TTL place holds any");
+
+#[cfg(test)]
+mod tests;

@@ -26,9 +26,12 @@ pub struct Rewrites {
 #[derive(Clone, Debug)]
 struct Prefixes<const N: usize> {
     bits: u8,
-    /// By network address; the lower list number first.
-    networks: HashMap<[u8; N], Vec<(ListId, [u8; N])>, RandomState>,
+    /// By network address.
+    networks: HashMap<[u8; N], Targets<N>, RandomState>,
 }
+
+/// What one prefix becomes by each list; the lower list number first.
+type Targets<const N: usize> = Vec<(ListId, [u8; N])>;
 
 impl Rewrites {
     /// From the generation's rules; of equal prefixes the lower list number wins, then the one that comes first. A rule

@@ -17,7 +17,7 @@ use super::dnsrewrite::Rewrite;
 use super::hosts::read_hosts_line;
 use super::input::{Line, Lines};
 use super::modifiers::Modifiers;
-use super::names::{is_name_octet, read_address, read_name};
+use super::names::{is_local_name, is_name_octet, read_address, read_name};
 use super::report::{RefuseReason, SkipReason};
 use super::sink::{Sink, Sinkholes};
 
@@ -223,7 +223,12 @@ fn read_as_hosts(text: &str, sink: &mut Sink<'_>) -> bool {
     };
     match text.split_once([' ', '\t']) {
         Some((address, names)) if let Some(address) = read_address(address.as_bytes()) => {
-            read_hosts_line(address, names.as_bytes(), sink);
+            // A zone file's `1.2.3.4 CNAME .` begins with an address too.
+            let is_name = |text: &str| is_local_name(text.as_bytes()) || read_name(text.as_bytes()).is_ok();
+            match names.split_ascii_whitespace().find(|text| !is_name(text)) {
+                Some(text) => sink.refuse(text.as_bytes(), RefuseReason::BadSyntax),
+                None => read_hosts_line(address, names.as_bytes(), sink),
+            }
             true
         }
         None if is_domain_name(text) => {
@@ -298,7 +303,8 @@ pub fn find_badfilters(reader: &mut dyn BufRead, disabled: &mut Disabled) -> io:
         }
         let Ok(rule) = RuleText::split(text) else { continue };
         let modifiers = Modifiers::read(rule.modifiers, rule.exception);
-        if modifiers.badfilter && modifiers.void.is_none() {
+        // `$popup,badfilter` switches off the `$popup` rule of the same pattern, not the rule without.
+        if modifiers.badfilter && modifiers.void.is_none() && modifiers.strippable.is_none() {
             disabled.insert(rule.head, &modifiers.badfilter_key());
         }
     }

@@ -6,7 +6,7 @@
 //!
 //! Invariant: a pattern that cannot match any name, because it speaks of another part of a URL, never becomes a rule.
 
-use corewall_sharding::name::Name;
+use corewall_sharding::name::{Name, NameError};
 use corewall_sharding::rule::{RuleKey, Scope};
 
 use super::names::{is_name_octet, read_name};
@@ -168,7 +168,7 @@ impl<'a> Masks<'a> {
     /// Pieces that no name can hold: an empty label, or a dot at either end of the name.
     fn check_pieces(&self) -> Result<(), NoRule> {
         if self.pieces.iter().any(|piece| !piece.is_ascii()) {
-            return Err(NoRule::Refuse(RefuseReason::Name(corewall_sharding::name::NameError::BadIdna)));
+            return Err(NoRule::Refuse(RefuseReason::Name(NameError::BadIdna)));
         }
         let first = self.pieces.first().copied().unwrap_or_default();
         let last = self.pieces.last().copied().unwrap_or_default();

@@ -10,7 +10,7 @@ use super::names::{read_address, read_name};
 use super::records::{address_record, read_type, record};
 use super::report::RefuseReason;
 
-/// Octets in a name that AdGuard's engine takes as a target. Ours is the bound of DNS; both refuse what is longer.
+/// What a `$dnsrewrite` asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rewrite {
     /// No value: an exception for every rewrite of the names, or, on a blocking rule, an empty answer.

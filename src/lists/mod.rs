@@ -7,6 +7,10 @@
 //!
 //! Never done here: fetching, merging lists, removing duplicates, or deciding which rule wins.
 
+// A name is 257 bytes in place by design: millions of them pass through these enums, each for a moment, and a box would
+// be an allocation a line.
+#![allow(clippy::large_enum_variant)]
+
 mod adblock;
 mod adblock_pattern;
 mod badfilter;
@@ -163,7 +167,12 @@ impl Options {
 #[derive(Debug, PartialEq)]
 pub enum Item<'a> {
     /// A rule.
-    Rule(Rule),
+    Rule {
+        /// Line number from 1; the first one, when it was gathered from several.
+        line: u64,
+        /// What it says.
+        rule: Rule,
+    },
     /// A rule about addresses in answers.
     Rewrite(IpRewrite),
     /// A line, or a name in it, that says nothing which a DNS filter could do.

@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 
+use corewall_sharding::name::NameError;
 use corewall_sharding::rule::{ClientMatch, Condition};
 use ipnet::IpNet;
 
@@ -151,8 +152,13 @@ impl Modifiers {
 
     fn read_denyallow(&mut self, value: &str) -> Result<(), RefuseReason> {
         for text in value.split('|').take(VALUES_MAX) {
-            if text.ends_with(".*") {
-                return Err(RefuseReason::UnsupportedModifier);
+            if let Some(base) = text.strip_suffix(".*") {
+                // Under any public suffix: a condition knows no such set. But a list that leaves a remark here, too long
+                // for a label, excepts no name by it.
+                match read_name(base.as_bytes()) {
+                    Err(RefuseReason::Name(NameError::LabelTooLong | NameError::NameTooLong)) => continue,
+                    _ => return Err(RefuseReason::UnsupportedModifier),
+                }
             }
             let name = read_name(text.as_bytes()).map_err(|_| RefuseReason::BadModifier)?;
             self.condition.names_not.push(name);
@@ -291,6 +297,12 @@ mod tests {
             ("popup", true, None, Some(unknown)),
             ("dnstype=NOSUCH", false, Some(NoRule::Refuse(RefuseReason::BadModifier)), None),
             ("denyallow=a.*", false, Some(NoRule::Refuse(RefuseReason::UnsupportedModifier)), None),
+            (
+                "denyallow=a.example|a_remark_that_is_longer_than_the_sixty_three_octets_of_a_label_may_be.*",
+                false,
+                None,
+                None,
+            ),
             ("dnstype=", false, Some(NoRule::Refuse(RefuseReason::BadModifier)), None),
         ] {
             let modifiers = Modifiers::read(text, exception);

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use corewall_sharding::name::{LABELS_MAX, Name, NameError};
+use corewall_sharding::name::{NAME_BYTES_MAX, Name, NameError};
 use psl::Type;
 
 use super::report::RefuseReason;
@@ -187,31 +187,32 @@ fn split_at(text: &[u8], wanted: impl Fn(u8) -> bool) -> (&[u8], Option<&[u8]>) 
 ///
 /// Private suffixes, such as `github.io`, are not: operators block them as a whole on purpose.
 pub fn is_public_suffix(name: &Name) -> bool {
-    const { assert!(SUFFIX_LABELS_MAX < LABELS_MAX) }
     match name.label_count() {
         0 => true,
         1 => {
             let label = name.labels().next().unwrap_or_default();
             !PRIVATE_TOP_LEVEL.contains(&label)
         }
-        labels if labels <= SUFFIX_LABELS_MAX => is_icann_suffix(name),
-        _ => false,
+        _ => is_icann_suffix(name),
     }
 }
 
 /// Whether `name` is itself an ICANN suffix of the Public Suffix List.
 pub fn is_icann_suffix(name: &Name) -> bool {
-    let mut text = [0u8; 256];
-    let mut len = 0;
+    if name.label_count() > SUFFIX_LABELS_MAX {
+        return false;
+    }
+    // The presentation format without escapes, which no suffix has.
+    let mut text = [b'.'; NAME_BYTES_MAX];
+    let mut len = 0usize;
     for label in name.labels() {
-        if len > 0 {
-            text[len] = b'.';
-            len += 1;
-        }
-        text[len..len + label.len()].copy_from_slice(label);
+        // The dot is there already.
+        len += usize::from(len > 0);
+        let Some(place) = text.get_mut(len..len + label.len()) else { return false };
+        place.copy_from_slice(label);
         len += label.len();
     }
-    let text = &text[..len];
+    let text = text.get(..len).unwrap_or_default();
     psl::suffix(text).is_some_and(|suffix| suffix.typ() == Some(Type::Icann) && suffix.as_bytes().len() == text.len())
 }
 

@@ -4,7 +4,8 @@
 
 use corewall_sharding::rule::Scope;
 
-use super::names::read_name_or_below;
+use super::names::{is_local_name, read_name_or_below};
+use super::report::SkipReason;
 use super::sink::Sink;
 
 /// Reads one line.
@@ -17,6 +18,9 @@ pub fn line(line: &[u8], sink: &mut Sink<'_>) {
     // No name begins with the comment marks of Adblock lists and zone files.
     if text.is_empty() || text.starts_with(b"!") || text.starts_with(b";") {
         return sink.comment();
+    }
+    if is_local_name(text) {
+        return sink.skip(SkipReason::LocalName);
     }
     match read_name_or_below(text) {
         Ok((name, below)) => {

@@ -90,6 +90,8 @@ pub enum RefuseReason {
     SeveralWords,
     /// Everything under a public suffix.
     PublicSuffix,
+    /// One label alone, which is no host's name.
+    LoneWord,
     /// A pattern that matches too many names.
     TooWide,
     /// A modifier that is not known, which makes the rule void.
@@ -116,7 +118,7 @@ pub enum RefuseReason {
 
 impl RefuseReason {
     /// One of each reason, in the order of [`Counts::refused`]; the name errors count as one.
-    pub const ALL: [RefuseReason; 20] = [
+    pub const ALL: [RefuseReason; 21] = [
         Self::LineTooLong,
         Self::Name(NameError::Empty),
         Self::Address,
@@ -126,6 +128,7 @@ impl RefuseReason {
         Self::Port,
         Self::SeveralWords,
         Self::PublicSuffix,
+        Self::LoneWord,
         Self::TooWide,
         Self::UnknownModifier,
         Self::BadModifier,
@@ -152,6 +155,7 @@ impl fmt::Display for RefuseReason {
             Self::Port => "name with a port",
             Self::SeveralWords => "several words instead of one name",
             Self::PublicSuffix => "would cover a whole public suffix; allow_public_suffix is off",
+            Self::LoneWord => "single word, not the name of a host; allow_public_suffix is off",
             Self::TooWide => "pattern matches too many names; allow_wide is off",
             Self::UnknownModifier => "unknown modifier makes the rule void",
             Self::BadModifier => "value of a modifier cannot be read",
@@ -178,9 +182,9 @@ pub struct Counts {
     pub rules: u64,
     /// Address rewrites handed on.
     pub rewrites: u64,
-    /// By [`SkipReason`].
+    /// In the order of [`SkipReason::ALL`].
     skipped: [u64; SkipReason::ALL.len()],
-    /// By [`RefuseReason`].
+    /// In the order of [`RefuseReason::ALL`].
     refused: [u64; RefuseReason::ALL.len()],
     /// Void rules in Adblock syntax that `adblock_modifiers = "strip"` would bring back.
     pub gained_by_stripping: u64,
@@ -207,6 +211,17 @@ impl Counts {
         self.refused.iter().sum()
     }
 
+    /// Adds the counts of another reading.
+    pub fn add(&mut self, other: &Counts) {
+        self.lines += other.lines;
+        self.comments += other.comments;
+        self.rules += other.rules;
+        self.rewrites += other.rewrites;
+        self.gained_by_stripping += other.gained_by_stripping;
+        self.skipped.iter_mut().zip(other.skipped).for_each(|(sum, more)| *sum += more);
+        self.refused.iter_mut().zip(other.refused).for_each(|(sum, more)| *sum += more);
+    }
+
     /// Counts one more skipped line or name.
     pub fn add_skipped(&mut self, reason: SkipReason) {
         self.skipped[reason as usize] += 1;
@@ -221,4 +236,29 @@ impl Counts {
 fn refused_place(reason: RefuseReason) -> usize {
     let same = |other: &RefuseReason| std::mem::discriminant(other) == std::mem::discriminant(&reason);
     RefuseReason::ALL.iter().position(same).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_count_of_its_own() {
+        let mut counts = Counts::default();
+        for (place, reason) in SkipReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, place);
+            counts.add_skipped(reason);
+        }
+        for reason in RefuseReason::ALL {
+            counts.add_refused(reason);
+        }
+        counts.add_refused(RefuseReason::Name(NameError::BadIdna));
+        assert!(SkipReason::ALL.into_iter().all(|reason| counts.skipped(reason) == 1));
+        for reason in RefuseReason::ALL {
+            assert_eq!(counts.refused(reason), 1 + u64::from(matches!(reason, RefuseReason::Name(_))), "{reason}");
+        }
+        let mut twice = counts;
+        twice.add(&counts);
+        assert_eq!((twice.skipped_all(), twice.refused_all()), (2 * counts.skipped_all(), 2 * counts.refused_all()));
+    }
 }

@@ -4,7 +4,7 @@
 //! (SOA, origin), so that both are optional here. Invariant: a trigger or an action that cannot be honoured is refused or
 //! counted as not applicable, never weakened to another.
 
-use corewall_sharding::name::Name;
+use corewall_sharding::name::{Name, NameError};
 use corewall_sharding::rule::{AliasLabels, Answer, BlockMode, Class, Kind, Rule, RuleKey, Scope};
 use domain::base::iana::Rtype;
 
@@ -96,7 +96,7 @@ impl ZoneReader {
             self.owner.ok_or(RefuseReason::BadSyntax)?
         } else {
             place = 1;
-            let owner = self.read_owner(first)?;
+            let owner = self.absolute(first)?;
             self.owner = Some(owner);
             owner
         };
@@ -130,14 +130,6 @@ impl ZoneReader {
                 return Ok((rtype, ttl_s, place));
             }
         }
-    }
-
-    fn read_owner(&self, text: &str) -> Result<Name, RefuseReason> {
-        let bare = text.strip_suffix('.').unwrap_or(text);
-        if is_address_like(bare.as_bytes()) {
-            return Err(RefuseReason::Address);
-        }
-        self.absolute(text)
     }
 
     fn absolute(&self, text: &str) -> Result<Name, RefuseReason> {
@@ -223,13 +215,17 @@ impl ZoneReader {
             b"rpz-ip" | b"rpz-client-ip" => return Trigger::Refused(RefuseReason::UnsupportedAction),
             _ => {}
         }
-        match trigger.labels().next() {
-            Some(b"*") => Trigger::Name(trigger.suffix(labels - 1), Scope::Below),
-            _ if trigger.labels().any(|label| !is_asked_for(label)) => {
-                Trigger::Refused(RefuseReason::Name(corewall_sharding::name::NameError::BadCharacter))
-            }
-            _ => Trigger::Name(trigger, Scope::Exact),
+        let (name, scope) = match trigger.labels().next() {
+            Some(b"*") => (trigger.suffix(labels - 1), Scope::Below),
+            _ => (trigger, Scope::Exact),
+        };
+        if is_address_like(name.to_text().as_bytes()) {
+            return Trigger::Refused(RefuseReason::Address);
         }
+        if name.labels().any(|label| !is_asked_for(label)) {
+            return Trigger::Refused(RefuseReason::Name(NameError::BadCharacter));
+        }
+        Trigger::Name(name, scope)
     }
 }
 

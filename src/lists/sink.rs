@@ -47,6 +47,8 @@ enum Key {
 }
 
 struct Gathered {
+    /// Order of the first line about it.
+    place: usize,
     line: u64,
     rule: Rule,
     sinkholes: Sinkholes,
@@ -98,12 +100,14 @@ impl<'a> Sink<'a> {
 
     /// A rule.
     pub fn rule(&mut self, rule: Rule, text: &[u8]) {
-        if !self.options.allow_public_suffix && is_on_public_suffix(&rule) {
-            self.refuse(text, RefuseReason::PublicSuffix);
+        if !self.options.allow_public_suffix
+            && let Some(reason) = reaches_too_far(&rule)
+        {
+            self.refuse(text, reason);
             return;
         }
         self.counts.rules += 1;
-        (self.item)(Item::Rule(rule));
+        (self.item)(Item::Rule { line: self.line, rule });
     }
 
     /// An address rewrite.
@@ -123,8 +127,8 @@ impl<'a> Sink<'a> {
                 RuleKey::Pattern { regex, .. } => Key::Regex(regex.clone()),
             },
         };
-        let line = self.line;
-        let gathered = self.gathered.entry(key).or_insert(Gathered { line, rule, sinkholes });
+        let (place, line) = (self.gathered.len(), self.line);
+        let gathered = self.gathered.entry(key).or_insert(Gathered { place, line, rule, sinkholes });
         let class = &mut gathered.rule.class;
         let full = match (&mut class.answer, answer) {
             (Some(Answer::Records(records)), Some(Answer::Records(more))) => add_records(records, more),
@@ -147,8 +151,8 @@ impl<'a> Sink<'a> {
     /// Hands on what was gathered, in the order of the list, and yields the counts.
     pub fn finish(mut self) -> Counts {
         let mut gathered: Vec<Gathered> = self.gathered.drain().map(|(_, gathered)| gathered).collect();
-        gathered.sort_by_key(|gathered| gathered.line);
-        for Gathered { line, mut rule, sinkholes } in gathered {
+        gathered.sort_unstable_by_key(|gathered| gathered.place);
+        for Gathered { line, mut rule, sinkholes, .. } in gathered {
             self.line = line;
             if sinkholes == Sinkholes::Block && rule.class.answer.as_ref().is_some_and(is_sinkhole_answer) {
                 rule.class.answer = None;
@@ -163,20 +167,24 @@ impl<'a> Sink<'a> {
     }
 }
 
-/// Whether a rule reaches so far that a single registrant cannot be meant.
+/// Why a rule reaches so far that a single registrant cannot be meant.
 ///
 /// An exact rule takes one name away and may be meant even on a suffix (`gov.uk` has a web site), but not on a top-level
-/// domain: nothing answers there (RFC 7085), so that the line is a parser's slip in whatever made the list, such as the `fe`
-/// of `fe80::1%lo0`. An exact rule with an own answer is an operator's record for a short local name. Rules that allow,
-/// forward or alias are held to the suffixes of the list alone, because private zones have any name.
-fn is_on_public_suffix(rule: &Rule) -> bool {
-    let RuleKey::Name { name, .. } = &rule.key else { return false };
-    match (rule.class.scope, rule.class.kind) {
-        (Scope::Exact, Kind::Block) => name.label_count() <= 1 && rule.class.answer.is_none() && is_public_suffix(name),
-        (Scope::Exact, _) => false,
-        (_, Kind::Block) => is_public_suffix(name),
-        _ => name.is_root() || (name.label_count() <= 5 && is_icann_suffix(name)),
-    }
+/// domain: nothing answers there (RFC 7085), so that the line is a word of prose, or a parser's slip in whatever made the
+/// list, such as the `fe` of `fe80::1%lo0`. An exact rule with an own answer is an operator's record for a short local name.
+/// Rules that allow, forward or alias are held to the suffixes of the list alone, because private zones have any name.
+fn reaches_too_far(rule: &Rule) -> Option<RefuseReason> {
+    let RuleKey::Name { name, .. } = &rule.key else { return None };
+    let (refused, reason) = match (rule.class.scope, rule.class.kind) {
+        (Scope::Exact, Kind::Block) => {
+            let is_record = matches!(rule.class.answer, Some(Answer::Records(_)));
+            (name.label_count() <= 1 && !is_record && is_public_suffix(name), RefuseReason::LoneWord)
+        }
+        (Scope::Exact, _) => (false, RefuseReason::LoneWord),
+        (_, Kind::Block) => (is_public_suffix(name), RefuseReason::PublicSuffix),
+        _ => (name.is_root() || is_icann_suffix(name), RefuseReason::PublicSuffix),
+    };
+    refused.then_some(reason)
 }
 
 fn add_records(records: &mut Vec<AnswerRecord>, more: Vec<AnswerRecord>) -> bool {

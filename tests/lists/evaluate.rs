@@ -37,7 +37,7 @@ impl Rules {
         let mut rules = Self::default();
         let mut found = Vec::new();
         rules.counts = read(format, &mut &text[..], options, &disabled, &mut |item| {
-            if let Item::Rule(rule) = item {
+            if let Item::Rule { rule, .. } = item {
                 found.push(rule);
             }
         })

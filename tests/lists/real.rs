@@ -1,1 +1,143 @@
-//! x
+//! Every real list that there is, read as what it is: no panic, no rule that the list does not hold, and nearly all of it
+//! read.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
+
+use corewall::lists::{Counts, Disabled, Format, Item, Options, RefuseReason, SkipReason, find_badfilters, open, read};
+use corewall_sharding::rule::{Kind, RuleKey, Scope};
+
+use crate::data;
+
+/// Lines of a list that are looked at to tell its format.
+const LINES_SEEN: usize = 400;
+
+/// Lines shown of one list, and of all, for each reason (with `LIST_SAMPLES` set in the environment).
+const LIST_SAMPLES: usize = 8;
+const SAMPLES: usize = 400;
+
+/// Top-level domains of private networks; any other lone word is no name that a list means.
+const PRIVATE: [&str; 8] = ["example", "home", "internal", "invalid", "lan", "local", "localdomain", "test"];
+
+/// The format of a real list, by what most of its lines look like; none for what is no list.
+fn format_of(path: &Path) -> Option<Format> {
+    let name = path.file_name()?.to_str()?;
+    if [".pdf", ".checksum", ".symlink", ".md", "LICENSE", "README"].iter().any(|end| name.ends_with(end)) {
+        return None;
+    }
+    let in_folder = |folder: &str| path.components().any(|part| part.as_os_str() == folder);
+    if name == "expressions" || name == "very_restrictive_expression" || name == "regex.list" {
+        return Some(Format::Regex);
+    }
+    if in_folder("mmotti-pihole-regex-2024") && name != "whitelist.list" {
+        return Some(Format::Regex);
+    }
+    let mut head = vec![0; 64 * 1024];
+    let length = File::open(path).unwrap().read(&mut head).unwrap();
+    let text = String::from_utf8_lossy(&head[..length]).into_owned();
+    let mut votes: BTreeMap<&str, (usize, Format)> = BTreeMap::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()).take(LINES_SEEN) {
+        let first = line.split([' ', '\t']).next().unwrap_or_default();
+        let (vote, format) = if line.starts_with(['#', ';']) {
+            continue;
+        } else if line.starts_with("local-zone:") || line.starts_with("local-data:") {
+            ("unbound", Format::Unbound)
+        } else if ["server=/", "address=/", "local=/"].iter().any(|start| line.starts_with(start)) {
+            ("dnsmasq", Format::Dnsmasq)
+        } else if line.contains(" CNAME ") || line.starts_with("$TTL") || line.contains(" SOA ") {
+            ("rpz", Format::Rpz)
+        } else if line.starts_with("||") || line.starts_with('!') || line.contains("##") || line.starts_with("@@") {
+            ("adblock", Format::Adblock)
+        } else if first.parse::<std::net::IpAddr>().is_ok() && first != line {
+            ("hosts", Format::Hosts)
+        } else {
+            ("plain", Format::Plain)
+        };
+        votes.entry(vote).or_insert((0, format)).0 += 1;
+    }
+    votes.values().max_by_key(|(count, _)| *count).map(|&(_, format)| format)
+}
+
+/// What no list holds as a rule, whatever the format.
+fn check(item: &Item<'_>, path: &Path) {
+    let Item::Rule(rule) = item else { return };
+    let path = path.display();
+    match &rule.key {
+        RuleKey::Name { name, .. } => {
+            let text = name.to_string();
+            assert!(text.parse::<std::net::IpAddr>().is_err(), "{path}: a rule on the address {text}");
+            assert!(text != "fe" && text != "ff", "{path}: a rule on {text}");
+            assert!(!name.is_root(), "{path}: a rule on all names");
+            assert!(!text.contains(['#', '!', '$', '/', '*', '|', '^', ':', ' ']), "{path}: a rule on {text}");
+            assert!(
+                text != "localhost" && (!text.starts_with("ip6-") || text.contains('.')),
+                "{path}: a rule on {text}"
+            );
+            let alone = rule.class.scope == Scope::Exact && rule.class.kind == Kind::Block;
+            assert!(!alone || name.label_count() > 1 || PRIVATE.contains(&&*text), "{path}: a rule on the word {text}");
+        }
+        RuleKey::Pattern { regex, .. } => {
+            assert!(regex.len() >= 3 && !regex.starts_with('!') && !regex.starts_with('#'), "{path}: {regex}");
+        }
+    }
+}
+
+#[test]
+fn every_real_list_is_read_without_a_wrong_guess() {
+    let mut totals: BTreeMap<String, (u64, Counts)> = BTreeMap::new();
+    let mut samples: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    let mut lists = 0;
+    for archive in ["lists-dev", "samples"] {
+        let Some(folder) = data::folder(archive) else { return };
+        for path in data::files(&folder) {
+            let Some(format) = format_of(&path) else { continue };
+            let mut disabled = Disabled::default();
+            if format == Format::Adblock {
+                find_badfilters(&mut *open(&path).unwrap(), &mut disabled).unwrap();
+            }
+            let mut reader = BufReader::new(open(&path).unwrap());
+            let counts = read(format, &mut reader, &Options::new(0), &disabled, &mut |item| {
+                check(&item, &path);
+                let (what, text) = match &item {
+                    Item::Refused { line, text, reason } => (format!("refused: {reason}"), format!("{line}: {text}")),
+                    Item::Skipped { line, reason } => (format!("skipped: {reason}"), format!("{line}")),
+                    _ => return,
+                };
+                let seen = samples.entry((format.to_string(), what)).or_default();
+                // A sample of every list, not all of the first.
+                let list = path.strip_prefix(&folder).unwrap().display().to_string();
+                if seen.iter().filter(|known| known.starts_with(&list)).count() < LIST_SAMPLES && seen.len() < SAMPLES {
+                    seen.push(format!("{list}:{text}"));
+                }
+            })
+            .unwrap();
+            lists += 1;
+            let total = totals.entry(format.to_string()).or_default();
+            total.0 += 1;
+            total.1.add(&counts);
+        }
+    }
+    for (format, (lists, counts)) in &totals {
+        println!(
+            "{format}: {lists} lists, {} lines, {} rules, {} comments, {} gained by stripping",
+            counts.lines, counts.rules, counts.comments, counts.gained_by_stripping
+        );
+        for reason in SkipReason::ALL.into_iter().filter(|&reason| counts.skipped(reason) > 0) {
+            println!("    skipped {:8}: {reason}", counts.skipped(reason));
+        }
+        for reason in RefuseReason::ALL.into_iter().filter(|&reason| counts.refused(reason) > 0) {
+            println!("    refused {:8}: {reason:?}", counts.refused(reason));
+        }
+    }
+    if std::env::var_os("LIST_SAMPLES").is_some() {
+        for ((format, what), lines) in &samples {
+            println!("== {format}, {what}");
+            lines.iter().for_each(|line| println!("    {line}"));
+        }
+    }
+    assert!(lists > 1_800, "{lists} lists");
+    let rules: u64 = totals.values().map(|(_, counts)| counts.rules).sum();
+    assert!(rules > 3_000_000, "{rules} rules");
+}

@@ -344,3 +344,6 @@ fn expanded(message: &[u8], at: usize) -> Result<Name, ResponseError> {
 }
 
 const _: () = assert!(ANSWER_BYTES_MAX <= u32::MAX as usize, "a span holds any place");
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! `corewall check`: is the configuration right, and is what it names there?
+
+use std::fmt::Write;
+use std::path::Path;
+
+use clap::Args;
+use corewall_sharding::publish::{Generation, Store};
+
+use super::{ConfigArgument, Failure, print};
+use crate::config::{Config, ConfigError};
+use crate::decide::rulebook::RuleBook;
+use crate::lists;
+use crate::serve::patterns::PatternDatabase;
+
+/// Validate configuration and store.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// Also read every file of the store whole and compare its checksum
+    #[arg(long)]
+    full: bool,
+}
+
+/// Checks everything that can be checked, and prints a summary or all that is wrong.
+pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
+    let (config, file) = arguments.config.load()?;
+    // Options that are not in a file are right: they are the defaults.
+    let at = |path: &[&'static str], index: Option<usize>, message: String| match &file {
+        Some(file) => ConfigError::at(file, path, index, message).to_string(),
+        None => format!("{}: {message}", path.join(".")),
+    };
+    let mut problems = Vec::new();
+    for (index, list) in config.list.iter().enumerate() {
+        if let Err(error) = lists::open(&list.path) {
+            let message = format!("{}: cannot read: {error}; check the path, or remove the list", list.path.display());
+            problems.push(at(&["list", "path"], Some(index), message));
+        }
+    }
+    let summary = match summarise(&config, arguments.full) {
+        Ok(summary) => summary,
+        Err(message) => {
+            problems.push(at(&["store"], None, message));
+            String::new()
+        }
+    };
+    if !problems.is_empty() {
+        return Err(Failure { messages: problems, code: 2 });
+    }
+    let source = file.as_deref().map_or("the defaults".to_owned(), |file| file.display().to_string());
+    print(format_args!("configuration: {source}\n{}{summary}", describe(&config)))
+}
+
+/// Opens the store as a server would, and tells what is in it.
+fn summarise(config: &Config, full: bool) -> Result<String, String> {
+    let generation = open(&config.store)?;
+    if full {
+        generation.verify().map_err(|error| error.to_string())?;
+    }
+    let rules = RuleBook::new(&generation, &config.settings()).map_err(|error| error.to_string())?;
+    generation.open_shards(config.mmap).map_err(|error| error.to_string())?;
+    let patterns = PatternDatabase::load(&generation).map_err(|error| error.to_string())?;
+    let mut text = String::new();
+    // Writing to a text cannot fail.
+    let _ = writeln!(text, "store: {}, generation {}", config.store.display(), rules.generation());
+    let manifest = &generation.manifest;
+    let _ = writeln!(
+        text,
+        "  {} rules in {} shards, {} of them patterns; {} address rewrites; {} bytes",
+        manifest.rules,
+        manifest.shards,
+        manifest.patterns,
+        manifest.ip_rewrites,
+        manifest.bytes()
+    );
+    if let Some(why) = patterns.recompiled() {
+        let _ = writeln!(text, "  patterns are compiled at each start ({why}); build the store again on this machine");
+    }
+    for list in &manifest.lists {
+        let _ = writeln!(text, "  {:>10}  {}", list.rules, list.name);
+    }
+    for name in unbuilt(config, &generation) {
+        let _ = writeln!(text, "  list `{name}` is not in this generation; run `corewall build` to add it");
+    }
+    Ok(text)
+}
+
+/// The current generation of the store in `dir`.
+pub(super) fn open(dir: &Path) -> Result<Generation, String> {
+    Store::open(dir).and_then(|store| store.current()).map_err(|error| error.to_string())
+}
+
+/// Lists of the configuration that the generation was built without.
+fn unbuilt<'a>(config: &'a Config, generation: &Generation) -> Vec<&'a str> {
+    let is_built = |name: &str| generation.lists.iter().any(|list| list.name == name);
+    config.list.iter().map(|list| list.name.as_str()).filter(|name| !is_built(name)).collect()
+}
+
+fn describe(config: &Config) -> String {
+    let addresses: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+    let mut text = format!("  listens on {}\n", addresses.join(", "));
+    let groups =
+        [("default", &config.upstream.default), ("allow", &config.upstream.allow), ("block", &config.upstream.block)];
+    for (name, group) in groups {
+        let servers: Vec<String> = group.servers.iter().map(ToString::to_string).collect();
+        let servers = if servers.is_empty() { "none".to_owned() } else { servers.join(", ") };
+        text += &format!("  upstream {name}: {servers}\n");
+    }
+    text + &format!(
+        "  {} lists, {} policies, {} local records\n",
+        config.list.len(),
+        config.policy.len(),
+        config.record.len()
+    )
+}

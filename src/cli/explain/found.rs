@@ -1,0 +1,110 @@
+//! Every rule that the store has for a name, and which of them decides.
+
+use std::sync::Arc;
+
+use corewall_sharding::name::Name;
+use corewall_sharding::publish::Generation;
+use corewall_sharding::rule::{AliasLabels, ClassId, Kind};
+
+use crate::decide::filter::Lookup;
+use crate::decide::pattern::Matches;
+use crate::decide::rule::{Asked, Candidate, Inapplicable, Judgement};
+use crate::decide::rulebook::RuleBook;
+use crate::serve::patterns::PatternScanner;
+use crate::serve::store::StoreReader;
+
+/// A rule that was found.
+pub struct FoundRule {
+    /// Its class.
+    pub class: ClassId,
+    /// Its name, or its pattern between slashes.
+    pub key: String,
+    /// Of an alias.
+    pub target: Option<Name>,
+    /// Its precedence, or why it does not apply.
+    pub outcome: Result<Candidate, Inapplicable>,
+}
+
+/// All of them.
+pub struct Found {
+    /// Those that apply come first, by precedence.
+    pub rules: Vec<FoundRule>,
+    /// The one that decides.
+    pub winner: Option<Candidate>,
+    winner_target: Option<Name>,
+}
+
+/// Reads store and patterns as a worker does.
+pub struct Finder<'a> {
+    pub generation: &'a Generation,
+    pub store: StoreReader,
+    pub scanner: PatternScanner,
+    rules: Arc<RuleBook>,
+    lookup: Lookup,
+}
+
+impl<'a> Finder<'a> {
+    pub fn new(
+        generation: &'a Generation,
+        rules: Arc<RuleBook>,
+        store: StoreReader,
+        scanner: PatternScanner,
+    ) -> Finder<'a> {
+        Finder { generation, store, scanner, rules, lookup: Lookup::new() }
+    }
+
+    /// The rules for one name.
+    pub fn find(&mut self, asked: &Asked<'_>) -> Result<Found, String> {
+        let failed = |_| "the store or its patterns cannot be read; run `corewall check --full`".to_owned();
+        let mut judgement = Judgement::default();
+        let mut rules = Vec::new();
+        if self.lookup.probe(&self.rules, asked.name) {
+            let rows: Vec<_> = self.store.rows(&self.lookup).map_err(failed)?.as_slice().to_vec();
+            for (labels, class) in rows {
+                let outcome = judgement.examine(&self.rules, asked, labels, class, None);
+                judgement.consider_row(&self.rules, asked, labels, class);
+                let key = asked.name.suffix(usize::from(labels)).to_string();
+                let target = self.target_of(class, labels)?;
+                rules.push(FoundRule { class, key, target, outcome });
+            }
+        }
+        // A worker scans only when patterns can change the verdict; here every candidate is to be seen.
+        if self.rules.has_patterns() {
+            let mut matches = Matches::new();
+            self.scanner.scan(self.lookup.text(), &mut matches).map_err(failed)?;
+            for &pattern in matches.as_slice() {
+                let Some((class, target)) = self.rules.pattern(pattern) else { continue };
+                let outcome = judgement.examine(&self.rules, asked, 0, class, Some(pattern));
+                judgement.consider_pattern(&self.rules, asked, pattern);
+                let row = self.generation.patterns.get(pattern as usize);
+                let key = format!("/{}/", row.map_or("", |row| row.regex.as_str()));
+                rules.push(FoundRule { class, key, target, outcome });
+            }
+        }
+        rules.sort_by_key(|rule| rule.outcome.map_or((true, None), |candidate| (false, Some(candidate.rank))));
+        let winner = judgement.winner();
+        let winner_target = rules.iter().find(|rule| rule.outcome.ok() == winner).and_then(|rule| rule.target);
+        Ok(Found { rules, winner, winner_target })
+    }
+
+    /// Where an alias that won leads from `name`.
+    pub fn target(&self, name: &Name, found: &Found) -> Result<Option<Name>, String> {
+        let (Some(winner), Some(target)) = (found.winner, found.winner_target) else { return Ok(None) };
+        let kept = match self.rules.class(winner.class).map(|class| class.alias_labels) {
+            Some(AliasLabels::All) => name.label_count(),
+            Some(AliasLabels::Below) => name.label_count().saturating_sub(usize::from(winner.labels)),
+            Some(AliasLabels::None) | None => 0,
+        };
+        name.prefix_onto(kept, &target).map(Some).map_err(|error| format!("target of {name}: {error}"))
+    }
+
+    fn target_of(&mut self, class: ClassId, labels: u8) -> Result<Option<Name>, String> {
+        if self.rules.class(class).is_none_or(|class| class.kind != Kind::Alias) {
+            return Ok(None);
+        }
+        let labels = usize::from(labels);
+        self.store
+            .target(self.lookup.shard_of_suffix(labels), self.lookup.suffix_text(labels), class)
+            .map_err(|_| "the target of an alias cannot be read; run `corewall check --full`".to_owned())
+    }
+}

@@ -1,0 +1,111 @@
+//! The command line: one file a subcommand.
+//!
+//! Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration. Errors go to standard error, as `error: ` and
+//! what to do about it; reports go to standard output.
+
+pub mod build;
+pub mod check;
+pub mod explain;
+pub mod serve;
+
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::build::patterns;
+use crate::config::{self, Config};
+
+/// A thread-per-core, shared-nothing DNS filtering appliance.
+#[derive(Debug, Parser)]
+#[command(name = "corewall", version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Read lists and publish a new generation of the store.
+    Build(build::Arguments),
+    /// Answer queries until SIGTERM; SIGHUP goes over to the newest configuration and generation.
+    Serve(serve::Arguments),
+    /// Validate configuration and store.
+    Check(check::Arguments),
+    /// Tell what would be answered to a question, and why.
+    Explain(explain::Arguments),
+    /// Print the default configuration with the meaning of every option.
+    DefaultConfig,
+    /// Compile patterns from standard input, within limits; started by `build`.
+    #[command(name = patterns::SUBCOMMAND, hide = true)]
+    CompilePatterns,
+}
+
+/// Which configuration.
+#[derive(Clone, Debug, Args)]
+pub struct ConfigArgument {
+    /// Configuration file; without it /etc/corewall/corewall.toml when there is one, else the defaults
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+impl ConfigArgument {
+    /// The configuration, and the file it came from.
+    fn load(&self) -> Result<(Config, Option<PathBuf>), Failure> {
+        config::find(self.config.as_deref()).map_err(Failure::usage)
+    }
+}
+
+/// Why a command did not do what it was to do.
+#[derive(Debug)]
+pub struct Failure {
+    /// Told on standard error, each with `error: ` in front.
+    messages: Vec<String>,
+    code: u8,
+}
+
+impl Failure {
+    /// It failed at run time.
+    fn runtime(message: impl Display) -> Self {
+        Self { messages: vec![message.to_string()], code: 1 }
+    }
+
+    /// It was asked wrongly, or is configured wrongly.
+    fn usage(message: impl Display) -> Self {
+        Self { messages: vec![message.to_string()], code: 2 }
+    }
+}
+
+/// Carries out the command.
+pub fn run(cli: Cli) -> ExitCode {
+    let result = match cli.command {
+        Command::Build(arguments) => build::run(arguments),
+        Command::Serve(arguments) => serve::run(arguments),
+        Command::Check(arguments) => check::run(arguments),
+        Command::Explain(arguments) => explain::run(arguments),
+        Command::DefaultConfig => print(config::DEFAULT_TOML),
+        Command::CompilePatterns => {
+            patterns::serve_child(&mut std::io::stdin().lock(), &mut std::io::stdout().lock()).map_err(Failure::runtime)
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            for message in &failure.messages {
+                eprintln!("error: {message}");
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Prints a report. A reader that went away, as `head` does, is no failure.
+fn print(text: impl Display) -> Result<(), Failure> {
+    use std::io::{ErrorKind, Write};
+    let mut out = std::io::stdout().lock();
+    match write!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::runtime(error)),
+        _ => Ok(()),
+    }
+}

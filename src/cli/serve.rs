@@ -1,0 +1,59 @@
+//! `corewall serve`: answers queries until it is told to stop.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::Args;
+use tracing_subscriber::EnvFilter;
+
+use super::{ConfigArgument, Failure};
+use crate::config::{self, Config};
+use crate::serve::reload::Wanted;
+use crate::serve::{self, Plan, ServeError, cores};
+
+/// Answer queries until SIGTERM; SIGHUP goes over to the newest configuration and generation.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// After `ready`, print commands to try: a blocked, an allowed and an aliased name of the store
+    #[arg(long)]
+    hints: bool,
+}
+
+/// Serves; comes back when the server has been stopped.
+pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
+    let (config, file) = arguments.config.load()?;
+    hear_log(&config);
+    let plan = plan(&config, arguments.hints).map_err(Failure::usage)?;
+    let reread = move || {
+        let (config, _) = config::find(file.as_deref().map(Path::new)).map_err(|error| error.to_string())?;
+        plan_of(&config, false)
+    };
+    serve::run(plan, Box::new(reread)).map_err(|error| match error {
+        ServeError::Plan(_) => Failure::usage(error),
+        _ => Failure::runtime(error),
+    })
+}
+
+fn plan_of(config: &Config, hints: bool) -> Result<Plan, String> {
+    plan(config, hints).map_err(|error| error.to_string())
+}
+
+/// What the configuration asks to be served, on this machine.
+fn plan(config: &Config, hints: bool) -> Result<Plan, cores::CoresError> {
+    Ok(Plan {
+        cores: cores::resolve(config.cores.named())?,
+        listen: config.listen.clone(),
+        wait: config.wait,
+        hints,
+        wanted: Wanted { settings: Arc::new(config.settings()), store: Some(config.store.clone()), mmap: config.mmap },
+    })
+}
+
+/// Log lines go to standard error; `RUST_LOG` overrides the configuration, for a closer look at one module.
+fn hear_log(config: &Config) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(config.log.as_str()));
+    // Another subscriber may be there already in a test; the first one stays.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}

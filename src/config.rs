@@ -1,0 +1,347 @@
+//! The configuration: one TOML file, read whole and checked before anything starts.
+//!
+//! Invariant: a [`Config`] from [`load`] or [`parse`] is valid. Each value was checked where it is read (`value.rs`), what
+//! only shows when values are put side by side in `check.rs`. Every error names file, line, key and remedy
+//! ([`ConfigError`]). `config.default.toml` documents every option; a test holds it equal to [`Config::default`].
+//!
+//! Not done here: opening lists or the store, and asking the machine which cores it has. `cli` does that.
+
+mod check;
+mod error;
+mod settings;
+mod value;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use corewall_sharding::rule::{BlockMode, TypedAnswer};
+use ipnet::IpNet;
+use serde::Deserialize;
+
+pub use self::error::ConfigError;
+pub use self::value::{Cores, LogLevel, WildcardAction, parse_server};
+use crate::decide::settings::OnStoreError;
+use crate::lists::{AdblockModifiers, Format};
+use crate::serve::wait::Wait;
+
+/// Where the configuration is looked for when no `--config` is given.
+pub const PATH_DEFAULT: &str = "/etc/corewall/corewall.toml";
+
+/// Every option with its default value, unit and meaning.
+pub const DEFAULT_TOML: &str = include_str!("config.default.toml");
+
+/// The whole configuration. The meaning of each option is told in `config.default.toml`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The cores that get a worker each.
+    pub cores: Cores,
+    /// Addresses that are answered on, UDP and TCP.
+    #[serde(deserialize_with = "value::listen")]
+    pub listen: Vec<SocketAddr>,
+    /// The store's directory.
+    pub store: PathBuf,
+    /// Whether shards are mapped into memory.
+    pub mmap: bool,
+    /// What a store that cannot be read does to the answer.
+    pub on_store_error: OnStoreError,
+    /// Clients that are answered; empty means all.
+    #[serde(deserialize_with = "value::networks")]
+    pub clients_allowed: Vec<IpNet>,
+    /// Whether special-use names are answered here (RFC 6761).
+    pub special_use_names: bool,
+    /// What a worker does when nothing is asked.
+    pub wait: Wait,
+    /// Least severe log lines that are written.
+    pub log: LogLevel,
+    /// Milliseconds until the next upstream server is tried.
+    #[serde(deserialize_with = "value::upstream_timeout_ms")]
+    pub upstream_timeout_ms: u64,
+    /// Upstream groups.
+    pub upstream: Upstreams,
+    /// Answers to blocked questions.
+    pub block: Block,
+    /// Answers by alias.
+    pub alias: Alias,
+    /// The response cache.
+    pub cache: Cache,
+    /// How a store is built.
+    pub build: Build,
+    /// Policies by client, in order.
+    pub policy: Vec<Policy>,
+    /// Local records.
+    pub record: Vec<Record>,
+    /// Lists, in order of precedence.
+    pub list: Vec<List>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            cores: Cores::Auto,
+            listen: vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5353)],
+            store: PathBuf::from("/var/lib/corewall"),
+            mmap: true,
+            on_store_error: OnStoreError::Servfail,
+            clients_allowed: Vec::new(),
+            special_use_names: true,
+            wait: Wait::Sleep,
+            log: LogLevel::Info,
+            upstream_timeout_ms: 600,
+            upstream: Upstreams::default(),
+            block: Block::default(),
+            alias: Alias::default(),
+            cache: Cache::default(),
+            build: Build::default(),
+            policy: Vec::new(),
+            record: Vec::new(),
+            list: Vec::new(),
+        }
+    }
+}
+
+/// The upstream groups.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Upstreams {
+    /// For everything that no rule sends elsewhere.
+    pub default: Upstream,
+    /// For `forward-allow` rules without a server of their own.
+    pub allow: Upstream,
+    /// For `forward-block` rules without a server of their own.
+    pub block: Upstream,
+}
+
+/// One upstream group.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Upstream {
+    /// In the order in which they are tried.
+    #[serde(deserialize_with = "value::servers")]
+    pub servers: Vec<SocketAddr>,
+}
+
+/// Answers to blocked questions, unless list or policy say otherwise.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Block {
+    /// What is answered.
+    pub mode: BlockMode,
+    /// Seconds that a client may keep the answer.
+    #[serde(deserialize_with = "value::ttl_s")]
+    pub ttl_s: u32,
+    /// Whether an Extended DNS Error tells why (RFC 8914).
+    pub ede: bool,
+    /// Whether it names the list.
+    pub ede_text: bool,
+}
+
+impl Default for Block {
+    fn default() -> Self {
+        Self { mode: BlockMode::Zero, ttl_s: 60, ede: true, ede_text: false }
+    }
+}
+
+/// Answers by alias.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Alias {
+    /// Seconds that a client may keep the CNAME.
+    #[serde(deserialize_with = "value::ttl_s")]
+    pub ttl_s: u32,
+}
+
+impl Default for Alias {
+    fn default() -> Self {
+        Self { ttl_s: 60 }
+    }
+}
+
+/// The response cache of each worker.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cache {
+    /// Bytes for each worker.
+    #[serde(deserialize_with = "value::cache_bytes")]
+    pub bytes: usize,
+    /// Seconds that an answer is kept at least.
+    #[serde(deserialize_with = "value::ttl_s")]
+    pub ttl_s_min: u32,
+    /// Seconds that an answer is kept at most.
+    #[serde(deserialize_with = "value::ttl_s")]
+    pub ttl_s_max: u32,
+    /// The same for answers that say there is nothing (RFC 2308 §5).
+    #[serde(deserialize_with = "value::ttl_s")]
+    pub negative_ttl_s_max: u32,
+    /// Seconds that a failure to resolve is kept (RFC 9520 §3.2).
+    #[serde(deserialize_with = "value::failure_ttl_s")]
+    pub failure_ttl_s: u32,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { bytes: 64 << 20, ttl_s_min: 0, ttl_s_max: 86_400, negative_ttl_s_max: 3_600, failure_ttl_s: 5 }
+    }
+}
+
+/// How a store is built.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Build {
+    /// Shards of the next generation.
+    #[serde(deserialize_with = "value::shards")]
+    pub shards: u16,
+}
+
+impl Default for Build {
+    fn default() -> Self {
+        Self { shards: 16 }
+    }
+}
+
+/// Which lists apply to a set of clients.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Unique; `default` is the policy of clients that no other one names.
+    pub name: String,
+    /// Addresses and prefixes; the longest prefix of all policies wins.
+    #[serde(default, deserialize_with = "value::networks")]
+    pub clients: Vec<IpNet>,
+    /// Names of the lists that apply; absent means all.
+    #[serde(default)]
+    pub lists: Option<Vec<String>>,
+    /// Instead of `block.mode`.
+    #[serde(default)]
+    pub block_mode: Option<BlockMode>,
+}
+
+/// A local record.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Its owner.
+    #[serde(deserialize_with = "value::name")]
+    pub name: corewall_sharding::name::Name,
+    /// Type mnemonic, or `TYPE123`.
+    #[serde(rename = "type")]
+    pub rtype: String,
+    /// RDATA in presentation format (RFC 1035 §5.1).
+    pub data: String,
+    /// Seconds.
+    #[serde(default = "Record::ttl_s_default", deserialize_with = "value::ttl_s")]
+    pub ttl_s: u32,
+}
+
+impl Record {
+    fn ttl_s_default() -> u32 {
+        300
+    }
+}
+
+/// What a name in a list means when the list's format leaves it open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ListKind {
+    /// Blocked.
+    #[default]
+    Block,
+    /// Allowed.
+    Allow,
+}
+
+/// A list to build into the store.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct List {
+    /// Unique.
+    pub name: String,
+    /// File, may be compressed by gzip or zstd.
+    pub path: PathBuf,
+    /// Its syntax.
+    pub format: Format,
+    /// Free text; also chooses the Extended DNS Error code.
+    #[serde(default)]
+    pub category: String,
+    /// What a name means.
+    #[serde(default)]
+    pub kind: ListKind,
+    /// Whether a plain name speaks of its subtree.
+    #[serde(default)]
+    pub subtree: bool,
+    /// Whether its rules are in the important tiers.
+    #[serde(default)]
+    pub important: bool,
+    /// Whether rules on a whole public suffix count.
+    #[serde(default)]
+    pub allow_public_suffix: bool,
+    /// Whether patterns with fewer than three literal characters count.
+    #[serde(default)]
+    pub allow_wide: bool,
+    /// What becomes of modifiers meant for browsers.
+    #[serde(default)]
+    pub adblock_modifiers: AdblockModifiers,
+    /// Whether an address in a hosts file that is no sinkhole is an answer to give.
+    #[serde(default)]
+    pub hosts_addresses: bool,
+    /// What `block_wildcard` rows of a dnsmasq-sqlite database become.
+    #[serde(default)]
+    pub wildcard_action: WildcardAction,
+    /// Instead of the policy's or `block.mode`.
+    #[serde(default)]
+    pub block_mode: Option<BlockMode>,
+    /// Seconds instead of `block.ttl_s`.
+    #[serde(default, deserialize_with = "value::ttl_s_optional")]
+    pub block_ttl_s: Option<u32>,
+    /// Addresses for `block_mode = "sinkhole"`.
+    #[serde(default)]
+    pub sinkhole: Vec<IpAddr>,
+    /// Text of the Extended DNS Error instead of the list's name.
+    #[serde(default, deserialize_with = "value::ede_text_optional")]
+    pub ede_text: Option<String>,
+    /// Answers to blocked questions by type.
+    #[serde(default)]
+    pub answers: Vec<TypedAnswer>,
+}
+
+/// Reads and checks the file. Relative paths in it are made relative to its directory.
+///
+/// # Errors
+/// The file cannot be read, is not TOML, has an unknown key or a bad value.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|error| ConfigError::unreadable(path, &error))?;
+    parse(&text, path)
+}
+
+/// As [`load`], from `text` that stands for the content of `file`.
+///
+/// # Errors
+/// The text is not TOML, has an unknown key or a bad value.
+pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
+    let mut config: Config = toml::from_str(text).map_err(|error| ConfigError::from_toml(file, text, &error))?;
+    check::check(&config).map_err(|problem| ConfigError::from_problem(file, text, problem))?;
+    let base = file.parent().unwrap_or(Path::new(""));
+    // `join` leaves absolute paths as they are.
+    config.store = base.join(&config.store);
+    for list in &mut config.list {
+        list.path = base.join(&list.path);
+    }
+    Ok(config)
+}
+
+/// The configuration of a command: the file that `--config` names, else [`PATH_DEFAULT`] when there is one, else the
+/// defaults. Also tells which file it was.
+///
+/// # Errors
+/// As [`load`].
+pub fn find(path: Option<&Path>) -> Result<(Config, Option<PathBuf>), ConfigError> {
+    let default = Path::new(PATH_DEFAULT);
+    match path {
+        Some(path) => load(path).map(|config| (config, Some(path.to_path_buf()))),
+        None if default.exists() => load(default).map(|config| (config, Some(default.to_path_buf()))),
+        None => Ok((Config::default(), None)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,355 @@
+//! Single values of the configuration, checked as they are read, so that TOML knows the line of each error.
+//!
+//! Messages are written as "what is wrong; what to do", which `error.rs` relies on.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use corewall_sharding::build::SHARDS_MAX;
+use corewall_sharding::name::Name;
+use ipnet::IpNet;
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+
+use crate::limits;
+
+/// Port of a DNS server that is named without one.
+const DNS_PORT: u16 = 53;
+
+/// The cores that get a worker each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cores {
+    /// All that the process may run on.
+    Auto,
+    /// These, by the numbers that the kernel gives them.
+    These(Vec<usize>),
+}
+
+impl std::str::FromStr for Cores {
+    type Err = String;
+
+    /// Reads `auto`, `0-7` or `0,2,4-5`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.trim() == "auto" {
+            return Ok(Self::Auto);
+        }
+        let unreadable = || format!("`{text}` names no cores; write \"auto\", \"0-7\", \"0,2\" or a list of numbers");
+        let mut cores = Vec::new();
+        for part in text.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let first: usize = first.trim().parse().map_err(|_| unreadable())?;
+            let last: usize = last.trim().parse().map_err(|_| unreadable())?;
+            if first > last {
+                return Err(format!("the range `{}` runs backwards; write \"{last}-{first}\"", part.trim()));
+            }
+            if last >= limits::CORES_MAX {
+                return Err(core_too_high(last));
+            }
+            cores.extend(first..=last);
+        }
+        Self::from_numbers(cores)
+    }
+}
+
+impl Cores {
+    /// The named cores; none for `auto`.
+    pub fn named(&self) -> Option<&[usize]> {
+        match self {
+            Self::Auto => None,
+            Self::These(cores) => Some(cores),
+        }
+    }
+
+    fn from_numbers(cores: Vec<usize>) -> Result<Self, String> {
+        if cores.is_empty() {
+            return Err("names no cores; name at least one, or write \"auto\"".to_owned());
+        }
+        if let Some(&core) = cores.iter().find(|&&core| core >= limits::CORES_MAX) {
+            return Err(core_too_high(core));
+        }
+        match cores.iter().enumerate().find(|(place, core)| cores[..*place].contains(core)) {
+            Some((_, core)) => Err(format!("core {core} is named twice; name each core once")),
+            None => Ok(Self::These(cores)),
+        }
+    }
+}
+
+fn core_too_high(core: usize) -> String {
+    format!("core {core} is out of bounds; use numbers from 0 to {}", limits::CORES_MAX - 1)
+}
+
+impl<'de> Deserialize<'de> for Cores {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct CoresVisitor;
+        impl<'de> Visitor<'de> for CoresVisitor {
+            type Value = Cores;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"auto\", a range such as \"0-7\", or a list of core numbers")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Cores, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Cores, A::Error> {
+                let mut cores = Vec::new();
+                while let Some(core) = seq.next_element()? {
+                    cores.push(core);
+                }
+                Cores::from_numbers(cores).map_err(de::Error::custom)
+            }
+        }
+        deserializer.deserialize_any(CoresVisitor)
+    }
+}
+
+/// The least severe log lines that are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What needs an operator.
+    Error,
+    /// What may need one.
+    Warn,
+    /// Start, reload and end.
+    #[default]
+    Info,
+    /// For a closer look.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// As `tracing` filters by.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// What the `block_wildcard` rows of a dnsmasq-sqlite database become.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum WildcardAction {
+    /// Blocked, answered as the block mode says.
+    #[default]
+    Block,
+    /// Forwarded to the `block` upstream group, as one generation of that software did.
+    ForwardBlock,
+}
+
+/// Reads `1.1.1.1`, `1.1.1.1:53`, `1.1.1.1#53`, `::1`, `[::1]:53`, `::1#53` or `[::1]#53`.
+///
+/// # Errors
+/// What is wrong and what to write instead.
+pub fn parse_server(text: &str) -> Result<SocketAddr, String> {
+    let unreadable =
+        || format!("`{text}` is no server address; write it as 1.1.1.1, 1.1.1.1:53 or [2606:4700::1111]:53");
+    let server = if let Some((host, port)) = text.split_once('#') {
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        SocketAddr::new(host.parse().map_err(|_| unreadable())?, port.parse().map_err(|_| unreadable())?)
+    } else if let Some(host) = text.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        SocketAddr::new(host.parse::<Ipv6Addr>().map_err(|_| unreadable())?.into(), DNS_PORT)
+    } else if let Ok(host) = text.parse::<IpAddr>() {
+        SocketAddr::new(host, DNS_PORT)
+    } else {
+        text.parse().map_err(|_| unreadable())?
+    };
+    if server.port() == 0 {
+        return Err(format!("`{text}` has port 0; write the server's port, usually 53"));
+    }
+    if server.ip().is_unspecified() || server.ip().is_multicast() {
+        return Err(format!("`{text}` is no address of one server; write the server's own address"));
+    }
+    Ok(server)
+}
+
+/// A list of upstream servers, at most [`limits::GROUP_SERVERS_MAX`].
+pub(super) fn servers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SocketAddr>, D::Error> {
+    let servers = parsed(deserializer, parse_server)?;
+    if servers.len() > limits::GROUP_SERVERS_MAX {
+        return Err(de::Error::custom(format!(
+            "{} servers are too many; name at most {}",
+            servers.len(),
+            limits::GROUP_SERVERS_MAX
+        )));
+    }
+    Ok(servers)
+}
+
+/// Listen addresses: at least one, each with its port, none twice.
+pub(super) fn listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SocketAddr>, D::Error> {
+    let addresses = parsed(deserializer, |text| {
+        let address: SocketAddr = text
+            .parse()
+            .map_err(|_| format!("`{text}` is no address with a port; write it as 127.0.0.1:5353 or [::1]:5353"))?;
+        match address.port() {
+            // Each worker binds for itself: the kernel would give each of them another port.
+            0 => Err(format!("`{text}` has port 0; write the port to listen on, usually 53")),
+            _ => Ok(address),
+        }
+    })?;
+    if addresses.is_empty() || addresses.len() > limits::LISTEN_ADDRESSES_MAX {
+        return Err(de::Error::custom(format!(
+            "{} listen addresses; name from 1 to {}",
+            addresses.len(),
+            limits::LISTEN_ADDRESSES_MAX
+        )));
+    }
+    match addresses.iter().enumerate().find(|(place, address)| addresses[..*place].contains(address)) {
+        Some((_, address)) => Err(de::Error::custom(format!("{address} is named twice; name each address once"))),
+        None => Ok(addresses),
+    }
+}
+
+/// Addresses and prefixes; an address alone is a prefix of full length.
+pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    parsed(deserializer, |text| {
+        text.parse::<IpNet>().map(|net| net.trunc()).or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(
+            |_| format!("`{text}` is no address or prefix; write it as 192.0.2.1, 192.0.2.0/24 or 2001:db8::/32"),
+        )
+    })
+}
+
+/// A domain name; one that is not ASCII is converted by IDNA.
+pub(super) fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Name, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let ascii = match text.is_ascii() {
+        true => Ok(text.clone()),
+        false => idna::domain_to_ascii(&text).map_err(|_| "not a valid internationalised name".to_owned()),
+    };
+    ascii
+        .and_then(|ascii| Name::from_text(&ascii).map_err(|error| error.to_string()))
+        .map_err(|error| de::Error::custom(format!("`{text}` is no domain name ({error}); correct it")))
+}
+
+/// Seconds that something may be cached.
+pub(super) fn ttl_s<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    between(deserializer, 0, u64::from(limits::TTL_S_MAX), "seconds").map(narrow)
+}
+
+pub(super) fn ttl_s_optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    ttl_s(deserializer).map(Some)
+}
+
+/// Seconds that a failure is cached.
+pub(super) fn failure_ttl_s<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    between(deserializer, u64::from(limits::FAILURE_TTL_S_MIN), u64::from(limits::FAILURE_TTL_S_MAX), "seconds")
+        .map(narrow)
+}
+
+pub(super) fn upstream_timeout_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    between(deserializer, limits::UPSTREAM_TIMEOUT_MS_MIN, limits::UPSTREAM_TIMEOUT_MS_MAX, "milliseconds")
+}
+
+pub(super) fn shards<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
+    let shards = between(deserializer, 1, u64::from(SHARDS_MAX), "shards")?;
+    Ok(u16::try_from(shards).unwrap_or(SHARDS_MAX))
+}
+
+/// Bytes of a cache: an integer, or text with a unit.
+pub(super) fn cache_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    struct BytesVisitor;
+    impl Visitor<'_> for BytesVisitor {
+        type Value = u64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a number of bytes, or text such as \"64 MiB\"")
+        }
+
+        fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<u64, E> {
+            u64::try_from(bytes).map_err(|_| E::custom(format!("{bytes} bytes are too few; use a positive number")))
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<u64, E> {
+            parse_bytes(text).map_err(E::custom)
+        }
+    }
+    let bytes = deserializer.deserialize_any(BytesVisitor)?;
+    let (min, max) = (limits::CACHE_BYTES_MIN, limits::CACHE_BYTES_MAX);
+    match usize::try_from(bytes) {
+        Ok(bytes) if (min..=max).contains(&bytes) => Ok(bytes),
+        _ => Err(de::Error::custom(format!(
+            "{bytes} bytes are out of bounds; use {} KiB to {} GiB",
+            min >> 10,
+            max >> 30
+        ))),
+    }
+}
+
+/// Text of an Extended DNS Error: longer than [`limits::EDE_TEXT_BYTES_MAX`] would be cut in each answer.
+pub(super) fn ede_text_optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.len() > limits::EDE_TEXT_BYTES_MAX {
+        return Err(de::Error::custom(format!(
+            "the text has {} bytes; use at most {}",
+            text.len(),
+            limits::EDE_TEXT_BYTES_MAX
+        )));
+    }
+    Ok(Some(text))
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let unreadable = || format!("`{text}` is no number of bytes; write it as 67108864, \"64 MiB\" or \"1 GiB\"");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| unreadable())?;
+    let shift = match unit.trim() {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return Err(unreadable()),
+    };
+    number.checked_mul(1 << shift).ok_or_else(unreadable)
+}
+
+fn between<'de, D: Deserializer<'de>>(deserializer: D, min: u64, max: u64, unit: &str) -> Result<u64, D::Error> {
+    // Signed, so that a negative number gets the message about bounds as well.
+    let value = i64::deserialize(deserializer)?;
+    match u64::try_from(value) {
+        Ok(value) if (min..=max).contains(&value) => Ok(value),
+        _ => Err(de::Error::custom(format!("{value} is out of bounds; use {min} to {max} {unit}"))),
+    }
+}
+
+fn narrow(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+/// A list of texts, or one text alone, each read by `parse`.
+fn parsed<'de, D, T>(deserializer: D, parse: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    struct TextsVisitor<T, F>(F, std::marker::PhantomData<T>);
+    impl<'de, T, F: Fn(&str) -> Result<T, String>> Visitor<'de> for TextsVisitor<T, F> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a text or a list of texts")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {
+            Ok(vec![(self.0)(text).map_err(E::custom)?])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+            let mut values = Vec::new();
+            while let Some(text) = seq.next_element::<String>()? {
+                values.push((self.0)(&text).map_err(de::Error::custom)?);
+            }
+            Ok(values)
+        }
+    }
+    deserializer.deserialize_any(TextsVisitor(parse, std::marker::PhantomData))
+}

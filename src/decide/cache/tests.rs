@@ -1,0 +1,283 @@
+//! Tests of the cache, which look inside it: they are beside it and not in it for their length.
+
+use super::*;
+use crate::decide::answer::{Answer, Section};
+use crate::decide::question::Edns;
+use crate::decide::wire::rtype;
+
+fn question(text: &str) -> Question {
+    let mut question = Question::EMPTY;
+    question.name = Name::from_text(text).unwrap();
+    let wire = question.name.as_wire().to_ascii_uppercase();
+    question.asked[..wire.len()].copy_from_slice(&wire);
+    (question.qtype, question.qclass) = (rtype::TXT, 1);
+    question
+}
+
+fn key(question: &Question) -> CacheKey<'_> {
+    let (qtype, qclass) = (question.qtype, question.qclass);
+    CacheKey { policy: 0, name: &question.name, qtype, qclass, dnssec_ok: false, checking_disabled: false }
+}
+
+const HEAD: EntryHead =
+    EntryHead { origin: Origin::Upstream { group: 1, chain: false }, ttl_s: 300, ..EntryHead::EMPTY };
+
+/// A body of `records` TXT records with `bytes` of RDATA each and TTLs 300, 301 and so on.
+fn body(question: &Question, records: usize, bytes: usize) -> (Answer, Body) {
+    let (mut answer, mut body) = (Answer::new(), Body::new());
+    for index in 0..records {
+        let rdata = vec![index as u8; bytes];
+        answer.push(Section::Answer, &question.name, rtype::TXT, 1, 300 + index as u32, &rdata).unwrap();
+    }
+    body.compose(question, &answer);
+    (answer, body)
+}
+
+fn small_cache() -> Cache {
+    Cache::new(0, [1, 2, 3, 4])
+}
+
+/// Walks everything that the cache holds and checks that it agrees.
+fn check(cache: &Cache) {
+    let (mut at, mut older, mut entries, mut chunks) = (cache.oldest, NONE, 0, 0);
+    while at != NONE {
+        let meta = &cache.metas[at as usize];
+        assert!(meta.name_bytes > 0 && meta.older == older);
+        let hash = stored_hash(&cache.hashing, &cache.chunks, &cache.metas, at);
+        assert!(cache.index.find(hash, |held| *held == at).is_some());
+        let mut chunk = at;
+        while chunk != NONE {
+            chunks += 1;
+            chunk = cache.chunks[chunk as usize].next;
+        }
+        entries += 1;
+        (older, at) = (at, meta.newer);
+    }
+    assert_eq!((older, entries), (cache.newest, cache.len()));
+    let (mut free, mut at) = (0, cache.free);
+    while at != NONE {
+        free += 1;
+        at = cache.chunks[at as usize].next;
+    }
+    assert_eq!((free, free + chunks), (cache.free_count, cache.chunks.len()));
+    assert!(cache.hand == NONE || cache.metas[cache.hand as usize].name_bytes > 0);
+}
+
+#[test]
+fn a_cached_reply_is_octet_for_octet_a_composed_one_with_aged_ttls() {
+    let mut cache = small_cache();
+    let mut question = question("www.example.com");
+    for (records, bytes) in [(0, 0), (1, 4), (2, 30), (5, 100), (12, 28), (40, 300), (3, 5_000)] {
+        let (mut answer, mut composed) = body(&question, records, bytes);
+        let ede = Some((15, 7));
+        let head = EntryHead { rcode: 3, authentic_data: true, ede, stored: Now(5_000_000), ..HEAD };
+        assert!(cache.keep(&key(&question), head, &composed));
+        answer.set_ttls(|record| record.ttl_s - 41);
+        for edns in [None, Some(Edns { payload_bytes: 900, dnssec_ok: true })] {
+            question.edns = edns;
+            question.id ^= 0x1234;
+            composed.compose(&question, &answer);
+            for transport in [Transport::Udp, Transport::Tcp] {
+                let (mut fresh, mut cached) = (vec![0; 65_535], vec![0; 65_535]);
+                let reply_head =
+                    ReplyHead { rcode: 3, authentic_data: true, ede: Some(Ede { code: 15, text: "list" }) };
+                let written = reply::write(&question, transport, reply_head, &composed, &mut fresh);
+                let now = Now(5_000_000 + 41_999_999);
+                let entry = cache.find(&key(&question), now).unwrap();
+                let copied = cache.write_reply(entry, now, &question, transport, "list", &mut cached);
+                assert!(written > 0 && fresh[..written] == cached[..copied], "{records} records, {transport:?}");
+            }
+        }
+        check(&cache);
+    }
+    assert_eq!(cache.len(), 1);
+}
+
+#[test]
+fn answers_by_rule_neither_age_nor_expire() {
+    let mut cache = small_cache();
+    let question = question("ads.example");
+    let (_, body) = body(&question, 1, 4);
+    let head = EntryHead { origin: Origin::Rule, ttl_s: u32::MAX, ..HEAD };
+    assert!(cache.keep(&key(&question), head, &body));
+    let much_later = Now(u64::MAX);
+    let entry = cache.find(&key(&question), much_later).unwrap();
+    let mut out = [0; 512];
+    let bytes = cache.write_reply(entry, much_later, &question, Transport::Udp, "", &mut out);
+    let ttl_at = bytes - 4 - 2 - 4;
+    assert_eq!(out[ttl_at..ttl_at + 4], 300u32.to_be_bytes());
+}
+
+#[test]
+fn an_entry_expires_after_its_seconds_and_is_removed() {
+    let mut cache = small_cache();
+    let question = question("www.example");
+    let (_, body) = body(&question, 1, 4);
+    let head = EntryHead { stored: Now(1_500_000), ttl_s: 10, ..HEAD };
+    assert!(cache.keep(&key(&question), head, &body));
+    assert!(cache.find(&key(&question), Now(0)).is_some(), "a clock that steps back ages nothing");
+    assert!(cache.find(&key(&question), Now(11_499_999)).is_some());
+    assert!(cache.find(&key(&question), Now(11_500_000)).is_none());
+    assert_eq!(cache.len(), 0);
+    check(&cache);
+    assert!(!cache.keep(&key(&question), EntryHead { ttl_s: 0, ..HEAD }, &body));
+}
+
+#[test]
+fn keys_that_differ_in_one_field_are_different_entries() {
+    let mut cache = small_cache();
+    let (www, web) = (question("www.example"), question("web.example"));
+    let base = key(&www);
+    let keys = [
+        base,
+        CacheKey { policy: 1, ..base },
+        CacheKey { name: &web.name, ..base },
+        CacheKey { qtype: 1, ..base },
+        CacheKey { qclass: 3, ..base },
+        CacheKey { dnssec_ok: true, ..base },
+        CacheKey { checking_disabled: true, ..base },
+    ];
+    let (_, body) = body(&www, 1, 4);
+    for (index, key) in keys.iter().enumerate() {
+        assert!(cache.keep(key, EntryHead { rules: index as u64, ..HEAD }, &body));
+    }
+    for (index, key) in keys.iter().enumerate() {
+        let entry = cache.find(key, Now(0)).unwrap();
+        assert_eq!(cache.head(entry).unwrap().rules, index as u64);
+    }
+    cache.remove(&keys[3]);
+    let found: Vec<_> = keys.iter().map(|key| cache.find(key, Now(0)).is_some()).collect();
+    assert_eq!(found, [true, true, true, false, true, true, true]);
+    check(&cache);
+}
+
+#[test]
+fn an_entry_judged_again_says_so_and_a_newer_one_replaces_it() {
+    let mut cache = small_cache();
+    let question = question("www.example");
+    let (_, first) = body(&question, 1, 4);
+    assert!(cache.keep(&key(&question), EntryHead { rules: 1, ..HEAD }, &first));
+    let entry = cache.find(&key(&question), Now(0)).unwrap();
+    cache.confirm(entry, 2);
+    assert_eq!(cache.head(entry).unwrap(), &EntryHead { rules: 2, ..HEAD });
+    let (_, larger) = body(&question, 20, 100);
+    assert!(cache.keep(&key(&question), EntryHead { rules: 3, ..HEAD }, &larger));
+    let entry = cache.find(&key(&question), Now(0)).unwrap();
+    assert_eq!((cache.len(), cache.head(entry).unwrap().rules), (1, 3));
+    check(&cache);
+}
+
+#[test]
+fn what_is_larger_than_an_entry_may_be_is_not_kept() {
+    let mut cache = small_cache();
+    let longest = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)].join(".");
+    let question = question(&longest);
+    let most = (CACHE_ENTRY_BYTES_MAX - 12 * CACHE_ENTRY_RECORDS_MAX) / CACHE_ENTRY_RECORDS_MAX;
+    let (_, fits) = body(&question, CACHE_ENTRY_RECORDS_MAX, most);
+    assert!(cache.keep(&key(&question), HEAD, &fits));
+    check(&cache);
+    for (records, bytes) in [(CACHE_ENTRY_RECORDS_MAX + 1, 1), (1, CACHE_ENTRY_BYTES_MAX)] {
+        let (_, body) = body(&question, records, bytes);
+        assert!(!cache.keep(&key(&question), HEAD, &body));
+        assert!(cache.find(&key(&question), Now(0)).is_none(), "the answer that it replaces is gone all the same");
+    }
+    check(&cache);
+}
+
+#[test]
+fn what_was_used_stays_when_a_flood_of_new_names_goes_by() {
+    let mut cache = Cache::new(60_000, [1, 2, 3, 4]);
+    let popular: Vec<_> = (0..20).map(|index| question(&format!("popular-{index}.example"))).collect();
+    let (_, body) = body(&popular[0], 1, 4);
+    for question in &popular {
+        assert!(cache.keep(&key(question), HEAD, &body));
+    }
+    for index in 0..5_000 {
+        assert!(cache.keep(&key(&question(&format!("random-{index}.example"))), HEAD, &body));
+        if index % 50 == 0 {
+            for question in &popular {
+                assert!(cache.find(&key(question), Now(0)).is_some(), "{index}");
+            }
+        }
+    }
+    assert!(cache.find(&key(&question("random-4999.example")), Now(0)).is_some());
+    assert!(cache.find(&key(&question("random-0.example")), Now(0)).is_none());
+    check(&cache);
+}
+
+#[test]
+fn without_use_the_oldest_goes_first() {
+    let mut cache = Cache::new(60_000, [1, 2, 3, 4]);
+    let (_, body) = body(&question("x.example"), 1, 4);
+    let room = cache.chunks.len();
+    for index in 0..room + 10 {
+        assert!(cache.keep(&key(&question(&format!("n{index}.example"))), HEAD, &body));
+    }
+    assert_eq!(cache.len(), room);
+    for index in 0..room + 10 {
+        let found = cache.find(&key(&question(&format!("n{index}.example"))), Now(0)).is_some();
+        assert_eq!(found, index >= 10, "{index}");
+    }
+}
+
+#[test]
+fn one_eviction_looks_at_a_bounded_number_of_entries() {
+    let mut cache = Cache::new(60_000, [1, 2, 3, 4]);
+    let (_, body) = body(&question("x.example"), 1, 4);
+    let room = cache.chunks.len();
+    assert!(room > 2 * CACHE_EVICTION_STEPS_MAX);
+    for index in 0..room {
+        let question = question(&format!("n{index}.example"));
+        assert!(cache.keep(&key(&question), HEAD, &body));
+        assert!(cache.find(&key(&question), Now(0)).is_some());
+    }
+    assert!(cache.keep(&key(&question("new.example")), HEAD, &body));
+    let marked = cache.metas.iter().filter(|meta| meta.is_used && meta.name_bytes > 0).count();
+    assert_eq!(marked, room - CACHE_EVICTION_STEPS_MAX);
+    check(&cache);
+}
+
+#[test]
+fn memory_stays_as_it_was_taken_however_much_is_kept() {
+    for allowed in [100_000, 1_000_000, 3_000_000] {
+        let mut cache = Cache::new(allowed, [5, 6, 7, 8]);
+        let (bytes, index_bytes) = (cache.bytes(), cache.index.allocation_size());
+        assert!(bytes <= allowed && bytes > allowed / 2, "{bytes} of {allowed}");
+        let mut random = 1u64;
+        let mut answers = Vec::new();
+        let names: Vec<_> =
+            (0..997).map(|index| question(&format!("n{index}.{}.example", "x".repeat(1 + index % 60)))).collect();
+        for size in 0..40 {
+            answers.push(body(&names[0], size % 7, size * 13).1);
+        }
+        for turn in 0..20_000u64 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let question = &names[(random >> 33) as usize % names.len()];
+            let key = CacheKey { policy: (random >> 60) as u16, ..key(question) };
+            match random >> 20 & 3 {
+                0 => drop(cache.find(&key, Now(turn * 100_000))),
+                1 if turn % 16 == 0 => cache.remove(&key),
+                _ => {
+                    let body = &answers[(random >> 50) as usize % answers.len()];
+                    assert!(cache.keep(&key, EntryHead { stored: Now(turn * 100_000), ..HEAD }, body));
+                }
+            }
+            if turn % 1_000 == 0 {
+                check(&cache);
+            }
+        }
+        check(&cache);
+        assert_eq!((cache.bytes(), cache.index.allocation_size()), (bytes, index_bytes));
+    }
+}
+
+#[test]
+fn the_root_name_is_a_name_like_others() {
+    let mut cache = small_cache();
+    let root = question(".");
+    let (_, body) = body(&root, 1, 4);
+    assert!(cache.keep(&key(&root), HEAD, &body));
+    let entry = cache.find(&key(&root), Now(0)).unwrap();
+    assert!(cache.head(entry).is_some());
+    check(&cache);
+}

@@ -1,0 +1,43 @@
+//! What a query needs of this machine alone: rows from the shards, scans by the patterns, until it is answered or waits for
+//! an upstream. The server and the tests that run scenarios share it, so that both walk the same stages.
+
+use super::patterns::PatternScanner;
+use super::store::StoreReader;
+use crate::decide::pattern::Matches;
+use crate::decide::{Core, Now, Step, StoreFailed};
+
+/// Carries out the steps that need no network and returns the first other one: reply, drop or wait. `out` is the buffer
+/// that the step's event was given. Does not allocate while the store can be read. On the hot path.
+///
+/// The loop ends because `decide` bounds a chain of names ([`crate::limits::CHAIN_LINKS_MAX`]) and asks at most three times
+/// about each.
+pub fn carry_out(
+    core: &mut Core,
+    now: Now,
+    mut step: Step,
+    store: &mut StoreReader,
+    patterns: &mut PatternScanner,
+    out: &mut [u8],
+) -> Step {
+    loop {
+        step = match step {
+            Step::AskStore(ticket) => {
+                let rows = store.rows(core.lookup());
+                core.on_rows(now, ticket, rows, out)
+            }
+            Step::AskTarget(ticket) => {
+                let target = match core.alias_asked(ticket) {
+                    Some((shard, name, class)) => store.target(shard, name, class),
+                    None => Err(StoreFailed),
+                };
+                core.on_target(now, ticket, target, out)
+            }
+            Step::AskPatterns(ticket) => {
+                let mut matches = Matches::new();
+                let scanned = patterns.scan(core.lookup().text(), &mut matches);
+                core.on_matches(now, ticket, scanned.map(|()| &matches), out)
+            }
+            Step::Reply { .. } | Step::Drop(_) | Step::Wait(_) => return step,
+        };
+    }
+}

@@ -1,0 +1,201 @@
+//! The few system calls that neither the standard library nor glommio offers safely: readiness of many sockets at once,
+//! packet information, process limits, a trial ring.
+//!
+//! Invariant: with `udp.rs` this is the only file of `serve` with `unsafe` in it, and nothing unsafe leaves it: every
+//! function takes and returns owned or borrowed descriptors and plain values.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+
+/// A limit of the process.
+#[derive(Clone, Copy, Debug)]
+pub enum Resource {
+    /// Bytes of locked memory.
+    Memlock,
+    /// Open files.
+    Files,
+}
+
+impl Resource {
+    fn number(self) -> libc::__rlimit_resource_t {
+        match self {
+            Self::Memlock => libc::RLIMIT_MEMLOCK,
+            Self::Files => libc::RLIMIT_NOFILE,
+        }
+    }
+}
+
+/// Soft and hard limit; nothing when the kernel does not say.
+pub fn limit(resource: Resource) -> (u64, u64) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid, writable rlimit for the duration of the call.
+    let status = unsafe { libc::getrlimit(resource.number(), &mut limit) };
+    if status == 0 { (limit.rlim_cur, limit.rlim_max) } else { (0, 0) }
+}
+
+/// Sets the soft limit.
+pub fn raise(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `limit` is a valid rlimit that the kernel only reads.
+    check(unsafe { libc::setrlimit(resource.number(), &limit) }).map(drop)
+}
+
+/// Sets a small io_uring up and closes it again.
+pub fn set_up_ring() -> io::Result<()> {
+    /// The kernel's `struct io_uring_params` is 120 bytes; the call fills it in.
+    #[repr(C, align(8))]
+    struct Params([u8; 120]);
+    let mut params = Params([0; 120]);
+    let entries: libc::c_uint = 8;
+    // SAFETY: `params` is zeroed, writable, and as large and as aligned as the kernel's struct.
+    let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, entries, params.0.as_mut_ptr()) };
+    let fd = check(i32::try_from(fd).unwrap_or(-1))?;
+    // SAFETY: the call has just returned this descriptor and nobody else knows it.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    Ok(())
+}
+
+/// Asks for the destination address of each datagram (IP_PKTINFO, IPV6_RECVPKTINFO), so that a socket bound to the wildcard
+/// address can answer from the address that was asked.
+pub fn receive_packet_info(socket: &impl AsFd, address: SocketAddr) -> io::Result<()> {
+    let (level, option) = match address {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+    };
+    let on: libc::c_int = 1;
+    let bytes = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the descriptor is open for as long as it is borrowed, and `on` is an int of `bytes` bytes.
+    check(unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, option, (&raw const on).cast(), bytes) })
+        .map(drop)
+}
+
+/// Wraps a descriptor in a type of glommio's, which offers no safe way in.
+pub fn adopt<Wrapped: FromRawFd>(descriptor: impl Into<OwnedFd>) -> Wrapped {
+    // SAFETY: `into_raw_fd` gives up the only ownership there was, and the wrapper takes it.
+    unsafe { Wrapped::from_raw_fd(descriptor.into().into_raw_fd()) }
+}
+
+/// What a descriptor's readiness is reported for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Reported while there is something to read: the caller reads it until nothing is left.
+    Readable,
+    /// Reported once for every change in either direction: somebody else reads and writes.
+    Change,
+}
+
+/// An epoll instance.
+#[derive(Debug)]
+pub struct Epoll(OwnedFd);
+
+/// The events of one wait; [`Self::tags`] are what the descriptors were added with.
+pub struct Events<const MAX: usize> {
+    count: usize,
+    events: [libc::epoll_event; MAX],
+}
+
+impl<const MAX: usize> Events<MAX> {
+    /// None.
+    pub fn new() -> Self {
+        Self { count: 0, events: [libc::epoll_event { events: 0, u64: 0 }; MAX] }
+    }
+
+    /// Events of the last wait.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The tag of an event of the last wait.
+    pub fn tag(&self, index: usize) -> Option<u64> {
+        self.events.get(..self.count)?.get(index).map(|event| event.u64)
+    }
+}
+
+impl<const MAX: usize> Default for Events<MAX> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Epoll {
+    /// An instance without descriptors.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: no memory is passed; the result is checked before it is used.
+        let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        // SAFETY: the call has just returned this descriptor and nobody else knows it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Adds a descriptor. The kernel forgets it when it is closed.
+    pub fn add(&self, descriptor: &impl AsRawFd, tag: u64, interest: Interest) -> io::Result<()> {
+        let events = match interest {
+            Interest::Readable => libc::EPOLLIN,
+            Interest::Change => libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET,
+        };
+        let mut event = libc::epoll_event { events: events as u32, u64: tag };
+        // SAFETY: both descriptors are open for as long as they are borrowed, `event` is valid for the call.
+        let status =
+            unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_ADD, descriptor.as_raw_fd(), &mut event) };
+        check(status).map(drop)
+    }
+
+    /// Waits for events, at most `wait_ms` milliseconds. A signal ends the wait without events.
+    pub fn wait<const MAX: usize>(&self, events: &mut Events<MAX>, wait_ms: u16) -> io::Result<()> {
+        events.count = 0;
+        let places = libc::c_int::try_from(MAX).unwrap_or(libc::c_int::MAX);
+        // SAFETY: `events.events` has `places` places and outlives the call.
+        let count = unsafe {
+            libc::epoll_wait(self.0.as_raw_fd(), events.events.as_mut_ptr(), places, libc::c_int::from(wait_ms))
+        };
+        match check(count) {
+            Ok(count) => events.count = usize::try_from(count).unwrap_or(0).min(MAX),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+fn check(status: libc::c_int) -> io::Result<libc::c_int> {
+    if status < 0 { Err(io::Error::last_os_error()) } else { Ok(status) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    #[test]
+    fn a_readable_socket_is_reported_until_it_is_read_and_a_changed_one_once() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut events = Events::<4>::new();
+        let (level, edge) = (Epoll::new().unwrap(), Epoll::new().unwrap());
+        level.add(&socket, 7, Interest::Readable).unwrap();
+        level.wait(&mut events, 0).unwrap();
+        assert_eq!(events.count(), 0);
+        sender.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+        edge.add(&socket, 9, Interest::Change).unwrap();
+        edge.wait(&mut events, 1_000).unwrap();
+        assert_eq!((events.count(), events.tag(0), events.tag(1)), (1, Some(9), None));
+        edge.wait(&mut events, 0).unwrap();
+        assert_eq!(events.count(), 0);
+        for _ in 0..2 {
+            level.wait(&mut events, 1_000).unwrap();
+            assert_eq!(events.tag(0), Some(7));
+        }
+        socket.recv(&mut [0; 1]).unwrap();
+        level.wait(&mut events, 0).unwrap();
+        assert_eq!(events.count(), 0);
+    }
+
+    #[test]
+    fn this_machine_can_set_a_ring_up_and_tells_its_limits() {
+        set_up_ring().unwrap();
+        let (soft, hard) = limit(Resource::Files);
+        assert!(soft > 0 && soft <= hard);
+        raise(Resource::Files, soft, hard).unwrap();
+    }
+}

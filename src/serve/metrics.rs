@@ -1,0 +1,103 @@
+//! What one worker counts of its sockets; what it counts of its queries is [`crate::decide::counters`].
+//!
+//! Invariant: only the worker writes its counters; others read them relaxed. No two workers' counters share a cache line.
+
+use crate::decide::counters::{Counter, Counters};
+
+macro_rules! socket_counters {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// The socket counters of one worker.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub struct SocketCounters { $($(#[doc = $doc])+ pub $name: Counter,)+ }
+
+        impl SocketCounters {
+            /// Every counter with its name and meaning.
+            pub fn each(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+                [$((stringify!($name), concat!($($doc),+), self.$name.value()),)+].into_iter()
+            }
+        }
+    };
+}
+
+socket_counters! {
+    /// Calls that received datagrams.
+    udp_batches,
+    /// Datagrams received.
+    udp_received,
+    /// Datagrams longer than the largest that is read.
+    udp_cut,
+    /// Replies sent.
+    udp_sent,
+    /// Replies dropped because the socket's buffer was full.
+    udp_dropped,
+    /// Replies that the kernel refused to send.
+    udp_failed,
+    /// TCP connections accepted.
+    tcp_accepted,
+    /// TCP connections closed at once: too many in all, or of one client.
+    tcp_refused,
+    /// TCP connections closed because nothing was asked, or nothing was read, for too long.
+    tcp_idle,
+    /// TCP connections closed because the client does not read its replies.
+    tcp_slow,
+    /// Messages received over TCP.
+    tcp_received,
+    /// Replies handed to TCP connections.
+    tcp_replies,
+    /// Replies for TCP connections that had gone.
+    tcp_gone,
+    /// Ports opened towards upstreams.
+    upstream_ports,
+    /// Upstream sends that found no socket or were refused at once.
+    upstream_unsent,
+    /// Times that the worker slept in the executor because nothing came.
+    parks,
+}
+
+/// The counters of several workers added up, in the order of [`SocketCounters::each`], then [`Counters::each`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals(Vec<(&'static str, u64)>);
+
+impl Totals {
+    /// Of one worker.
+    pub fn of(sockets: &SocketCounters, queries: &Counters) -> Self {
+        Self(sockets.each().chain(queries.each()).map(|(name, _, value)| (name, value)).collect())
+    }
+
+    /// Adds another worker's.
+    pub fn add(&mut self, other: &Totals) {
+        if self.0.is_empty() {
+            self.0.clone_from(&other.0);
+            return;
+        }
+        for ((_, sum), (_, value)) in self.0.iter_mut().zip(&other.0) {
+            *sum = sum.wrapping_add(*value);
+        }
+    }
+
+    /// `name=value` of everything that is not zero.
+    pub fn line(&self) -> String {
+        let parts: Vec<String> =
+            self.0.iter().filter(|(_, value)| *value != 0).map(|(name, value)| format!("{name}={value}")).collect();
+        if parts.is_empty() { "nothing was asked".to_owned() } else { parts.join(" ") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_are_the_sums_over_the_workers_and_leave_zeroes_out() {
+        let mut totals = Totals::default();
+        assert_eq!(totals.line(), "nothing was asked");
+        for received in [3, 4] {
+            let (sockets, queries) = (SocketCounters::default(), Counters::default());
+            sockets.udp_received.add(received);
+            queries.blocked.add(1);
+            totals.add(&Totals::of(&sockets, &queries));
+        }
+        assert_eq!(totals.line(), "udp_received=7 blocked=2");
+    }
+}

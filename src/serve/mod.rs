@@ -1,0 +1,426 @@
+//! The server: one worker for each configured core, and the control thread that starts, reloads and stops them.
+//!
+//! Architecture invariant: workers share no lock and no mutable memory on the path of a query; each is one glommio executor
+//! pinned to its core with sockets, cache, store connections, regex scratch, upstream ports and timers of its own. `serve` is
+//! the only code that waits; what is to be done is decided by [`crate::decide`].
+//!
+//! The order of a start: the machine is probed, every listening socket is bound, the store is opened, the workers start, and
+//! only when all of them serve is `ready` printed. Any failure before that ends the process with a message that says what to
+//! change. A worker that ends while it should serve stops the whole server: half a server would hide the loss.
+
+pub mod answer_here;
+pub mod clock;
+pub mod cores;
+mod kernel;
+pub mod metrics;
+pub mod patterns;
+pub mod probe;
+pub mod reload;
+pub mod store;
+mod tasks;
+pub mod tcp;
+pub mod udp;
+pub mod upstream;
+pub mod wait;
+mod worker;
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use self::metrics::Totals;
+use self::reload::{Commander, Knowledge, Order, Orders, Wanted};
+use self::wait::Wait;
+use self::worker::Worker;
+use crate::limits::{LISTEN_ADDRESSES_MAX, START_MS_MAX, STOP_MS_MAX, WORKERS_MAX};
+
+/// Bytes of memory registered with each executor's rings: the least it takes, for no file is read through them.
+const RING_BYTES: usize = 64 * 1024;
+/// How often an executor looks at its own sockets and timers while the worker is busy.
+const PREEMPT: Duration = Duration::from_millis(1);
+/// Connections that the kernel completes before they are accepted.
+const TCP_BACKLOG: i32 = 1_024;
+/// Events from signals and workers that wait for the control thread.
+const EVENTS_MAX: usize = 4 * WORKERS_MAX;
+
+/// What to serve, ready to use.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// One worker runs on each; see [`cores::resolve`].
+    pub cores: Vec<usize>,
+    /// Addresses, each over UDP and TCP.
+    pub listen: Vec<SocketAddr>,
+    /// What a worker does when nothing is asked.
+    pub wait: Wait,
+    /// After `ready`, print commands to try.
+    pub hints: bool,
+    /// What may change while the server runs.
+    pub wanted: Wanted,
+}
+
+/// Reads the configuration again at SIGHUP. The error is shown as it is.
+pub type Reread = Box<dyn FnMut() -> Result<Plan, String>>;
+
+/// Why the server cannot start, or had to stop. Each is shown to the operator as it is.
+#[derive(Debug)]
+pub enum ServeError {
+    /// The machine does not let workers run.
+    Probe(probe::ProbeError),
+    /// Nothing to serve on, or too much of it.
+    Plan(String),
+    /// An address cannot be listened on.
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// `UDP` or `TCP`.
+        transport: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The store, or something made of it, cannot be used.
+    Store(String),
+    /// A worker did not start, or ended while it should serve.
+    Worker {
+        /// Its core.
+        core: usize,
+        /// Why.
+        reason: String,
+    },
+    /// The operating system refused something that never fails in health.
+    System {
+        /// What was tried, as in "cannot ...".
+        doing: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Probe(error) => error.fmt(f),
+            Self::Plan(reason) | Self::Store(reason) => f.write_str(reason),
+            Self::Listen { address, transport, source } => {
+                write!(f, "cannot listen on {address} ({transport}): {source}")?;
+                let port = address.port();
+                match source.kind() {
+                    io::ErrorKind::AddrInUse => write!(
+                        f,
+                        "; another server has it (`ss -lnp 'sport = :{port}'` shows which): stop that one, or change `listen`"
+                    ),
+                    io::ErrorKind::AddrNotAvailable => {
+                        write!(
+                            f,
+                            "; this machine has no such address (`ip address` shows those it has): change `listen`"
+                        )
+                    }
+                    io::ErrorKind::PermissionDenied => write!(
+                        f,
+                        "; ports below 1024 need root, CAP_NET_BIND_SERVICE (AmbientCapabilities= in the systemd unit), or \
+                         `sysctl net.ipv4.ip_unprivileged_port_start={port}`"
+                    ),
+                    _ => Ok(()),
+                }
+            }
+            Self::Worker { core, reason } => write!(f, "the worker on core {core} failed: {reason}"),
+            Self::System { doing, source } => write!(f, "cannot {doing}: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for ServeError {}
+
+/// The listening sockets of one worker.
+struct Sockets {
+    udp: Vec<UdpSocket>,
+    tcp: Vec<TcpListener>,
+}
+
+/// What the control thread is told.
+enum Event {
+    Signal(i32),
+    Serving,
+    Ended(usize, Result<Totals, String>),
+}
+
+/// Serves until SIGTERM or SIGINT. Prints one line that begins with `ready` to the standard output when every worker serves.
+/// SIGHUP reads the configuration again and goes over to the newest generation.
+pub fn run(plan: Plan, reread: Reread) -> Result<(), ServeError> {
+    let started = Instant::now();
+    check(&plan)?;
+    probe::probe(plan.cores.len()).map_err(ServeError::Probe)?;
+    let sockets = listen(&plan)?;
+    let knowledge = Arc::new(Knowledge::load(&plan.wanted).map_err(ServeError::Store)?);
+    let (sender, events) = mpsc::sync_channel(EVENTS_MAX);
+    hear_signals(sender.clone())?;
+    let mut server =
+        Server { commanders: Vec::new(), threads: Vec::new(), events, totals: Totals::default(), plan, reread };
+    let outcome = server.start(sockets, &knowledge, &sender).and_then(|()| {
+        server.say_ready(&knowledge, started);
+        drop(knowledge);
+        server.serve()
+    });
+    server.stop();
+    outcome
+}
+
+fn check(plan: &Plan) -> Result<(), ServeError> {
+    let refused = |reason: &str| Err(ServeError::Plan(reason.to_owned()));
+    if plan.cores.is_empty() || plan.cores.len() > WORKERS_MAX {
+        return refused("cores: there must be at least one, and at most 256");
+    }
+    if plan.listen.is_empty() || plan.listen.len() > LISTEN_ADDRESSES_MAX {
+        return refused("listen: there must be at least one address, and at most 16");
+    }
+    Ok(())
+}
+
+/// Binds every socket of every worker, in the order of the cores: what steers datagrams to sockets counts them so.
+fn listen(plan: &Plan) -> Result<Vec<Sockets>, ServeError> {
+    let failed = |address, transport| move |source| ServeError::Listen { address, transport, source };
+    for &address in &plan.listen {
+        udp::is_free(address).map_err(failed(address, "UDP"))?;
+        listen_tcp(address, false).map_err(failed(address, "TCP"))?;
+    }
+    let of_worker = |_| {
+        let udp = plan.listen.iter().map(|&address| udp::bind(address).map_err(failed(address, "UDP")));
+        let tcp = plan.listen.iter().map(|&address| listen_tcp(address, true).map_err(failed(address, "TCP")));
+        Ok(Sockets { udp: udp.collect::<Result<_, _>>()?, tcp: tcp.collect::<Result<_, _>>()? })
+    };
+    plan.cores.iter().map(of_worker).collect()
+}
+
+fn listen_tcp(address: SocketAddr, is_shared: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Connections of a server that has just ended may linger; a listening one is still noticed.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(is_shared)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(TCP_BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn hear_signals(events: SyncSender<Event>) -> Result<(), ServeError> {
+    let failed = |source| ServeError::System { doing: "hear signals", source };
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(failed)?;
+    let hear = move || {
+        for signal in signals.forever() {
+            // The control thread is gone only when the process ends.
+            let _ = events.send(Event::Signal(signal));
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(hear).map(drop).map_err(failed)
+}
+
+/// The control thread's view of the workers.
+struct Server {
+    commanders: Vec<Commander>,
+    threads: Vec<Option<ExecutorJoinHandle<()>>>,
+    events: Receiver<Event>,
+    totals: Totals,
+    plan: Plan,
+    reread: Reread,
+}
+
+impl Server {
+    fn start(
+        &mut self,
+        sockets: Vec<Sockets>,
+        knowledge: &Arc<Knowledge>,
+        events: &SyncSender<Event>,
+    ) -> Result<(), ServeError> {
+        for (index, (sockets, &core)) in sockets.into_iter().zip(&self.plan.cores).enumerate() {
+            let (commander, orders) =
+                reload::orders().map_err(|source| ServeError::System { doing: "make a pair of sockets", source })?;
+            let (knowledge, wait) = (knowledge.clone(), self.plan.wait);
+            let report = Report { events: events.clone(), index, is_made: false };
+            let thread = LocalExecutorBuilder::new(Placement::Fixed(core))
+                .name("worker")
+                .io_memory(RING_BYTES)
+                .preempt_timer(PREEMPT)
+                // Its thread for blocking calls would else compete for this very core.
+                .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
+                .spawn(move || work(knowledge, sockets, orders, wait, report))
+                .map_err(|error| ServeError::Worker { core, reason: format!("its executor did not start: {error}") })?;
+            self.commanders.push(commander);
+            self.threads.push(Some(thread));
+        }
+        let until = Instant::now() + Duration::from_millis(START_MS_MAX);
+        for _ in 0..self.commanders.len() {
+            match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Event::Serving) => {}
+                Ok(Event::Ended(worker, outcome)) => return Err(self.ended(worker, outcome)),
+                Ok(Event::Signal(_)) => return Err(ServeError::Plan("stopped by a signal while starting".to_owned())),
+                Err(_) => return Err(ServeError::Plan("the workers did not start in time".to_owned())),
+            }
+        }
+        Ok(())
+    }
+
+    fn say_ready(&self, knowledge: &Knowledge, started: Instant) {
+        let Plan { cores, listen, .. } = &self.plan;
+        let addresses: Vec<String> = listen.iter().map(SocketAddr::to_string).collect();
+        let line = format!(
+            "ready: {} worker{} on core{} {}; {} sockets (udp+tcp) on {}; {}; started in {} ms",
+            cores.len(),
+            if cores.len() == 1 { "" } else { "s" },
+            if cores.len() == 1 { "" } else { "s" },
+            cores::list(cores),
+            2 * cores.len() * listen.len(),
+            addresses.join(", "),
+            knowledge.describe(),
+            started.elapsed().as_millis(),
+        );
+        let mut out = io::stdout().lock();
+        // A closed standard output is no reason not to serve.
+        let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+        if self.plan.hints
+            && let Some(address) = listen.first()
+        {
+            let hints = knowledge
+                .examples()
+                .into_iter()
+                .map(|(name, expect)| format!("  dig @{} -p {} {name}   # {expect}\n", address.ip(), address.port()));
+            let _ = out.write_all(hints.collect::<String>().as_bytes()).and_then(|()| out.flush());
+        }
+    }
+
+    fn serve(&mut self) -> Result<(), ServeError> {
+        loop {
+            match self.events.recv() {
+                Ok(Event::Signal(SIGHUP)) => self.reload(),
+                Ok(Event::Signal(signal)) => {
+                    tracing::info!(signal, "stopping");
+                    return Ok(());
+                }
+                Ok(Event::Ended(worker, outcome)) => return Err(self.ended(worker, outcome)),
+                Ok(Event::Serving) => {}
+                Err(_) => return Ok(()),
+            }
+        }
+    }
+
+    /// Reads configuration and store again. What cannot be used leaves the old ones serving.
+    fn reload(&mut self) {
+        let started = Instant::now();
+        let loaded = (self.reread)().and_then(|plan| Knowledge::load(&plan.wanted).map(|knowledge| (plan, knowledge)));
+        let (plan, knowledge) = match loaded {
+            Ok((plan, knowledge)) => (plan, Arc::new(knowledge)),
+            Err(reason) => return tracing::error!("reload failed, serving as before: {reason}"),
+        };
+        if (&plan.cores, &plan.listen, plan.wait) != (&self.plan.cores, &self.plan.listen, self.plan.wait) {
+            tracing::warn!(
+                "`cores`, `listen` and `wait` change at a restart only; the rest of the configuration is taken over"
+            );
+        }
+        let failures = reload::switch_all(&self.commanders, &knowledge);
+        for (worker, reason) in &failures {
+            let core = self.plan.cores.get(*worker).copied().unwrap_or_default();
+            tracing::error!(core, "this worker serves the old generation still: {reason}");
+        }
+        if failures.is_empty() {
+            tracing::info!("reloaded in {} ms: {}", started.elapsed().as_millis(), knowledge.describe());
+        }
+    }
+
+    fn ended(&mut self, worker: usize, outcome: Result<Totals, String>) -> ServeError {
+        let reason = match outcome {
+            Ok(totals) => {
+                self.totals.add(&totals);
+                "it ended by itself".to_owned()
+            }
+            Err(reason) => reason,
+        };
+        // Its report was its last act: nothing is left to be waited for in `stop`.
+        if let Some(thread) = self.threads.get_mut(worker) {
+            drop(thread.take());
+        }
+        ServeError::Worker { core: self.plan.cores.get(worker).copied().unwrap_or_default(), reason }
+    }
+
+    /// Lets every worker answer what it has taken in, for a bounded time.
+    fn stop(&mut self) {
+        for commander in &self.commanders {
+            commander.order(Order::Stop);
+        }
+        let until = Instant::now() + Duration::from_millis(2 * STOP_MS_MAX);
+        let mut left = self.threads.iter().filter(|thread| thread.is_some()).count();
+        while left > 0 {
+            match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Event::Ended(_, outcome)) => {
+                    left -= 1;
+                    if let Ok(totals) = outcome {
+                        self.totals.add(&totals);
+                    }
+                }
+                Ok(_) => {}
+                Err(_) => {
+                    tracing::warn!("{left} workers did not end in time");
+                    break;
+                }
+            }
+        }
+        tracing::info!("stopped: {}", self.totals.line());
+    }
+}
+
+/// Tells the control thread how a worker fares; also that it died, for a panic drops it.
+struct Report {
+    events: SyncSender<Event>,
+    index: usize,
+    is_made: bool,
+}
+
+impl Report {
+    fn serving(&self) {
+        // The control thread outlives its workers but in a process that is ending.
+        let _ = self.events.send(Event::Serving);
+    }
+
+    fn ended(mut self, outcome: Result<Totals, String>) {
+        self.is_made = true;
+        let _ = self.events.send(Event::Ended(self.index, outcome));
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if !self.is_made {
+            let reason =
+                "it panicked, or its executor could not be made; the standard error output tells why".to_owned();
+            let _ = self.events.send(Event::Ended(self.index, Err(reason)));
+        }
+    }
+}
+
+/// The life of one worker, in its executor.
+async fn work(knowledge: Arc<Knowledge>, sockets: Sockets, orders: Orders, wait: Wait, report: Report) {
+    let seeds = [rand::random(), rand::random()];
+    let worker = match Worker::new(&knowledge, sockets.udp, seeds) {
+        Ok(worker) => Rc::new(RefCell::new(worker)),
+        Err(reason) => return report.ended(Err(reason)),
+    };
+    // Held for ever, it would keep the first generation's files open.
+    drop(knowledge);
+    if let Err(error) = tasks::spawn_all(&worker, sockets.tcp, orders) {
+        return report.ended(Err(format!("cannot copy a socket's descriptor: {error}")));
+    }
+    report.serving();
+    tasks::run(worker.clone(), wait).await;
+    let totals = worker.borrow().totals();
+    report.ended(Ok(totals));
+}

@@ -1,0 +1,203 @@
+//! Stage 7, pattern: the regular expressions of a generation, found in a name by Hyperscan.
+//!
+//! [`PatternDatabase`] is immutable and shared by all workers of a generation; each worker has a [`PatternScanner`] of its
+//! own, with all the memory that scanning takes. How patterns are compiled is told in `build/patterns.rs`.
+//!
+//! Invariant: a database that exists holds every pattern of its generation, and found each pattern's example when it was
+//! loaded.
+
+use std::fmt;
+use std::sync::Arc;
+
+use corewall_sharding::StoreError;
+use corewall_sharding::publish::Generation;
+use fancy_regex::Regex;
+use hyperscan::{HsError, Matching, Scratch};
+
+use crate::build::patterns::{CompileError, Compiled, Outcome, Wanted, compile, sidecar};
+use crate::decide::StoreFailed;
+use crate::decide::pattern::Matches;
+
+/// The compiled patterns of one generation.
+pub struct PatternDatabase {
+    compiled: Compiled,
+    /// Why they were compiled here instead of loaded.
+    recompiled: Option<String>,
+}
+
+/// Why a generation's patterns cannot be used.
+#[derive(Debug)]
+pub enum PatternError {
+    /// The file of compiled patterns cannot be read.
+    Store(StoreError),
+    /// They cannot be compiled either.
+    Compile(CompileError),
+    /// This engine refuses a pattern that the one of the build had taken.
+    Refused {
+        /// The pattern.
+        regex: String,
+        /// Why.
+        reason: String,
+    },
+    /// No memory to scan with.
+    Scratch(String),
+}
+
+impl fmt::Display for PatternError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(error) => error.fmt(f),
+            Self::Compile(error) => error.fmt(f),
+            Self::Refused { regex, reason } => {
+                write!(f, "the pattern engine refuses /{regex}/ ({reason}); build the store again with this program")
+            }
+            Self::Scratch(reason) => write!(f, "no memory to scan patterns with: {reason}; free some memory"),
+        }
+    }
+}
+
+impl std::error::Error for PatternError {}
+
+impl PatternDatabase {
+    /// The patterns of a generation: loaded from its file of compiled ones, or compiled again when this engine or this
+    /// processor cannot use that.
+    ///
+    /// # Errors
+    /// The file's checksum is wrong, or the patterns do not compile.
+    pub fn load(generation: &Generation) -> Result<PatternDatabase, PatternError> {
+        let regexes: Vec<&str> = generation.patterns.iter().map(|row| row.regex.as_str()).collect();
+        if regexes.is_empty() {
+            return Ok(Self::empty());
+        }
+        let why = match generation.sidecar(sidecar::FILE_NAME).map_err(PatternError::Store)? {
+            Some(file) => match sidecar::read(&file, &regexes) {
+                Ok(compiled) => return Ok(PatternDatabase { compiled, recompiled: None }),
+                Err(unusable) => unusable.to_string(),
+            },
+            None => "there are none".to_owned(),
+        };
+        let number = generation.number;
+        tracing::warn!(
+            generation = number,
+            patterns = regexes.len(),
+            why,
+            "compiled patterns unusable: compiling again"
+        );
+        Self::compile(&regexes, why)
+    }
+
+    /// No patterns: nothing is ever found.
+    pub fn empty() -> PatternDatabase {
+        let compiled = Compiled { plain: None, candidates: None, confirm: Vec::new(), examples: Vec::new() };
+        PatternDatabase { compiled, recompiled: None }
+    }
+
+    /// Why the patterns were compiled anew at load; none when they were loaded as the build had compiled them.
+    pub fn recompiled(&self) -> Option<&str> {
+        self.recompiled.as_deref()
+    }
+
+    fn compile(regexes: &[&str], why: String) -> Result<PatternDatabase, PatternError> {
+        let wanted = |regex: &&str| Wanted { regex: (*regex).to_owned(), may_match_empty: true };
+        let wanted: Vec<Wanted> = regexes.iter().map(wanted).collect();
+        let (outcomes, compiled) = compile(&wanted).map_err(PatternError::Compile)?;
+        // A refused one would shift the numbers of all that follow it.
+        for (Wanted { regex, .. }, outcome) in wanted.into_iter().zip(outcomes) {
+            if let Outcome::Refused(reason) = outcome {
+                return Err(PatternError::Refused { regex, reason });
+            }
+        }
+        Ok(PatternDatabase { compiled, recompiled: Some(why) })
+    }
+}
+
+/// One worker's means to scan: its own scratch memory, and its own copy of the confirming expressions, which keep caches
+/// that workers would otherwise contend for.
+pub struct PatternScanner {
+    database: Arc<PatternDatabase>,
+    plain_scratch: Option<Scratch>,
+    candidates_scratch: Option<Scratch>,
+    confirm: Vec<(u32, Regex)>,
+    /// Candidates of one scan; room for each confirmed pattern.
+    candidates: Vec<u32>,
+}
+
+impl PatternScanner {
+    /// A scanner over `database` with all the memory that it will need.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn new(database: Arc<PatternDatabase>) -> Result<PatternScanner, PatternError> {
+        let scratch = |of: &Option<hyperscan::BlockDatabase>| {
+            of.as_ref()
+                .map(|of| of.alloc_scratch())
+                .transpose()
+                .map_err(|error| PatternError::Scratch(error.to_string()))
+        };
+        let compiled = &database.compiled;
+        Ok(PatternScanner {
+            plain_scratch: scratch(&compiled.plain)?,
+            candidates_scratch: scratch(&compiled.candidates)?,
+            confirm: compiled.confirm.clone(),
+            candidates: Vec::with_capacity(compiled.confirm.len()),
+            database,
+        })
+    }
+
+    /// Finds the patterns that match in `text`, the lower-case text of a name, and puts their numbers into `matches`, which
+    /// is cleared first. On the packet path; does not allocate unless a candidate must be confirmed.
+    ///
+    /// # Errors
+    /// The engine failed, or confirming took more than [`crate::limits::PATTERN_STEPS_MAX`] steps: whether the name is
+    /// listed is not known.
+    pub fn scan(&mut self, text: &str, matches: &mut Matches) -> Result<(), StoreFailed> {
+        matches.clear();
+        let compiled = &self.database.compiled;
+        if let (Some(database), Some(scratch)) = (&compiled.plain, &self.plain_scratch) {
+            let on_match = |id: u32, _: u64, _: u64, _: u32| {
+                matches.push(id);
+                Matching::Continue
+            };
+            completed(database.scan(text, scratch, on_match))?;
+        }
+        if let (Some(database), Some(scratch)) = (&compiled.candidates, &self.candidates_scratch) {
+            let candidates = &mut self.candidates;
+            candidates.clear();
+            let on_match = |id: u32, _: u64, _: u64, _: u32| {
+                // The engine reports each pattern once (SINGLEMATCH), so that there is room; were there none, this must
+                // not allocate.
+                if candidates.len() < candidates.capacity() {
+                    candidates.push(id);
+                }
+                Matching::Continue
+            };
+            completed(database.scan(text, scratch, on_match))?;
+            self.confirm_candidates(text, matches)?;
+        }
+        Ok(())
+    }
+
+    fn confirm_candidates(&self, text: &str, matches: &mut Matches) -> Result<(), StoreFailed> {
+        for &id in &self.candidates {
+            let Ok(place) = self.confirm.binary_search_by_key(&id, |(number, _)| *number) else {
+                return Err(StoreFailed);
+            };
+            let Some((_, regex)) = self.confirm.get(place) else { return Err(StoreFailed) };
+            if regex.is_match(text.as_bytes()).map_err(|_| StoreFailed)? {
+                matches.push(id);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A scan that a callback ended is complete: it has found what it looked for.
+fn completed(result: hyperscan::Result<()>) -> Result<(), StoreFailed> {
+    match result {
+        Ok(()) | Err(hyperscan::Error::Hyperscan(HsError::ScanTerminated)) => Ok(()),
+        Err(_) => Err(StoreFailed),
+    }
+}
+
+#[cfg(test)]
+mod tests;

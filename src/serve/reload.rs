@@ -1,0 +1,212 @@
+//! What the control thread tells the workers while they serve: another generation or configuration, or to stop.
+//!
+//! Invariants: what workers share is immutable and handed over whole ([`Knowledge`]); a worker goes over to it between two
+//! batches and drops the old one afterwards, so no query is lost; a configuration or store that cannot be used leaves the old
+//! one serving everywhere, and that is said. Each worker has one bounded queue of orders; full, it is an error, not a wait.
+
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::time::Duration;
+
+use corewall_sharding::publish::{Generation, Store};
+use corewall_sharding::rule::Kind;
+
+use super::patterns::{PatternDatabase, PatternScanner};
+use super::store::StoreReader;
+use crate::decide::rulebook::RuleBook;
+use crate::decide::settings::Settings;
+use crate::limits::{ORDERS_MAX, START_MS_MAX};
+
+/// What the configuration says that may change while the server runs.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// What `decide` needs to know.
+    pub settings: Arc<Settings>,
+    /// The store's directory; none serves without rules.
+    pub store: Option<PathBuf>,
+    /// Map the shards into memory.
+    pub mmap: bool,
+}
+
+/// Everything immutable that the workers share.
+pub struct Knowledge {
+    /// The configuration.
+    pub settings: Arc<Settings>,
+    /// The rules of the generation.
+    pub rules: Arc<RuleBook>,
+    patterns: Arc<PatternDatabase>,
+    generation: Option<Arc<Generation>>,
+    mmap: bool,
+}
+
+impl Knowledge {
+    /// Opens the newest generation of the store and makes it ready. Errors say what to do.
+    pub fn load(wanted: &Wanted) -> Result<Self, String> {
+        let Wanted { settings, store, mmap } = wanted;
+        let (settings, mmap) = (settings.clone(), *mmap);
+        let Some(dir) = store else {
+            let (rules, patterns) = (Arc::new(RuleBook::empty(&settings)), Arc::new(PatternDatabase::empty()));
+            return Ok(Self { settings, rules, patterns, generation: None, mmap });
+        };
+        let generation = Store::open(dir).and_then(|store| store.current()).map_err(|error| error.to_string())?;
+        let rules = RuleBook::new(&generation, &settings).map_err(|error| error.to_string())?;
+        let patterns = PatternDatabase::load(&generation).map_err(|error| error.to_string())?;
+        let knowledge = Self {
+            settings,
+            rules: Arc::new(rules),
+            patterns: Arc::new(patterns),
+            generation: Some(Arc::new(generation)),
+            mmap,
+        };
+        // Every worker will do the same: better to fail here, once and before anything has changed.
+        knowledge.open_store()?;
+        knowledge.open_patterns()?;
+        Ok(knowledge)
+    }
+
+    /// A worker's own connections to the shards.
+    pub fn open_store(&self) -> Result<StoreReader, String> {
+        match &self.generation {
+            Some(generation) => StoreReader::open(generation, self.mmap).map_err(|error| error.to_string()),
+            None => Ok(StoreReader::empty()),
+        }
+    }
+
+    /// A worker's own scanner.
+    pub fn open_patterns(&self) -> Result<PatternScanner, String> {
+        PatternScanner::new(self.patterns.clone()).map_err(|error| error.to_string())
+    }
+
+    /// The generation's number and rules, for people.
+    pub fn describe(&self) -> String {
+        match &self.generation {
+            Some(generation) => format!("{} rules, generation {}", grouped(generation.rule_count()), generation.number),
+            None => "no store, no rules".to_owned(),
+        }
+    }
+
+    /// A name of each of the most telling kinds, with what to expect of it. Reads shards until it finds one.
+    pub fn examples(&self) -> Vec<(String, &'static str)> {
+        let kinds = [
+            (&[Kind::Block][..], "blocked"),
+            (&[Kind::Allow, Kind::ForwardAllow], "allowed: answered by the upstream, if there is one"),
+            (&[Kind::Alias], "an alias"),
+        ];
+        let Some(mut shards) = self.generation.as_ref().and_then(|generation| generation.open_shards(self.mmap).ok())
+        else {
+            return Vec::new();
+        };
+        let mut example = |kinds: &[Kind]| {
+            let mut name_of = |kind| shards.iter_mut().find_map(|shard| shard.example(kind).ok().flatten());
+            kinds.iter().find_map(|&kind| name_of(kind))
+        };
+        kinds.into_iter().filter_map(|(kinds, expect)| Some((example(kinds)?, expect))).collect()
+    }
+}
+
+/// A number with its thousands apart.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// One order to a worker.
+pub enum Order {
+    /// Go over to this; say how it went.
+    Switch {
+        /// To what.
+        knowledge: Arc<Knowledge>,
+        /// Whom to tell.
+        done: SyncSender<Result<(), String>>,
+    },
+    /// Answer what has been asked and end.
+    Stop,
+}
+
+/// The worker's end of its queue of orders.
+pub struct Orders {
+    /// The queue.
+    pub orders: Receiver<Order>,
+    /// Readable when something was put into it; closed when nobody will any more.
+    pub bell: UnixStream,
+}
+
+/// The control thread's end.
+pub struct Commander {
+    orders: SyncSender<Order>,
+    bell: UnixStream,
+}
+
+/// A queue of orders.
+pub fn orders() -> io::Result<(Commander, Orders)> {
+    let (sender, receiver) = mpsc::sync_channel(ORDERS_MAX);
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    theirs.set_nonblocking(true)?;
+    Ok((Commander { orders: sender, bell: ours }, Orders { orders: receiver, bell: theirs }))
+}
+
+impl Commander {
+    /// Puts an order into the queue. False when the worker does not take its orders any more.
+    pub fn order(&self, order: Order) -> bool {
+        let is_taken = self.orders.try_send(order).is_ok();
+        // When the bell's buffer is full it has been ringing for long.
+        let _ = (&self.bell).write(&[1]);
+        is_taken
+    }
+}
+
+/// Makes every worker go over to `knowledge`, one after the other, so that never more than one of them is opening files
+/// instead of answering. Returns what went wrong, by worker; the others have changed.
+pub fn switch_all(commanders: &[Commander], knowledge: &Arc<Knowledge>) -> Vec<(usize, String)> {
+    let mut failures = Vec::new();
+    for (worker, commander) in commanders.iter().enumerate() {
+        let (done, is_done) = mpsc::sync_channel(1);
+        let outcome = if commander.order(Order::Switch { knowledge: knowledge.clone(), done }) {
+            is_done
+                .recv_timeout(Duration::from_millis(START_MS_MAX))
+                .unwrap_or_else(|_| Err("it does not answer".to_owned()))
+        } else {
+            Err("it takes no orders".to_owned())
+        };
+        if let Err(reason) = outcome {
+            failures.push((worker, reason));
+        }
+    }
+    failures
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_by_thousands() {
+        assert_eq!([0, 999, 1_000, 86_013, 1_234_567].map(grouped), ["0", "999", "1,000", "86,013", "1,234,567"]);
+    }
+
+    #[test]
+    fn an_order_rings_the_bell_and_a_full_queue_is_said() {
+        let (commander, mut orders) = orders().unwrap();
+        for _ in 0..ORDERS_MAX {
+            assert!(commander.order(Order::Stop));
+        }
+        assert!(!commander.order(Order::Stop));
+        assert_eq!(orders.bell.read(&mut [0; 16]).unwrap(), ORDERS_MAX + 1);
+        assert!(matches!(orders.orders.try_recv(), Ok(Order::Stop)));
+        drop(commander);
+        assert_eq!(orders.bell.read(&mut [0; 16]).unwrap(), 0);
+    }
+}

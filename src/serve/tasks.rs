@@ -1,0 +1,241 @@
+//! The tasks of one worker's executor: the loop over its UDP sockets, and one small task for each other source of events.
+//!
+//! Invariant: a task borrows the worker for one event at a time and never across an await, so no borrow can fail. Beware:
+//! `spawn_local` runs the new task at once, up to its first wait, and so must not be called with the worker borrowed unless
+//! the task begins by a yield.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_lite::future::yield_now;
+use futures_lite::{AsyncRead, AsyncReadExt, AsyncWrite};
+use glommio::net::TcpStream;
+use glommio::timer::sleep;
+use glommio::{spawn_local, yield_if_needed};
+
+use super::kernel::adopt;
+use super::reload::{Order, Orders};
+use super::tcp::Framer;
+use super::udp::ReceiveBatch;
+use super::upstream::ask_over_tcp;
+use super::wait::{Wait, watch};
+use super::worker::{AskOverTcp, Worker};
+use crate::limits::{NAP_MS_MAX, STOP_MS_MAX, TCP_QUERIES_IN_A_ROW_MAX};
+
+/// A worker that its tasks share. Only one of them runs at a time.
+pub type Shared = Rc<RefCell<Worker>>;
+
+/// Between two looks for TCP connections that have been silent for too long.
+const SWEEP: Duration = Duration::from_secs(1);
+/// Before the next connection is accepted when accepting has failed, most likely because no descriptor is left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Starts every task but the loop. They end with the executor.
+pub fn spawn_all(worker: &Shared, listeners: Vec<TcpListener>, orders: Orders) -> io::Result<()> {
+    worker.borrow_mut().set_ask_over_tcp(tcp_asker(Rc::downgrade(worker)));
+    let park = worker.borrow().park();
+    for socket in worker.borrow().listener_copies()? {
+        spawn_local(watch(park.clone(), socket)).detach();
+    }
+    for listener in listeners {
+        worker.borrow().watch_for_others(&listener);
+        spawn_local(accept(worker.clone(), listener)).detach();
+    }
+    let Orders { orders, bell } = orders;
+    worker.borrow().watch_for_others(&bell);
+    spawn_local(obey(worker.clone(), orders, bell)).detach();
+    spawn_local(sweep(worker.clone())).detach();
+    Ok(())
+}
+
+/// The loop over the UDP sockets, until the worker is told to stop and every query is answered.
+pub async fn run(worker: Shared, wait: Wait) {
+    let mut receive = ReceiveBatch::new();
+    let park = worker.borrow().park();
+    let nap_ms = if wait == Wait::Spin { 0 } else { NAP_MS_MAX };
+    let mut stop_at = None;
+    loop {
+        let round = worker.borrow_mut().round(&mut receive, nap_ms);
+        if worker.borrow().is_stopping() {
+            let mut worker = worker.borrow_mut();
+            let now = worker.now();
+            let stop_at = *stop_at.get_or_insert(now.plus_us(STOP_MS_MAX * 1_000));
+            let is_over = !round.was_busy && worker.is_settled() && worker.connections().all_settled();
+            if is_over || now >= stop_at {
+                return;
+            }
+        } else if wait == Wait::Sleep && !round.was_busy && worker.borrow_mut().may_park() {
+            park.sleep().await;
+        }
+        // The executor looks at its own sockets and timers when its preemption timer has fired, not at each yield.
+        yield_if_needed().await;
+    }
+}
+
+fn tcp_asker(worker: Weak<RefCell<Worker>>) -> AskOverTcp {
+    Box::new(move |exchange, server, address, question| {
+        let worker = worker.clone();
+        spawn_local(async move {
+            // The worker is borrowed by whoever asks.
+            yield_now().await;
+            let connected = |stream: &TcpStream| {
+                if let Some(worker) = worker.upgrade() {
+                    worker.borrow().watch_for_others(stream);
+                }
+            };
+            let answer = ask_over_tcp(address, &question, connected).await;
+            if let Some(worker) = worker.upgrade() {
+                worker.borrow_mut().take_tcp_answer(exchange, server, answer);
+            }
+        })
+    })
+}
+
+/// Takes TCP connections in.
+async fn accept(worker: Shared, listener: TcpListener) {
+    let listener: glommio::net::TcpListener = adopt(listener);
+    loop {
+        let accepted = match listener.accept().await {
+            Ok(stream) => stream.peer_addr().map(|client| (stream, client)),
+            Err(error) => Err(error),
+        };
+        match accepted {
+            Ok((stream, client)) => begin(&worker, stream, client),
+            Err(error) => {
+                tracing::warn!("a TCP connection could not be accepted: {error}");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn begin(worker: &Shared, stream: TcpStream, client: SocketAddr) {
+    let mut borrowed = worker.borrow_mut();
+    let now = borrowed.now();
+    if borrowed.is_stopping() {
+        return;
+    }
+    let counters = borrowed.counters().clone();
+    counters.tcp_accepted.add(1);
+    let Some(token) = borrowed.connections().admit(client, now) else {
+        return counters.tcp_refused.add(1);
+    };
+    // Replies are written whole, so waiting to fill a segment only delays the last one.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!("TCP_NODELAY was refused: {error}");
+    }
+    borrowed.watch_for_others(&stream);
+    drop(borrowed);
+    spawn_local(converse(worker.clone(), token, stream)).detach();
+}
+
+/// Carries one connection's bytes until either side ends it.
+async fn converse(worker: Shared, token: u64, mut stream: TcpStream) {
+    let mut framer = Framer::new();
+    let mut has_ended = false;
+    poll_fn(|task| step(&worker, token, &mut stream, &mut framer, &mut has_ended, task)).await;
+    worker.borrow_mut().connections().close(token);
+}
+
+/// Writes what is there to be written, then answers what is there to be read; ready when the connection is over.
+fn step(
+    worker: &Shared,
+    token: u64,
+    stream: &mut TcpStream,
+    framer: &mut Framer,
+    has_ended: &mut bool,
+    task: &mut Context<'_>,
+) -> Poll<()> {
+    for _ in 0..TCP_QUERIES_IN_A_ROW_MAX {
+        if write(worker, token, stream, task).is_ready() {
+            return Poll::Ready(());
+        }
+        let mut borrowed = worker.borrow_mut();
+        let is_stopping = borrowed.is_stopping();
+        let Some(connection) = borrowed.connections().get_mut(token) else { return Poll::Ready(()) };
+        if connection.is_settled() && framer.message().is_none() && (*has_ended || is_stopping) {
+            return Poll::Ready(());
+        }
+        if !connection.takes_queries() {
+            return Poll::Pending;
+        }
+        if let Some(message) = framer.message() {
+            borrowed.take_message(token, message);
+            framer.consume();
+            continue;
+        }
+        drop(borrowed);
+        if *has_ended {
+            // Half-closed by the client: what it has asked is still answered.
+            return Poll::Pending;
+        }
+        match Pin::new(&mut *stream).poll_read(task, framer.space()) {
+            Poll::Ready(Ok(0)) => *has_ended = true,
+            Poll::Ready(Ok(bytes)) => framer.filled(bytes),
+            Poll::Ready(Err(_)) => return Poll::Ready(()),
+            Poll::Pending => return Poll::Pending,
+        }
+    }
+    // Other connections have their turn first.
+    task.waker().wake_by_ref();
+    Poll::Pending
+}
+
+/// Writes as much as the kernel takes; ready when the connection is lost.
+fn write(worker: &Shared, token: u64, stream: &mut TcpStream, task: &mut Context<'_>) -> Poll<()> {
+    let mut borrowed = worker.borrow_mut();
+    let now = borrowed.now();
+    let Some(connection) = borrowed.connections().get_mut(token) else { return Poll::Ready(()) };
+    if connection.must_close() {
+        return Poll::Ready(());
+    }
+    connection.set_task(task.waker());
+    while !connection.unsent().is_empty() {
+        match Pin::new(&mut *stream).poll_write(task, connection.unsent()) {
+            Poll::Ready(Ok(bytes)) if bytes > 0 => connection.wrote(bytes, now),
+            Poll::Ready(_) => return Poll::Ready(()),
+            Poll::Pending => break,
+        }
+    }
+    Poll::Pending
+}
+
+/// Carries out what the control thread orders.
+async fn obey(worker: Shared, orders: std::sync::mpsc::Receiver<Order>, bell: UnixStream) {
+    let mut bell: glommio::net::UnixStream = adopt(bell);
+    let mut rings = [0; 16];
+    loop {
+        // The control thread is gone when its end is closed: nobody would notice what this worker serves.
+        let is_gone = !matches!(bell.read(&mut rings).await, Ok(bytes) if bytes > 0);
+        while let Ok(order) = orders.try_recv() {
+            match order {
+                Order::Switch { knowledge, done } => {
+                    let switched = worker.borrow_mut().switch(&knowledge);
+                    // The control thread may have given up waiting; then it has said so.
+                    let _ = done.send(switched);
+                }
+                Order::Stop => worker.borrow_mut().begin_stop(),
+            }
+        }
+        if is_gone {
+            return worker.borrow_mut().begin_stop();
+        }
+    }
+}
+
+/// Closes silent TCP connections.
+async fn sweep(worker: Shared) {
+    loop {
+        sleep(SWEEP).await;
+        let mut worker = worker.borrow_mut();
+        let (now, counters) = (worker.now(), worker.counters().clone());
+        worker.connections().close_idle(now, &counters);
+    }
+}

@@ -1,0 +1,462 @@
+//! TCP towards clients (RFC 7766): messages with a length in front, many on one connection, answered as they are ready.
+//!
+//! Invariants: a worker has at most [`TCP_CONNECTIONS_MAX`] connections and one client address at most
+//! [`TCP_CONNECTIONS_PER_CLIENT_MAX`] of them; a connection has at most [`TCP_PIPELINE_MAX`] queries waiting and
+//! [`TCP_OUTBOX_BYTES_MAX`] of replies unread, past which it is closed; one on which nothing is asked or read for
+//! [`TCP_IDLE_MS_MAX`] is closed. So neither many clients nor slow ones make memory grow without a bound.
+//!
+//! Here is what a connection is and what it has to say; [`super::worker`] answers, [`converse`] carries the bytes.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::task::Waker;
+
+use super::metrics::SocketCounters;
+use crate::decide::Now;
+use crate::limits::{
+    MESSAGE_BYTES_MAX, TCP_CONNECTIONS_MAX, TCP_CONNECTIONS_PER_CLIENT_MAX, TCP_IDLE_MS_MAX, TCP_OUTBOX_BYTES_HIGH,
+    TCP_OUTBOX_BYTES_MAX, TCP_PIPELINE_MAX,
+};
+
+/// Bytes of a connection's read buffer to begin with; most queries are far shorter.
+const READ_BYTES: usize = 1_024;
+
+/// Cuts a stream of bytes into messages, however it was segmented.
+#[derive(Debug)]
+pub struct Framer {
+    buffer: Vec<u8>,
+    /// Where the next message begins.
+    at: usize,
+    filled: usize,
+}
+
+impl Framer {
+    /// Nothing read yet.
+    pub fn new() -> Self {
+        Self { buffer: vec![0; READ_BYTES], at: 0, filled: 0 }
+    }
+
+    /// The next whole message without its length; none until it is complete.
+    pub fn message(&self) -> Option<&[u8]> {
+        let (length, rest) = self.buffer.get(self.at..self.filled)?.split_first_chunk::<2>()?;
+        rest.get(..usize::from(u16::from_be_bytes(*length)))
+    }
+
+    /// Takes the message of [`Self::message`] out.
+    pub fn consume(&mut self) {
+        self.at += self.message().map_or(0, |message| 2 + message.len());
+    }
+
+    /// Where to read on to; never empty while no whole message is there.
+    pub fn space(&mut self) -> &mut [u8] {
+        self.buffer.copy_within(self.at..self.filled, 0);
+        self.filled -= self.at;
+        self.at = 0;
+        let needed = match self.buffer.get(..self.filled).and_then(|bytes| bytes.split_first_chunk::<2>()) {
+            Some((length, _)) => 2 + usize::from(u16::from_be_bytes(*length)),
+            None => 2,
+        };
+        debug_assert!(needed <= 2 + MESSAGE_BYTES_MAX);
+        // Grows for a long message only, and not before its length is known; shrinks when it is over.
+        let wanted = needed.max(READ_BYTES);
+        if self.buffer.len() != wanted && self.filled <= wanted {
+            self.buffer.resize(wanted, 0);
+            self.buffer.shrink_to_fit();
+        }
+        self.buffer.get_mut(self.filled..).unwrap_or_default()
+    }
+
+    /// The first `bytes` of [`Self::space`] have been read.
+    pub fn filled(&mut self, bytes: usize) {
+        self.filled = (self.filled + bytes).min(self.buffer.len());
+    }
+}
+
+impl Default for Framer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// One connection, apart from its stream.
+#[derive(Debug)]
+pub struct Connection {
+    turn: u32,
+    is_open: bool,
+    client: SocketAddr,
+    outbox: Vec<u8>,
+    /// Bytes of the outbox that the kernel has taken.
+    sent: usize,
+    /// Queries that wait for an upstream.
+    waiting: usize,
+    /// When a query came or some of a reply was taken.
+    active: Now,
+    must_close: bool,
+    task: Option<Waker>,
+}
+
+impl Connection {
+    /// Whom it is with.
+    pub fn client(&self) -> SocketAddr {
+        self.client
+    }
+
+    /// What is to be written next.
+    pub fn unsent(&self) -> &[u8] {
+        self.outbox.get(self.sent..).unwrap_or_default()
+    }
+
+    /// The first `bytes` of [`Self::unsent`] were written.
+    pub fn wrote(&mut self, bytes: usize, now: Now) {
+        self.sent += bytes;
+        self.active = now;
+        if self.sent >= self.outbox.len() {
+            self.sent = 0;
+            self.outbox.clear();
+            // A long answer is not a reason to hold on to its memory.
+            self.outbox.shrink_to(TCP_OUTBOX_BYTES_HIGH);
+        }
+    }
+
+    /// Whether another query may be read: the client reads its replies and does not ask too many at a time.
+    pub fn takes_queries(&self) -> bool {
+        self.waiting < TCP_PIPELINE_MAX && self.unsent().len() < TCP_OUTBOX_BYTES_HIGH
+    }
+
+    /// Whether everything that was asked is answered, and the answers are written.
+    pub fn is_settled(&self) -> bool {
+        self.waiting == 0 && self.unsent().is_empty()
+    }
+
+    /// Whether it is to be closed without further ado.
+    pub fn must_close(&self) -> bool {
+        self.must_close
+    }
+
+    /// A query came; how it ended is told by [`Self::query_waits`] and [`Connections::query_ended`].
+    pub fn query_came(&mut self, now: Now) {
+        self.active = now;
+    }
+
+    /// A query waits for an upstream.
+    pub fn query_waits(&mut self) {
+        self.waiting += 1;
+    }
+
+    /// Whom to wake when there is something to write.
+    pub fn set_task(&mut self, task: &Waker) {
+        if !self.task.as_ref().is_some_and(|known| known.will_wake(task)) {
+            self.task = Some(task.clone());
+        }
+    }
+
+    fn close_soon(&mut self) {
+        self.must_close = true;
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(task) = &self.task {
+            task.wake_by_ref();
+        }
+    }
+}
+
+/// All connections of one worker.
+#[derive(Debug, Default)]
+pub struct Connections {
+    slots: Vec<Connection>,
+    free: Vec<u32>,
+    of_client: HashMap<IpAddr, usize>,
+    open_count: usize,
+}
+
+impl Connections {
+    /// None.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Connections open.
+    pub fn open_count(&self) -> usize {
+        self.open_count
+    }
+
+    /// Takes a connection in; none when there are too many, in all or of this client. The token stands for it from now on.
+    pub fn admit(&mut self, client: SocketAddr, now: Now) -> Option<u64> {
+        let of_client = self.of_client.entry(client.ip().to_canonical()).or_default();
+        if self.open_count >= TCP_CONNECTIONS_MAX || *of_client >= TCP_CONNECTIONS_PER_CLIENT_MAX {
+            if *of_client == 0 {
+                self.of_client.remove(&client.ip().to_canonical());
+            }
+            return None;
+        }
+        *of_client += 1;
+        self.open_count += 1;
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Connection {
+                turn: 0,
+                is_open: false,
+                client,
+                outbox: Vec::new(),
+                sent: 0,
+                waiting: 0,
+                active: now,
+                must_close: false,
+                task: None,
+            });
+            self.slots.len() as u32 - 1
+        });
+        let slot = self.slots.get_mut(index as usize)?;
+        *slot = Connection {
+            turn: slot.turn.wrapping_add(1),
+            is_open: true,
+            client,
+            outbox: Vec::new(),
+            sent: 0,
+            waiting: 0,
+            active: now,
+            must_close: false,
+            task: None,
+        };
+        Some(u64::from(slot.turn) << 32 | u64::from(index))
+    }
+
+    /// A connection that is open.
+    pub fn get_mut(&mut self, token: u64) -> Option<&mut Connection> {
+        let (turn, index) = ((token >> 32) as u32, token as u32);
+        self.slots.get_mut(index as usize).filter(|slot| slot.is_open && slot.turn == turn)
+    }
+
+    /// Forgets a connection and everything that waits to be written on it.
+    pub fn close(&mut self, token: u64) {
+        let Some(slot) = self.get_mut(token) else { return };
+        slot.is_open = false;
+        slot.outbox = Vec::new();
+        slot.task = None;
+        let client = slot.client.ip().to_canonical();
+        self.free.push(token as u32);
+        self.open_count -= 1;
+        if let Some(count) = self.of_client.get_mut(&client) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_client.remove(&client);
+            }
+        }
+    }
+
+    /// Puts a reply where its connection's task will find it. A client that has not read enough is given up.
+    pub fn reply(&mut self, token: u64, message: &[u8], counters: &SocketCounters) {
+        let Some(connection) = self.get_mut(token) else { return counters.tcp_gone.add(1) };
+        let Ok(length) = u16::try_from(message.len()) else { return debug_assert!(false, "a reply over 65,535 bytes") };
+        if connection.unsent().len() + 2 + message.len() > TCP_OUTBOX_BYTES_MAX {
+            counters.tcp_slow.add(1);
+            return connection.close_soon();
+        }
+        connection.outbox.drain(..std::mem::take(&mut connection.sent));
+        connection.outbox.extend_from_slice(&length.to_be_bytes());
+        connection.outbox.extend_from_slice(message);
+        connection.wake();
+        counters.tcp_replies.add(1);
+    }
+
+    /// A query that had been waiting has ended, with or without a reply.
+    pub fn query_ended(&mut self, token: u64) {
+        if let Some(connection) = self.get_mut(token) {
+            connection.waiting = connection.waiting.saturating_sub(1);
+            connection.wake();
+        }
+    }
+
+    /// Closes the connections that have been silent for too long. To be called about once a second.
+    pub fn close_idle(&mut self, now: Now, counters: &SocketCounters) {
+        for connection in self.slots.iter_mut().filter(|slot| slot.is_open && !slot.must_close) {
+            let is_silent = connection.active.plus_us(TCP_IDLE_MS_MAX * 1_000) <= now;
+            // Who waits for us is not idle, but who does not take what is written is.
+            if is_silent && (connection.waiting == 0 || !connection.unsent().is_empty()) {
+                counters.tcp_idle.add(1);
+                connection.close_soon();
+            }
+        }
+    }
+
+    /// Whether every connection has been answered and has written it.
+    pub fn all_settled(&self) -> bool {
+        self.slots.iter().all(|slot| !slot.is_open || slot.must_close || slot.is_settled())
+    }
+
+    /// Lets each connection's task see that the server stops.
+    pub fn wake_all(&mut self) {
+        for connection in self.slots.iter_mut().filter(|slot| slot.is_open) {
+            connection.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(message: &[u8]) -> Vec<u8> {
+        let mut framed = (message.len() as u16).to_be_bytes().to_vec();
+        framed.extend_from_slice(message);
+        framed
+    }
+
+    /// Feeds `bytes` in pieces of at most `piece` and returns the messages.
+    fn cut(bytes: &[u8], piece: usize) -> Vec<Vec<u8>> {
+        let mut framer = Framer::new();
+        let mut messages = Vec::new();
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let space = framer.space();
+            assert!(!space.is_empty());
+            let count = space.len().min(piece).min(rest.len());
+            space[..count].copy_from_slice(&rest[..count]);
+            framer.filled(count);
+            rest = &rest[count..];
+            while let Some(message) = framer.message() {
+                messages.push(message.to_vec());
+                framer.consume();
+            }
+        }
+        messages
+    }
+
+    #[test]
+    fn messages_come_whole_however_the_stream_was_cut() {
+        let messages: Vec<Vec<u8>> = [0, 1, 12, 300, 1_021, 1_022, 1_023, 5_000, 65_535, 17]
+            .iter()
+            .map(|&size| vec![size as u8; size])
+            .collect();
+        let stream: Vec<u8> = messages.iter().flat_map(|message| frame(message)).collect();
+        for piece in [1, 2, 3, 7, 1_024, 1_025, 65_537, 200_000] {
+            assert!(cut(&stream, piece) == messages, "pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn the_buffer_is_small_again_after_a_long_message() {
+        let mut framer = Framer::new();
+        let stream = frame(&[1; 60_000]);
+        for byte in stream.chunks(1_000) {
+            let space = framer.space();
+            let count = byte.len().min(space.len());
+            space[..count].copy_from_slice(&byte[..count]);
+            framer.filled(count);
+            assert_eq!(count, byte.len());
+        }
+        assert_eq!(framer.message().map(<[u8]>::len), Some(60_000));
+        framer.consume();
+        assert_eq!(framer.space().len(), READ_BYTES);
+        assert!(framer.buffer.capacity() <= 2 * READ_BYTES);
+    }
+
+    fn client(number: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, number], 4_000))
+    }
+
+    #[test]
+    fn one_client_cannot_take_every_connection_and_all_clients_together_not_more_than_there_are() {
+        let mut connections = Connections::new();
+        let mine: Vec<u64> =
+            (0..TCP_CONNECTIONS_PER_CLIENT_MAX).filter_map(|_| connections.admit(client(1), Now(0))).collect();
+        assert_eq!(mine.len(), TCP_CONNECTIONS_PER_CLIENT_MAX);
+        assert_eq!(connections.admit(client(1), Now(0)), None);
+        let mapped = "[::ffff:192.0.2.1]:9".parse().unwrap();
+        assert_eq!(connections.admit(mapped, Now(0)), None, "the same client by its mapped address");
+        connections.close(mine[0]);
+        let again = connections.admit(client(1), Now(0)).unwrap();
+        assert!(connections.get_mut(mine[0]).is_none() && connections.get_mut(again).is_some());
+        let others = (2..=200).flat_map(|number| std::iter::repeat_n(client(number), 8));
+        let admitted = others.filter_map(|client| connections.admit(client, Now(0))).count();
+        assert_eq!(admitted + TCP_CONNECTIONS_PER_CLIENT_MAX, TCP_CONNECTIONS_MAX);
+        assert_eq!(connections.open_count(), TCP_CONNECTIONS_MAX);
+        assert!(connections.of_client.len() <= 1 + admitted);
+    }
+
+    #[test]
+    fn a_reply_goes_to_its_own_connection_or_nowhere() {
+        let counters = SocketCounters::default();
+        let mut connections = Connections::new();
+        let old = connections.admit(client(1), Now(0)).unwrap();
+        connections.close(old);
+        let new = connections.admit(client(2), Now(0)).unwrap();
+        assert_eq!(old as u32, new as u32, "the slot is used again");
+        connections.reply(old, b"late", &counters);
+        connections.reply(new, b"answer", &counters);
+        assert_eq!(connections.get_mut(new).unwrap().unsent(), frame(b"answer"));
+        assert_eq!((counters.tcp_gone.value(), counters.tcp_replies.value()), (1, 1));
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_is_asked_no_more_and_then_cut_off() {
+        let counters = SocketCounters::default();
+        let mut connections = Connections::new();
+        let token = connections.admit(client(1), Now(0)).unwrap();
+        let reply = vec![0; TCP_OUTBOX_BYTES_HIGH];
+        let mut replies = 0;
+        while !connections.get_mut(token).unwrap().must_close() {
+            connections.reply(token, &reply, &counters);
+            assert!(!connections.get_mut(token).unwrap().takes_queries());
+            replies += 1;
+        }
+        assert!(connections.get_mut(token).unwrap().unsent().len() <= TCP_OUTBOX_BYTES_MAX);
+        assert_eq!(replies, 1 + TCP_OUTBOX_BYTES_MAX / (2 + TCP_OUTBOX_BYTES_HIGH));
+        assert_eq!(counters.tcp_slow.value(), 1);
+    }
+
+    #[test]
+    fn a_reader_gets_every_reply_in_order_and_frees_the_memory() {
+        let counters = SocketCounters::default();
+        let mut connections = Connections::new();
+        let token = connections.admit(client(1), Now(0)).unwrap();
+        let mut read = Vec::new();
+        let mut written = Vec::new();
+        for number in 0..100u8 {
+            let reply = vec![number; 2_000];
+            connections.reply(token, &reply, &counters);
+            written.extend(frame(&reply));
+            let connection = connections.get_mut(token).unwrap();
+            let part = connection.unsent().len().min(1_999);
+            read.extend_from_slice(&connection.unsent()[..part]);
+            connection.wrote(part, Now(1));
+        }
+        let connection = connections.get_mut(token).unwrap();
+        read.extend_from_slice(connection.unsent());
+        connection.wrote(connection.unsent().len(), Now(1));
+        assert!(read == written);
+        assert!(connection.is_settled() && connection.outbox.capacity() <= TCP_OUTBOX_BYTES_HIGH);
+    }
+
+    #[test]
+    fn too_many_waiting_queries_stop_the_reading_until_one_is_answered() {
+        let mut connections = Connections::new();
+        let token = connections.admit(client(1), Now(0)).unwrap();
+        for _ in 0..TCP_PIPELINE_MAX {
+            let connection = connections.get_mut(token).unwrap();
+            assert!(connection.takes_queries());
+            connection.query_waits();
+        }
+        assert!(!connections.get_mut(token).unwrap().takes_queries());
+        connections.query_ended(token);
+        assert!(connections.get_mut(token).unwrap().takes_queries());
+    }
+
+    #[test]
+    fn a_silent_connection_is_closed_and_one_that_waits_for_an_answer_is_not() {
+        let counters = SocketCounters::default();
+        let mut connections = Connections::new();
+        let [silent, waiting, deaf] = [1, 2, 3].map(|number| connections.admit(client(number), Now(0)).unwrap());
+        connections.get_mut(waiting).unwrap().query_waits();
+        connections.get_mut(deaf).unwrap().query_waits();
+        connections.reply(deaf, b"unread", &counters);
+        connections.close_idle(Now(TCP_IDLE_MS_MAX * 1_000 - 1), &counters);
+        assert_eq!(counters.tcp_idle.value(), 0);
+        connections.close_idle(Now(TCP_IDLE_MS_MAX * 1_000), &counters);
+        assert_eq!(
+            [silent, waiting, deaf].map(|token| connections.get_mut(token).unwrap().must_close()),
+            [true, false, true]
+        );
+    }
+}

@@ -1,0 +1,341 @@
+//! Stage 8, upstream, the sending half: source ports towards upstream servers, and one TCP connection a question.
+//!
+//! Invariants (RFC 5452): each source port is drawn at random from one population of the whole process and belongs to one
+//! connected socket, so the kernel drops what comes from another address or port; `decide` picks one of a server's
+//! [`SERVER_SOCKETS`] at random for every question; a port is given up after [`UPSTREAM_PORT_SENDS_MAX`] questions. Ports are
+//! never shared (SO_REUSEPORT would hand duplicates out) and never a fixed set (CVE-2026-50252).
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use futures_lite::{AsyncReadExt, AsyncWriteExt};
+use glommio::net::TcpStream;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::kernel::{Epoll, Interest};
+use super::wait::Tag;
+use crate::decide::upstream::{Chance, ServerId};
+use crate::decide::{Now, UpstreamRequest};
+use crate::limits::{
+    MESSAGE_BYTES_MAX, SERVER_SOCKETS, UPSTREAM_ANSWER_US_MAX, UPSTREAM_PORT_DRAWS_MAX, UPSTREAM_PORT_SENDS_MAX,
+    UPSTREAM_PORTS_MAX,
+};
+
+/// Lowest port drawn: below are those that services are known by.
+const PORT_MIN: u16 = 16_384;
+
+/// The first answers of a message that was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsent {
+    /// The server's host refused an earlier question on this socket, so everything in flight on it has failed.
+    Refused,
+    /// No socket, no route, or no room in the socket's buffer.
+    Failed,
+}
+
+/// One connected socket.
+struct Port {
+    socket: UdpSocket,
+    server: ServerId,
+    /// Which of the server's sockets.
+    slot: u16,
+    sends: u32,
+    last_send: Now,
+}
+
+/// A server's sockets by their slots, each an index into [`Ports::places`].
+type Slots = [Option<u32>; SERVER_SOCKETS];
+
+/// One worker's source ports.
+pub struct Ports {
+    places: Vec<Option<Port>>,
+    free: Vec<u32>,
+    servers: HashMap<ServerId, Slots>,
+    /// Ports that send no more but may still receive, with the moment when they may not.
+    retired: VecDeque<(Now, u32)>,
+    chance: Chance,
+    opened: u64,
+}
+
+/// A message from a server, or the news that its host refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// The first `bytes` of the buffer.
+    Message { server: ServerId, slot: u16, bytes: usize },
+    /// An ICMP error came back.
+    Refused { server: ServerId, slot: u16 },
+    /// Nothing (more).
+    Nothing,
+}
+
+impl Ports {
+    /// None open yet. `seed` must be unpredictable.
+    pub fn new(seed: [u8; 32]) -> Self {
+        Self {
+            places: (0..UPSTREAM_PORTS_MAX).map(|_| None).collect(),
+            free: (0..UPSTREAM_PORTS_MAX as u32).rev().collect(),
+            servers: HashMap::new(),
+            retired: VecDeque::with_capacity(UPSTREAM_PORTS_MAX),
+            chance: Chance::new(seed),
+            opened: 0,
+        }
+    }
+
+    /// Sends a question over UDP. Opens the port when there is none yet, or draws another when it is worn.
+    pub fn send(&mut self, now: Now, request: &UpstreamRequest<'_>, epoll: &Epoll) -> Result<(), Unsent> {
+        self.close_retired(now);
+        let index = self.port_for(now, request, epoll)?;
+        let port = self.places.get_mut(index as usize).and_then(Option::as_mut).ok_or(Unsent::Failed)?;
+        port.last_send = now;
+        port.sends += 1;
+        match port.socket.send(request.message) {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Err(Unsent::Refused),
+            Err(_) => Err(Unsent::Failed),
+        }
+    }
+
+    /// Receives one message from the port at `index` into `buffer`.
+    pub fn receive(&mut self, index: u32, buffer: &mut [u8]) -> Heard {
+        let Some(port) = self.places.get(index as usize).and_then(Option::as_ref) else { return Heard::Nothing };
+        let (server, slot) = (port.server, port.slot);
+        match port.socket.recv(buffer) {
+            Ok(bytes) => Heard::Message { server, slot, bytes },
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Heard::Nothing,
+                // Refused, unreachable: reading the error has cleared it.
+                _ => Heard::Refused { server, slot },
+            },
+        }
+    }
+
+    /// Ports opened so far.
+    pub fn opened(&self) -> u64 {
+        self.opened
+    }
+
+    /// Closes the ports whose last answer can no longer come.
+    pub fn close_retired(&mut self, now: Now) {
+        while let Some(&(until, index)) = self.retired.front().filter(|(until, _)| *until <= now) {
+            debug_assert!(until <= now);
+            self.retired.pop_front();
+            self.close(index);
+        }
+    }
+
+    fn port_for(&mut self, now: Now, request: &UpstreamRequest<'_>, epoll: &Epoll) -> Result<u32, Unsent> {
+        let slot = usize::from(request.socket);
+        let known = self.servers.get(&request.server).and_then(|slots| slots.get(slot).copied().flatten());
+        if let Some(index) = known {
+            let port = self.places.get(index as usize).and_then(Option::as_ref).ok_or(Unsent::Failed)?;
+            if port.sends < UPSTREAM_PORT_SENDS_MAX {
+                return Ok(index);
+            }
+            // The answers to what it has sent may still come.
+            self.retired.push_back((port.last_send.plus_us(UPSTREAM_ANSWER_US_MAX), index));
+            self.forget(request.server, slot);
+        }
+        let index = self.free.pop().or_else(|| self.take_idle(now)).ok_or(Unsent::Failed)?;
+        let opened = open(request.address, &mut self.chance)
+            .and_then(|socket| epoll.add(&socket, Tag::Port(index).into(), Interest::Readable).map(|()| socket));
+        let (Ok(socket), Some(place)) = (opened, self.places.get_mut(index as usize)) else {
+            self.free.push(index);
+            return Err(Unsent::Failed);
+        };
+        *place = Some(Port { socket, server: request.server, slot: request.socket, sends: 0, last_send: now });
+        if let Some(place) = self.servers.entry(request.server).or_default().get_mut(slot) {
+            *place = Some(index);
+        }
+        self.opened += 1;
+        Ok(index)
+    }
+
+    /// Closes the port that has sent nothing for longest, if no answer to it can come any more.
+    fn take_idle(&mut self, now: Now) -> Option<u32> {
+        let idle_since =
+            |port: &Port| (port.last_send.plus_us(UPSTREAM_ANSWER_US_MAX) <= now).then_some(port.last_send);
+        let ports = self.places.iter().zip(0u32..).filter_map(|(place, index)| Some((place.as_ref()?, index)));
+        let (_, index) = ports.filter_map(|(port, index)| Some((idle_since(port)?, index))).min()?;
+        self.retired.retain(|&(_, retired)| retired != index);
+        self.close(index);
+        self.free.pop()
+    }
+
+    fn close(&mut self, index: u32) {
+        let Some(port) = self.places.get_mut(index as usize).and_then(Option::take) else { return };
+        let slot = usize::from(port.slot);
+        if self.servers.get(&port.server).and_then(|slots| slots.get(slot).copied().flatten()) == Some(index) {
+            self.forget(port.server, slot);
+        }
+        self.free.push(index);
+    }
+
+    fn forget(&mut self, server: ServerId, slot: usize) {
+        if let Some(place) = self.servers.get_mut(&server).and_then(|slots| slots.get_mut(slot)) {
+            *place = None;
+        }
+    }
+}
+
+/// A socket on a random free port, connected to `server`.
+fn open(server: SocketAddr, chance: &mut Chance) -> io::Result<UdpSocket> {
+    let any = match server {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let mut drawn = 0;
+    loop {
+        // Another port for each draw: without SO_REUSEPORT the kernel refuses one that anybody on this machine has.
+        let port = PORT_MIN + chance.below(u16::MAX - PORT_MIN + 1);
+        let socket = Socket::new(Domain::for_address(server), Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_nonblocking(true)?;
+        drawn += 1;
+        match socket.bind(&SocketAddr::new(any, port).into()) {
+            Ok(()) => {
+                socket.connect(&server.into())?;
+                return Ok(socket.into());
+            }
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && drawn < UPSTREAM_PORT_DRAWS_MAX => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Asks one question over a TCP connection of its own. Its task is dropped when the exchange is over, and so is bounded by
+/// the exchange's life; `connected` is told the stream's descriptor before anything is awaited on it.
+pub async fn ask_over_tcp(
+    server: SocketAddr,
+    question: &[u8],
+    connected: impl FnOnce(&TcpStream),
+) -> io::Result<Vec<u8>> {
+    let length = u16::try_from(question.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let mut stream = TcpStream::connect_timeout(server, Duration::from_micros(UPSTREAM_ANSWER_US_MAX)).await?;
+    connected(&stream);
+    // Length and message in one segment: some servers read no more than the first (RFC 7766 §8).
+    let mut message = Vec::with_capacity(2 + question.len());
+    message.extend_from_slice(&length.to_be_bytes());
+    message.extend_from_slice(question);
+    stream.write_all(&message).await?;
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).await?;
+    let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut answer).await?;
+    Ok(answer)
+}
+
+const _: () = assert!(MESSAGE_BYTES_MAX == u16::MAX as usize, "any answer over TCP is taken whole");
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::decide::Transport;
+    use crate::serve::kernel::Events;
+
+    struct Server(UdpSocket);
+
+    impl Server {
+        fn start() -> Self {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            Self(socket)
+        }
+
+        fn request(&self, socket: u16) -> UpstreamRequest<'static> {
+            let address = self.0.local_addr().unwrap();
+            UpstreamRequest { server: 3, address, transport: Transport::Udp, socket, message: b"question" }
+        }
+
+        fn heard(&self) -> SocketAddr {
+            self.0.recv_from(&mut [0; 64]).unwrap().1
+        }
+    }
+
+    #[test]
+    fn each_socket_of_a_server_has_a_port_of_its_own_and_keeps_it_until_it_is_worn() {
+        let (server, epoll) = (Server::start(), Epoll::new().unwrap());
+        let mut ports = Ports::new([7; 32]);
+        let mut seen = HashSet::new();
+        for socket in 0..SERVER_SOCKETS as u16 {
+            ports.send(Now(0), &server.request(socket), &epoll).unwrap();
+            assert!(seen.insert(server.heard()));
+        }
+        for _ in 1..UPSTREAM_PORT_SENDS_MAX {
+            ports.send(Now(0), &server.request(0), &epoll).unwrap();
+            assert!(!seen.insert(server.heard()));
+        }
+        ports.send(Now(0), &server.request(0), &epoll).unwrap();
+        assert!(seen.insert(server.heard()), "the worn port was not replaced");
+        assert_eq!(ports.opened(), SERVER_SOCKETS as u64 + 1);
+    }
+
+    #[test]
+    fn a_worn_port_still_hears_its_answers_until_they_would_be_too_late() {
+        let (server, epoll) = (Server::start(), Epoll::new().unwrap());
+        let mut ports = Ports::new([8; 32]);
+        let mut worn = None;
+        for _ in 0..UPSTREAM_PORT_SENDS_MAX {
+            ports.send(Now(5), &server.request(2), &epoll).unwrap();
+            worn = Some(server.heard());
+        }
+        ports.send(Now(6), &server.request(2), &epoll).unwrap();
+        server.0.send_to(b"answer", worn.unwrap()).unwrap();
+        let mut events = Events::<4>::new();
+        epoll.wait(&mut events, 1_000).unwrap();
+        let Some(Tag::Port(index)) = events.tag(0).map(Tag::from) else { panic!("no port is ready") };
+        let mut buffer = [0; 64];
+        assert_eq!(ports.receive(index, &mut buffer), Heard::Message { server: 3, slot: 2, bytes: 6 });
+        assert_eq!(ports.receive(index, &mut buffer), Heard::Nothing);
+        ports.close_retired(Now(5 + UPSTREAM_ANSWER_US_MAX));
+        let closed = server.0.send_to(b"late", worn.unwrap()).and_then(|_| server.0.recv_from(&mut buffer));
+        assert_eq!(ports.free.len(), UPSTREAM_PORTS_MAX - 1, "{closed:?}");
+    }
+
+    #[test]
+    fn a_refusing_server_is_heard_of_at_once() {
+        let epoll = Epoll::new().unwrap();
+        let mut ports = Ports::new([9; 32]);
+        let server = Server::start();
+        let request = server.request(1);
+        drop(server);
+        ports.send(Now(0), &request, &epoll).unwrap();
+        let mut events = Events::<4>::new();
+        epoll.wait(&mut events, 1_000).unwrap();
+        let Some(Tag::Port(index)) = events.tag(0).map(Tag::from) else { panic!("no port is ready") };
+        assert_eq!(ports.receive(index, &mut [0; 64]), Heard::Refused { server: 3, slot: 1 });
+    }
+
+    #[test]
+    fn what_another_sends_to_our_port_is_not_heard() {
+        let (server, stranger, epoll) = (Server::start(), Server::start(), Epoll::new().unwrap());
+        let mut ports = Ports::new([10; 32]);
+        ports.send(Now(0), &server.request(0), &epoll).unwrap();
+        let port = server.heard();
+        stranger.0.send_to(b"forged", port).unwrap();
+        server.0.send_to(b"true", port).unwrap();
+        let mut buffer = [0; 64];
+        let mut events = Events::<4>::new();
+        epoll.wait(&mut events, 1_000).unwrap();
+        let Some(Tag::Port(index)) = events.tag(0).map(Tag::from) else { panic!("no port is ready") };
+        assert_eq!(ports.receive(index, &mut buffer), Heard::Message { server: 3, slot: 0, bytes: 4 });
+        assert_eq!(&buffer[..4], b"true");
+    }
+
+    #[test]
+    fn when_all_ports_are_open_the_idlest_makes_room_and_busy_ones_do_not() {
+        let (server, epoll) = (Server::start(), Epoll::new().unwrap());
+        let mut ports = Ports::new([11; 32]);
+        // Leave two places.
+        ports.free.truncate(2);
+        for (at, socket) in [(0, 0), (10, 1)] {
+            ports.send(Now(at), &server.request(socket), &epoll).unwrap();
+        }
+        assert_eq!(ports.send(Now(20), &server.request(2), &epoll), Err(Unsent::Failed));
+        ports.send(Now(UPSTREAM_ANSWER_US_MAX), &server.request(2), &epoll).unwrap();
+        let slots = ports.servers.get(&3).unwrap();
+        assert!(slots[0].is_none() && slots[1].is_some() && slots[2].is_some());
+    }
+}

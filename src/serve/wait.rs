@@ -1,0 +1,169 @@
+//! How a worker waits when nothing is there to be done.
+//!
+//! In two steps, because the cheapest wait and the one that lets the executor's other tasks run are not the same:
+//!
+//! 1. It **naps** in one `epoll_wait` over all of its sockets, at most [`NAP_MS_MAX`]: under traffic a batch costs three
+//!    system calls (wait, receive, send). While it naps no other task of the executor runs, but their sockets are among
+//!    those waited for, so their traffic ends the nap at once.
+//! 2. When a nap passes quietly and no upstream is asked, it **parks**: small tasks peek at the listening sockets through
+//!    io_uring and the executor sleeps until anything at all happens. An idle worker takes no CPU time.
+//!
+//! Measured with one UDP client in lockstep (Linux 6.18, loopback), CPU time of the worker a query: parking after each batch
+//! PARK us, napping NAP us, spinning SPIN us. Spinning (`wait = "spin"`) is for cores that have nothing else to do: it saves
+//! the wake-up, some 20 us of latency.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::net::UdpSocket;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use serde::{Deserialize, Serialize};
+
+use super::kernel::adopt;
+
+/// What a worker does between two batches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wait {
+    /// Sleeps: an idle server takes no CPU time.
+    #[default]
+    Sleep,
+    /// Looks again and again: lowest latency, a core of its own, always at 100 %.
+    Spin,
+}
+
+/// Whom readiness is reported for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tag {
+    /// The listening UDP socket of this number.
+    Listener(u32),
+    /// The upstream port of this number.
+    Port(u32),
+    /// A socket that one of the executor's tasks reads: TCP, orders.
+    Task,
+}
+
+impl From<Tag> for u64 {
+    fn from(tag: Tag) -> u64 {
+        match tag {
+            Tag::Listener(index) => u64::from(index),
+            Tag::Port(index) => 1 << 32 | u64::from(index),
+            Tag::Task => 2 << 32,
+        }
+    }
+}
+
+impl From<u64> for Tag {
+    fn from(number: u64) -> Tag {
+        match (number >> 32, number as u32) {
+            (0, index) => Tag::Listener(index),
+            (1, index) => Tag::Port(index),
+            _ => Tag::Task,
+        }
+    }
+}
+
+/// The worker's bed: one task parks in it, any other wakes it.
+#[derive(Debug, Default)]
+pub struct Park {
+    is_parked: Cell<bool>,
+    sleeper: RefCell<Option<Waker>>,
+    watchers: RefCell<Vec<Waker>>,
+}
+
+impl Park {
+    /// Sleeps until [`Self::wake`].
+    pub async fn sleep(&self) {
+        self.is_parked.set(true);
+        for watcher in self.watchers.take() {
+            watcher.wake();
+        }
+        poll_fn(|task: &mut Context<'_>| {
+            if !self.is_parked.get() {
+                return Poll::Ready(());
+            }
+            self.sleeper.replace(Some(task.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Ends the sleep; nothing when nobody sleeps.
+    pub fn wake(&self) {
+        self.is_parked.set(false);
+        if let Some(sleeper) = self.sleeper.take() {
+            sleeper.wake();
+        }
+    }
+
+    async fn until_parked(&self) {
+        poll_fn(|task: &mut Context<'_>| {
+            if self.is_parked.get() {
+                return Poll::Ready(());
+            }
+            self.watchers.borrow_mut().push(task.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// Wakes the parked worker when a datagram is at `socket`; runs for ever. It peeks at one octet, for glommio has no plain
+/// readiness (and panics on an empty buffer), and only while the worker is parked, else it would be woken for each batch.
+pub async fn watch(park: Rc<Park>, socket: UdpSocket) -> io::Error {
+    let socket: glommio::net::UdpSocket = adopt(socket);
+    loop {
+        park.until_parked().await;
+        if let Err(error) = socket.peek_from(&mut [0]).await {
+            // The worker is to see for itself; its receive takes a pending error off the socket.
+            park.wake();
+            return io::Error::from(error);
+        }
+        park.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_survive_the_kernel() {
+        for tag in [Tag::Listener(0), Tag::Listener(u32::MAX), Tag::Port(0), Tag::Port(7), Tag::Task] {
+            assert_eq!(Tag::from(u64::from(tag)), tag);
+        }
+    }
+
+    #[test]
+    fn a_parked_worker_is_woken_by_a_datagram_and_by_another_task() {
+        let executor = glommio::LocalExecutorBuilder::default().io_memory(1 << 16).make().unwrap();
+        executor.run(async {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let park = Rc::new(Park::default());
+            glommio::spawn_local(watch(park.clone(), socket.try_clone().unwrap())).detach();
+            for round in 0..3u8 {
+                let other = park.clone();
+                let to = socket.local_addr().unwrap();
+                let client = client.try_clone().unwrap();
+                glommio::spawn_local(async move {
+                    futures_lite::future::yield_now().await;
+                    if round == 1 {
+                        other.wake();
+                    } else {
+                        client.send_to(&[round; 30], to).unwrap();
+                    }
+                })
+                .detach();
+                park.sleep().await;
+                if round != 1 {
+                    let mut buffer = [0; 64];
+                    assert_eq!(socket.recv(&mut buffer).unwrap(), 30);
+                    assert_eq!(buffer[0], round);
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,464 @@
+//! One worker: everything that one core owns, and what is done with each thing that arrives.
+//!
+//! Invariants: nothing here is shared with another worker; no event is handled while another one is (each task borrows the
+//! worker for one event and never across an await); after every event all that `decide` has made ready is carried out; the
+//! clock is read once a batch. The tasks that bring the events are in [`super::tasks`].
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use glommio::Task;
+
+use super::answer_here::carry_out;
+use super::clock::Clock;
+use super::kernel::{Epoll, Events, Interest};
+use super::metrics::{SocketCounters, Totals};
+use super::patterns::PatternScanner;
+use super::reload::Knowledge;
+use super::store::StoreReader;
+use super::tcp::Connections;
+use super::udp::{ReceiveBatch, Received, SendBatch};
+use super::upstream::{Heard, Ports, Unsent};
+use super::wait::{Park, Tag};
+use crate::decide::upstream::ServerId;
+use crate::decide::{Core, ExchangeId, Now, Origin, Ready, Step, Ticket, Transport};
+use crate::limits::{
+    BATCH_DATAGRAMS, BATCHES_IN_A_ROW_MAX, DATAGRAM_BYTES_MAX, EVENTS_MAX, MESSAGE_BYTES_MAX, QUERIES_WAITING_MAX,
+    UPSTREAM_ANSWERS_IN_A_ROW_MAX, UPSTREAM_FAILURES_MAX,
+};
+
+/// A listening UDP socket and the replies that wait to be sent on it.
+struct Listener {
+    socket: UdpSocket,
+    send: SendBatch,
+    /// The last look found something, so another look is worth its system call.
+    may_hold_more: bool,
+}
+
+/// What failed before it could be told to `decide`, which must not be told while it hands work out.
+enum Failed {
+    Exchange(ExchangeId),
+    Socket(ServerId, u16),
+}
+
+/// How an upstream question over TCP is sent: by a task of the executor, which is stopped by dropping it.
+pub type AskOverTcp = Box<dyn Fn(ExchangeId, ServerId, SocketAddr, Vec<u8>) -> Task<()>>;
+
+/// What one round of looking at the sockets came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Round {
+    /// Datagrams or upstream answers were handled.
+    pub was_busy: bool,
+    /// Sockets of other tasks are ready, which must be let run.
+    pub is_others_turn: bool,
+}
+
+/// One core's share of the server.
+pub struct Worker {
+    clock: Clock,
+    core: Core,
+    store: StoreReader,
+    patterns: PatternScanner,
+    listeners: Vec<Listener>,
+    ports: Ports,
+    /// Upstream questions over TCP that are under way.
+    tcp_exchanges: HashMap<ExchangeId, Task<()>>,
+    ask_over_tcp: Option<AskOverTcp>,
+    connections: Connections,
+    /// Connection of each TCP client's query that waits for an upstream.
+    tcp_tickets: HashMap<Ticket, u64>,
+    failed: VecDeque<Failed>,
+    /// Where a reply is written whose client is not known before: of a resumed query, or over TCP.
+    scratch: Vec<u8>,
+    answer: Vec<u8>,
+    epoll: Epoll,
+    events: Events<EVENTS_MAX>,
+    park: Rc<Park>,
+    counters: Arc<SocketCounters>,
+    is_stopping: bool,
+}
+
+impl Worker {
+    /// Takes all memory that the query path will need, opens this worker's connections to the shards.
+    pub fn new(knowledge: &Knowledge, listeners: Vec<UdpSocket>, seeds: [[u8; 32]; 2]) -> Result<Self, String> {
+        let epoll = Epoll::new().map_err(|error| format!("cannot make an epoll instance: {error}"))?;
+        for (socket, index) in listeners.iter().zip(0u32..) {
+            let added = epoll.add(socket, Tag::Listener(index).into(), Interest::Readable);
+            added.map_err(|error| format!("cannot wait for a listening socket: {error}"))?;
+        }
+        let [core_seed, port_seed] = seeds;
+        Ok(Self {
+            clock: Clock::start(),
+            core: Core::new(knowledge.settings.clone(), knowledge.rules.clone(), core_seed),
+            store: knowledge.open_store()?,
+            patterns: knowledge.open_patterns()?,
+            listeners: listeners
+                .into_iter()
+                .map(|socket| Listener { socket, send: SendBatch::new(), may_hold_more: true })
+                .collect(),
+            ports: Ports::new(port_seed),
+            tcp_exchanges: HashMap::new(),
+            ask_over_tcp: None,
+            connections: Connections::new(),
+            tcp_tickets: HashMap::with_capacity(QUERIES_WAITING_MAX),
+            failed: VecDeque::with_capacity(UPSTREAM_FAILURES_MAX),
+            scratch: vec![0; MESSAGE_BYTES_MAX],
+            answer: vec![0; DATAGRAM_BYTES_MAX],
+            epoll,
+            events: Events::new(),
+            park: Rc::default(),
+            counters: Arc::default(),
+            is_stopping: false,
+        })
+    }
+
+    /// How upstream questions over TCP are sent; none are before this is set.
+    pub fn set_ask_over_tcp(&mut self, ask: AskOverTcp) {
+        self.ask_over_tcp = Some(ask);
+    }
+
+    /// The bed that this worker sleeps in.
+    pub fn park(&self) -> Rc<Park> {
+        self.park.clone()
+    }
+
+    /// Another descriptor of each listening socket.
+    pub fn listener_copies(&self) -> io::Result<Vec<UdpSocket>> {
+        self.listeners.iter().map(|listener| listener.socket.try_clone()).collect()
+    }
+
+    /// This moment.
+    pub fn now(&self) -> Now {
+        self.clock.now()
+    }
+
+    /// The counters of its sockets.
+    pub fn counters(&self) -> &Arc<SocketCounters> {
+        &self.counters
+    }
+
+    /// Everything counted so far.
+    pub fn totals(&self) -> Totals {
+        Totals::of(&self.counters, self.core.counters())
+    }
+
+    /// The TCP connections with clients.
+    pub fn connections(&mut self) -> &mut Connections {
+        &mut self.connections
+    }
+
+    /// Lets traffic on a socket that another task reads end this worker's nap.
+    pub fn watch_for_others(&self, socket: &impl std::os::fd::AsRawFd) {
+        if let Err(error) = self.epoll.add(socket, Tag::Task.into(), Interest::Change) {
+            // The nap then ends a millisecond late for this socket, no more.
+            tracing::debug!("a socket cannot be waited for: {error}");
+        }
+    }
+
+    /// Looks at the UDP sockets and the time, once; waits at most `nap_ms` when there is nothing. On the hot path.
+    pub fn round(&mut self, receive: &mut ReceiveBatch, nap_ms: u16) -> Round {
+        let mut round = Round { was_busy: false, is_others_turn: false };
+        let more = self.listeners.iter().any(|listener| listener.may_hold_more);
+        // Under load the listening sockets are looked at without asking whether that is worth it, which saves a call.
+        if !more {
+            round = self.look(if self.is_stopping { 0 } else { nap_ms });
+        } else if self.core.next_deadline().is_some() {
+            round = self.look(0);
+        }
+        for index in 0..self.listeners.len() {
+            for _ in 0..BATCHES_IN_A_ROW_MAX {
+                if !self.listeners.get(index).is_some_and(|listener| listener.may_hold_more) {
+                    break;
+                }
+                round.was_busy |= self.receive(index, receive) > 0;
+            }
+        }
+        self.tick();
+        self.flush();
+        round
+    }
+
+    /// Asks the kernel which sockets are ready, and hears what upstreams say.
+    fn look(&mut self, wait_ms: u16) -> Round {
+        let mut round = Round { was_busy: false, is_others_turn: false };
+        if let Err(error) = self.epoll.wait(&mut self.events, wait_ms) {
+            tracing::error!("waiting for sockets failed: {error}");
+            // Look at every listening socket instead, and let the executor wait.
+            self.listeners.iter_mut().for_each(|listener| listener.may_hold_more = true);
+            round.is_others_turn = true;
+            return round;
+        }
+        let now = self.clock.now();
+        for index in 0..self.events.count() {
+            match self.events.tag(index).map(Tag::from) {
+                Some(Tag::Listener(listener)) => {
+                    if let Some(listener) = self.listeners.get_mut(listener as usize) {
+                        listener.may_hold_more = true;
+                    }
+                }
+                Some(Tag::Port(port)) => round.was_busy |= self.hear(now, port),
+                Some(Tag::Task) => round.is_others_turn = true,
+                None => {}
+            }
+        }
+        round
+    }
+
+    /// Receives a batch from one listening socket and answers what can be answered. On the hot path.
+    fn receive(&mut self, index: usize, receive: &mut ReceiveBatch) -> usize {
+        let Some(listener) = self.listeners.get_mut(index) else { return 0 };
+        let count = match receive.receive(&listener.socket) {
+            Ok(count) => count,
+            Err(error) => {
+                // An error of an earlier send; reading it has cleared it.
+                tracing::debug!("receiving failed: {error}");
+                0
+            }
+        };
+        // A batch that was not full has emptied the socket.
+        listener.may_hold_more = count == BATCH_DATAGRAMS;
+        if count == 0 {
+            return 0;
+        }
+        self.counters.udp_batches.add(1);
+        self.counters.udp_received.add(count as u64);
+        let now = self.clock.now();
+        for datagram in 0..count {
+            if let Some(received) = receive.datagram(datagram, index as u64) {
+                self.take_datagram(now, index, &received);
+            }
+        }
+        self.flush_listener(index);
+        count
+    }
+
+    fn take_datagram(&mut self, now: Now, index: usize, received: &Received<'_>) {
+        if received.is_cut {
+            self.counters.udp_cut.add(1);
+        }
+        if self.listeners.get(index).is_some_and(|listener| listener.send.is_full()) {
+            self.flush_listener(index);
+        }
+        let Self { core, store, patterns, listeners, .. } = self;
+        let Some(Listener { send, .. }) = listeners.get_mut(index) else { return };
+        // The reply is written where it will be sent from.
+        let step = core.on_datagram(now, received.from, received.bytes, send.slot());
+        match carry_out(core, now, step, store, patterns, send.slot()) {
+            Step::Reply { bytes, to } => send.push(bytes, &to),
+            _ => self.drain(now),
+        }
+    }
+
+    /// Answers a message of a TCP connection, now or later.
+    pub fn take_message(&mut self, token: u64, message: &[u8]) {
+        let now = self.clock.now();
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        connection.query_came(now);
+        self.counters.tcp_received.add(1);
+        let from = Origin { client: connection.client(), local: None, transport: Transport::Tcp, token };
+        let Self { core, store, patterns, scratch, .. } = self;
+        let step = core.on_datagram(now, from, message, scratch);
+        match carry_out(core, now, step, store, patterns, scratch) {
+            Step::Wait(ticket) => {
+                if let Some(connection) = self.connections.get_mut(token) {
+                    connection.query_waits();
+                }
+                self.tcp_tickets.insert(ticket, token);
+            }
+            Step::Reply { bytes, to } => self.reply(bytes, &to),
+            _ => {}
+        }
+        self.settle(now);
+    }
+
+    /// Hears what came on an upstream port.
+    fn hear(&mut self, now: Now, port: u32) -> bool {
+        for heard in 0..UPSTREAM_ANSWERS_IN_A_ROW_MAX {
+            match self.ports.receive(port, &mut self.answer) {
+                Heard::Message { server, slot, bytes } => {
+                    let message = self.answer.get(..bytes).unwrap_or_default();
+                    self.core.on_upstream(now, server, Transport::Udp, slot, message);
+                }
+                Heard::Refused { server, slot } => self.failed.push_back(Failed::Socket(server, slot)),
+                Heard::Nothing => return heard > 0,
+            }
+            self.drain(now);
+        }
+        true
+    }
+
+    /// Takes the answer, or the failure, of an upstream question over TCP.
+    pub fn take_tcp_answer(&mut self, exchange: ExchangeId, server: ServerId, answer: io::Result<Vec<u8>>) {
+        let now = self.clock.now();
+        // The task that brings it must not be stopped by the exchange's end: it is this one.
+        if let Some(task) = self.tcp_exchanges.remove(&exchange) {
+            task.detach();
+        }
+        match answer {
+            Ok(message) => self.core.on_upstream(now, server, Transport::Tcp, 0, &message),
+            Err(_) => self.failed.push_back(Failed::Exchange(exchange)),
+        }
+        self.settle(now);
+    }
+
+    /// Gives up what has waited too long.
+    fn tick(&mut self) {
+        let Some(deadline) = self.core.next_deadline() else { return };
+        let now = self.clock.now();
+        if deadline > now {
+            return;
+        }
+        while self.core.on_tick(now) {
+            self.drain(now);
+        }
+    }
+
+    /// After an event that another task brought: everything that it made ready goes out, and the main task wakes if there
+    /// is something to wait for.
+    fn settle(&mut self, now: Now) {
+        self.drain(now);
+        self.flush();
+        if self.core.next_deadline().is_some() {
+            self.park.wake();
+        }
+    }
+
+    /// Carries out what `decide` has made ready. Ends, for every query is sent upstream a bounded number of times.
+    fn drain(&mut self, now: Now) {
+        loop {
+            while let Some(ready) = self.core.next_ready() {
+                match ready {
+                    Ready::Send(exchange) => self.send_upstream(now, exchange),
+                    Ready::Query(ticket) => self.resume(now, ticket),
+                    // Dropping the task closes its connection.
+                    Ready::Done(exchange) => drop(self.tcp_exchanges.remove(&exchange)),
+                }
+            }
+            match self.failed.pop_front() {
+                Some(Failed::Exchange(exchange)) => self.core.on_upstream_failed(now, exchange),
+                Some(Failed::Socket(server, slot)) => {
+                    if self.core.on_socket_failed(now, server, slot) {
+                        self.failed.push_front(Failed::Socket(server, slot));
+                    }
+                }
+                None => return,
+            }
+        }
+    }
+
+    fn resume(&mut self, now: Now, ticket: Ticket) {
+        let Self { core, store, patterns, scratch, .. } = self;
+        let step = core.resume(now, ticket, scratch);
+        match carry_out(core, now, step, store, patterns, scratch) {
+            Step::Wait(_) => return,
+            Step::Reply { bytes, to } => self.reply(bytes, &to),
+            _ => {}
+        }
+        if let Some(token) = self.tcp_tickets.remove(&ticket) {
+            self.connections.query_ended(token);
+        }
+    }
+
+    /// Sends the reply in `scratch`, or puts it where it will be sent from.
+    fn reply(&mut self, bytes: usize, to: &Origin) {
+        let Some(message) = self.scratch.get(..bytes) else { return };
+        if to.transport == Transport::Tcp {
+            return self.connections.reply(to.token, message, &self.counters);
+        }
+        let index = to.token as usize;
+        if self.listeners.get(index).is_some_and(|listener| listener.send.is_full()) {
+            self.flush_listener(index);
+        }
+        let Some(Listener { send, .. }) = self.listeners.get_mut(index) else { return };
+        let (Some(message), Some(slot)) = (self.scratch.get(..bytes), send.slot().get_mut(..bytes)) else {
+            return debug_assert!(false, "a reply over UDP that no datagram holds");
+        };
+        slot.copy_from_slice(message);
+        send.push(bytes, to);
+    }
+
+    fn send_upstream(&mut self, now: Now, exchange: ExchangeId) {
+        let Some(request) = self.core.upstream_request(exchange) else { return };
+        let sent = match (request.transport, &self.ask_over_tcp) {
+            (Transport::Udp, _) => {
+                let opened = self.ports.opened();
+                let sent = self.ports.send(now, &request, &self.epoll);
+                self.counters.upstream_ports.add(self.ports.opened() - opened);
+                sent
+            }
+            (Transport::Tcp, Some(ask)) => {
+                let task = ask(exchange, request.server, request.address, request.message.to_vec());
+                self.tcp_exchanges.insert(exchange, task);
+                Ok(())
+            }
+            (Transport::Tcp, None) => Err(Unsent::Failed),
+        };
+        let Err(unsent) = sent else { return };
+        self.counters.upstream_unsent.add(1);
+        let failed = match unsent {
+            Unsent::Refused => Failed::Socket(request.server, request.socket),
+            Unsent::Failed => Failed::Exchange(exchange),
+        };
+        // Told after all that is ready now has been carried out: `decide` is in the middle of handing it out.
+        self.failed.push_back(failed);
+    }
+
+    fn flush(&mut self) {
+        for index in 0..self.listeners.len() {
+            self.flush_listener(index);
+        }
+    }
+
+    fn flush_listener(&mut self, index: usize) {
+        let Some(Listener { socket, send, .. }) = self.listeners.get_mut(index) else { return };
+        if send.is_empty() {
+            return;
+        }
+        let report = send.flush(socket);
+        self.counters.udp_sent.add(report.sent);
+        self.counters.udp_dropped.add(report.dropped);
+        self.counters.udp_failed.add(report.failed);
+    }
+
+    /// Whether nothing but new traffic can make work: the worker may park.
+    pub fn may_park(&mut self) -> bool {
+        let now = self.clock.now();
+        self.ports.close_retired(now);
+        let may_park = !self.is_stopping && self.core.next_deadline().is_none();
+        if may_park {
+            self.counters.parks.add(1);
+        }
+        may_park
+    }
+
+    /// Goes over to another generation and configuration, between two batches. Opens the shards first: if one cannot be
+    /// opened everything stays as it is.
+    pub fn switch(&mut self, knowledge: &Knowledge) -> Result<(), String> {
+        let (store, patterns) = (knowledge.open_store()?, knowledge.open_patterns()?);
+        self.core.switch(knowledge.settings.clone(), knowledge.rules.clone());
+        self.store = store;
+        self.patterns = patterns;
+        Ok(())
+    }
+
+    /// Takes nothing new from now on but what the kernel holds already.
+    pub fn begin_stop(&mut self) {
+        self.is_stopping = true;
+        self.listeners.iter_mut().for_each(|listener| listener.may_hold_more = true);
+        self.connections.wake_all();
+        self.park.wake();
+    }
+
+    /// Whether [`Self::begin_stop`] was called.
+    pub fn is_stopping(&self) -> bool {
+        self.is_stopping
+    }
+
+    /// Whether every query taken in has been answered.
+    pub fn is_settled(&mut self) -> bool {
+        self.core.next_deadline().is_none()
+    }
+}

@@ -1,0 +1,243 @@
+//! From datagram to reply nothing is allocated: counted by the allocator itself, on the paths of a blocked, a cached, a
+//! local and an unlisted name, with a real store behind them.
+//!
+//! SQLite's own allocations (its C allocator, mostly the connection's lookaside slots) are not Rust's and are not counted.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use corewall::decide::rulebook::RuleBook;
+use corewall::decide::settings::{Group, Settings};
+use corewall::decide::{Core, Now, Origin, Ready, Step, Transport};
+use corewall::serve::answer_here::carry_out;
+use corewall::serve::patterns::{PatternDatabase, PatternScanner};
+use corewall::serve::store::StoreReader;
+use corewall_sharding::build::{BuildOptions, Builder};
+use corewall_sharding::publish::Store;
+use corewall_sharding::rule::{Class, Kind, List, Rule, RuleKey, Scope};
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call is handed on to the system's allocator unchanged; counting touches a thread-local number only.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller keeps the contract of `realloc`.
+        unsafe { System.realloc(pointer, layout, bytes) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations(work: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.with(Cell::get);
+    work();
+    ALLOCATIONS.with(Cell::get) - before
+}
+
+/// A worker's half without sockets, over a real store.
+struct Worker {
+    core: Core,
+    store: StoreReader,
+    patterns: PatternScanner,
+    out: Vec<u8>,
+    clock: u64,
+    _folder: tempfile::TempDir,
+}
+
+impl Worker {
+    fn new(cache_bytes: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::create_or_open(folder.path()).unwrap();
+        let mut builder = Builder::new(&store, BuildOptions { shards: 4, ..BuildOptions::default() }).unwrap();
+        let list = builder.list(list("blocked")).unwrap();
+        for number in 0..2_000 {
+            let name = format!("host{number}.blocked.example").parse().unwrap();
+            let key = RuleKey::Name { name, target: None };
+            builder.push(&Rule { class: Class::plain(Kind::Block, Scope::Exact, list), key }).unwrap();
+        }
+        builder.finish(&mut |_, _, _| {}).unwrap().publish().unwrap();
+        let generation = store.current().unwrap();
+        let mut settings = Settings::default();
+        settings.cache.bytes = cache_bytes;
+        settings.groups[0] = Group { name: "default".to_owned(), servers: vec!["192.0.2.1:53".parse().unwrap()] };
+        let rules = RuleBook::new(&generation, &settings).unwrap();
+        Self {
+            core: Core::new(Arc::new(settings), Arc::new(rules), [1; 32]),
+            store: StoreReader::open(&generation, true).unwrap(),
+            patterns: PatternScanner::new(Arc::new(PatternDatabase::empty())).unwrap(),
+            out: vec![0; 65_535],
+            clock: 1,
+            _folder: folder,
+        }
+    }
+
+    fn ask(&mut self, query: &[u8]) -> Step {
+        self.clock += 10;
+        let now = Now(self.clock);
+        let client: SocketAddr = "192.0.2.77:5353".parse().unwrap();
+        let from = Origin { client, local: None, transport: Transport::Udp, token: 0 };
+        let step = self.core.on_datagram(now, from, query, &mut self.out);
+        carry_out(&mut self.core, now, step, &mut self.store, &mut self.patterns, &mut self.out)
+    }
+
+    /// Lets the upstream answer with one address, and gives the last reply.
+    fn answer_upstream(&mut self) -> Step {
+        let now = Now(self.clock);
+        let mut last = None;
+        while let Some(ready) = self.core.next_ready() {
+            match ready {
+                Ready::Send(id) => {
+                    let request = self.core.upstream_request(id).unwrap();
+                    let (server, socket) = (request.server, request.socket);
+                    // The question without its OPT record, as a response with one A record of an hour.
+                    let mut message = [0u8; 512];
+                    let end = request.message.len() - 11;
+                    message[..end].copy_from_slice(&request.message[..end]);
+                    message[2] |= 0x80;
+                    message[3] = 0x80;
+                    (message[7], message[11]) = (1, 0);
+                    let record = b"\xc0\x0c\0\x01\0\x01\0\0\x0e\x10\0\x04\xc0\0\x02\x05";
+                    message[end..end + record.len()].copy_from_slice(record);
+                    self.core.on_upstream(now, server, Transport::Udp, socket, &message[..end + record.len()]);
+                }
+                Ready::Query(ticket) => {
+                    let step = self.core.resume(now, ticket, &mut self.out);
+                    let (store, patterns) = (&mut self.store, &mut self.patterns);
+                    last = Some(carry_out(&mut self.core, now, step, store, patterns, &mut self.out));
+                }
+                Ready::Done(_) => {}
+            }
+        }
+        last.expect("a query that waited")
+    }
+}
+
+fn list(name: &str) -> List {
+    List {
+        name: name.to_owned(),
+        category: String::new(),
+        block_mode: None,
+        sinkhole: Vec::new(),
+        ede_text: None,
+        block_ttl_s: None,
+        answers: Vec::new(),
+    }
+}
+
+/// A query for an address with an OPT record.
+fn query(name: &str) -> Vec<u8> {
+    let mut message = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\x01".to_vec();
+    for label in name.split('.') {
+        message.push(label.len() as u8);
+        message.extend_from_slice(label.as_bytes());
+    }
+    message.extend_from_slice(b"\0\0\x01\0\x01\0\0\x29\x04\xd0\0\0\0\0\0\0");
+    message
+}
+
+/// Address in the last four octets before the OPT record, or none.
+fn is_reply(step: Step, out: &[u8], rcode: u8, answers: u8) {
+    let Step::Reply { bytes, .. } = step else { panic!("{step:?} instead of a reply") };
+    assert!(bytes > 12 && out[2] & 0x80 != 0, "a response");
+    assert_eq!((out[3] & 0xf, out[7]), (rcode, answers), "RCODE and number of answers");
+}
+
+#[test]
+fn a_blocked_name_is_answered_from_the_store_without_allocation() {
+    let mut worker = Worker::new(1 << 20);
+    let queries: Vec<_> = (0..2_000).map(|number| query(&format!("Host{number}.Blocked.Example"))).collect();
+    // The first read of a shard fills SQLite's own page cache.
+    for query in &queries[..200] {
+        worker.ask(query);
+    }
+    let count = allocations(|| {
+        for query in &queries[200..] {
+            let step = worker.ask(query);
+            is_reply(step, &worker.out, 0, 1);
+        }
+    });
+    assert_eq!(worker.core.counters().blocked.value(), 2_000, "none of them came from the cache");
+    assert_eq!(count, 0);
+}
+
+#[test]
+fn a_cached_name_is_answered_without_allocation_and_so_is_a_blocked_one() {
+    let mut worker = Worker::new(4 << 20);
+    let names: Vec<_> = (0..500).map(|number| query(&format!("www{number}.unlisted.example"))).collect();
+    for query in &names {
+        assert!(matches!(worker.ask(query), Step::Wait(_)));
+        let step = worker.answer_upstream();
+        is_reply(step, &worker.out, 0, 1);
+    }
+    let blocked = query("host7.blocked.example");
+    worker.ask(&blocked);
+    let hits = worker.core.counters().cache_hits.value();
+    let count = allocations(|| {
+        for query in &names {
+            let step = worker.ask(query);
+            is_reply(step, &worker.out, 0, 1);
+            let step = worker.ask(&blocked);
+            is_reply(step, &worker.out, 0, 1);
+        }
+    });
+    assert_eq!(worker.core.counters().cache_hits.value() - hits, 1_000);
+    assert_eq!(count, 0);
+}
+
+#[test]
+fn an_unlisted_name_is_forwarded_and_kept_without_allocation() {
+    let mut worker = Worker::new(1 << 20);
+    let queries: Vec<_> = (0..5_000).map(|number| query(&format!("www{number}.unlisted.example"))).collect();
+    for query in &queries[..100] {
+        worker.ask(query);
+        worker.answer_upstream();
+    }
+    let count = allocations(|| {
+        for query in &queries[100..] {
+            worker.ask(query);
+            let step = worker.answer_upstream();
+            is_reply(step, &worker.out, 0, 1);
+        }
+    });
+    assert_eq!(count, 0, "not even when the cache is full and entries are evicted ({} kept)", worker.core.cached());
+}
+
+#[test]
+fn what_is_not_a_query_is_turned_away_without_allocation() {
+    let mut worker = Worker::new(1 << 20);
+    let whole = query("host1.blocked.example");
+    let count = allocations(|| {
+        for bytes in 0..whole.len() {
+            worker.ask(&whole[..bytes]);
+        }
+        let mut response = [0u8; 64];
+        response[..whole.len()].copy_from_slice(&whole);
+        response[2] |= 0x80;
+        assert!(matches!(worker.ask(&response[..whole.len()]), Step::Drop(_)));
+    });
+    assert_eq!(count, 0);
+}
+
+#[test]
+fn the_counting_allocator_counts() {
+    assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(1)))), 1);
+}
