@@ -69,7 +69,8 @@ impl Resolver {
     /// Sends the question to the next server, or over TCP to the same one; `Err` when its sends or its time are used up.
     fn send(&mut self, now: Now, timeout_us: u64, id: ExchangeId, over_tcp: Option<ServerId>) -> Result<(), Failure> {
         let exchange = self.exchanges.get(id).ok_or(Failure::UpstreamsSilent)?;
-        if exchange.sends >= exchange.sends_max || now >= exchange.began.plus_us(UPSTREAM_ANSWER_US_MAX) {
+        let end = exchange.began.plus_us(UPSTREAM_ANSWER_US_MAX);
+        if exchange.sends >= exchange.sends_max || now >= end {
             return Err(Failure::UpstreamsSilent);
         }
         let attempt = exchange.attempts;
@@ -89,7 +90,8 @@ impl Resolver {
             return Err(Failure::Overloaded);
         }
         let socket = self.chance.below(SERVER_SOCKETS as u16);
-        self.exchanges.sent(id, message_id, now, now.plus_us(timeout_us));
+        // An answer after the end would be dropped: nobody is to wait for it.
+        self.exchanges.sent(id, message_id, now, now.plus_us(timeout_us).min(end));
         let exchange = self.exchanges.get_mut(id).ok_or(Failure::UpstreamsSilent)?;
         exchange.server = server;
         exchange.socket = socket;

@@ -67,6 +67,7 @@ pub struct Exchanges {
     hasher: RandomState,
     /// Slot of the UDP or TCP send that bears an id, `u32::MAX` for none: ids of sends in flight are unique.
     by_id: Vec<u32>,
+    /// In order, those of sends that are over included.
     deadlines: VecDeque<(Now, ExchangeId, u8)>,
 }
 
@@ -174,7 +175,9 @@ impl Exchanges {
         if let Some(place) = self.by_id.get_mut(usize::from(message_id)) {
             *place = id.index;
         }
-        self.deadlines.push_back((deadline, id, slot.sends));
+        // Nearly always at the end: only a send near its exchange's end, or after a reload, has an earlier deadline.
+        let place = self.deadlines.partition_point(|&(other, ..)| other <= deadline);
+        self.deadlines.insert(place, (deadline, id, slot.sends));
     }
 
     /// When the next send is to be given up.
@@ -320,6 +323,17 @@ mod tests {
         assert_eq!(exchanges.next_deadline(), Some(Now(150)));
         assert_eq!(exchanges.pop_expired(Now(150)), Some(id));
         assert_eq!(exchanges.next_deadline(), None);
+    }
+
+    #[test]
+    fn an_earlier_deadline_is_heard_first_though_it_was_set_later() {
+        let mut exchanges = Exchanges::new([1, 2, 3, 4]);
+        let [late, early] = ["late.example", "early.example"].map(|name| exchanges.open(key(name), Now(0)).unwrap());
+        exchanges.sent(late, 11, Now(0), Now(800));
+        exchanges.sent(early, 22, Now(10), Now(300));
+        assert_eq!(exchanges.next_deadline(), Some(Now(300)));
+        assert_eq!(exchanges.pop_expired(Now(900)), Some(early));
+        assert_eq!(exchanges.pop_expired(Now(900)), Some(late));
     }
 
     #[test]
