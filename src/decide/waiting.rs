@@ -8,7 +8,7 @@ use hashbrown::HashTable;
 
 use super::Now;
 use super::step::{ExchangeId, Ticket, Transport};
-use super::upstream::{GroupId, REQUEST_BYTES_MAX, ServerId};
+use super::upstream::{GroupId, REQUEST_BYTES_MAX, ServerId, Tried};
 use crate::limits::{EXCHANGE_CLIENTS_MAX, EXCHANGES_MAX, UPSTREAM_SENDS_MAX};
 
 /// What makes two questions to upstreams equal. The client's EDNS variants beside DO make no difference.
@@ -45,7 +45,7 @@ pub struct Exchange {
     /// Sends that are allowed: what the first client had left.
     pub sends_max: u8,
     /// Servers tried so far; TCP after a cut answer is the same try.
-    pub attempts: u8,
+    pub tried: Tried,
     /// When the first send went out.
     pub began: Now,
     /// When the current send went out.
@@ -104,7 +104,7 @@ impl Exchanges {
         slot.key = key;
         slot.sends = 0;
         slot.sends_max = UPSTREAM_SENDS_MAX;
-        slot.attempts = 0;
+        slot.tried = Tried::default();
         slot.began = now;
         slot.tcp_only = false;
         slot.first = None;
@@ -245,7 +245,7 @@ impl Exchange {
             transport: Transport::Udp,
             sends: 0,
             sends_max: 0,
-            attempts: 0,
+            tried: Tried::default(),
             began: Now(0),
             sent: Now(0),
             tcp_only: false,
