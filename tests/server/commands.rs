@@ -95,16 +95,15 @@ fn wrong_usage_ends_with_code_2() {
 
 #[test]
 fn the_report_of_a_build_names_refused_lines_by_file_and_line() {
-    let text =
-        "0.0.0.0 fine.example.org\n# a comment\n0.0.0.0 bad..example.org\n0.0.0.0 co.uk\n0.0.0.0 fine.example.org\n";
-    let site = Site::new().list("mixed", "hosts", "", text);
+    let text = "fine.example.org\n# a comment\nbad..example.org\nco.uk\nfine.example.org\n";
+    let site = Site::new().list("mixed", "plain", "subtree = true", text);
     let report = site.build();
     let path = site.path("mixed");
     for part in [
         format!("{}:3:", path.display()),
         format!("{}:4:", path.display()),
         "public suffix".to_owned(),
-        "1  block exact".to_owned(),
+        "1  block subtree".to_owned(),
         "1  duplicates".to_owned(),
         "generation 1 published: 1 rules in 16 shards".to_owned(),
         "refused 2".to_owned(),
