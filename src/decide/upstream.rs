@@ -14,6 +14,8 @@ pub type ServerId = u32;
 /// A group's number within a worker; it keeps it over reloads, for cached answers are partitioned by it.
 pub type GroupId = u16;
 
+const _: () = assert!(GROUP_SERVERS_MAX <= u16::BITS as usize, "a bit for each server of a group");
+
 /// Microseconds that a server which did not answer stands behind the others.
 const SERVER_PENALTY_US: u64 = 5_000_000;
 
