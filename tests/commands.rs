@@ -114,6 +114,7 @@ fn wrong_usage_and_configuration_end_with_2_and_failures_with_1() {
     let store = folder.store();
     let list = format!("plain:{}", folder.file("a.txt", "a.example.com\n"));
     let bad_key = folder.file("bad.toml", "mmap = true\nlisen = \"127.0.0.1:53\"\n");
+    let bad_core = folder.file("core.toml", "\ncores = [1023]\n");
     let bad_list = folder.file("list.toml", "\n[[list]]\nname = \"a\"\npath = \"gone.txt\"\nformat = \"plain\"\n");
     for (arguments, code, message) in [
         (vec!["build"], 2, "--config".to_owned()),
@@ -131,6 +132,8 @@ fn wrong_usage_and_configuration_end_with_2_and_failures_with_1() {
             format!("error: {bad_key}:2: unknown key `lisen`; did you mean `listen`?\n"),
         ),
         (vec!["check", "--config", "/no/such.toml"], 2, "error: /no/such.toml: cannot read: ".to_owned()),
+        (vec!["check", "--config", &bad_core], 2, format!("error: {bad_core}:2: cores: cannot use core 1023: ")),
+        (vec!["serve", "--config", &bad_core], 2, "error: cores: cannot use core 1023: ".to_owned()),
         (vec!["check", "--config", &bad_list], 2, format!("error: {bad_list}:4: list.path: ")),
         (
             vec!["explain", "a.example.com", "--store", &store],
