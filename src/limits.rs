@@ -55,8 +55,8 @@ pub const ROWS_MAX: usize = 128;
 /// Patterns that one scan may report.
 pub const MATCHES_MAX: usize = 64;
 
-/// Bytes of one regular expression.
-pub const PATTERN_BYTES_MAX: usize = 4_096;
+/// Bytes of one regular expression; those of real lists stay below 2,000.
+pub const PATTERN_BYTES_MAX: usize = 8_192;
 /// Groups inside groups of an expression for which an example is made up: that recursion takes stack.
 pub const PATTERN_NESTING_MAX: u32 = 64;
 /// Bytes of the example that a pattern is tested with.

@@ -10,6 +10,7 @@ use super::{ConfigArgument, Failure, print};
 use crate::config::{Config, ConfigError};
 use crate::decide::rulebook::RuleBook;
 use crate::lists;
+use crate::serve::cores;
 use crate::serve::patterns::PatternDatabase;
 
 /// Validate configuration and store.
@@ -36,6 +37,10 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
             let message = format!("{}: cannot read: {error}; check the path, or remove the list", list.path.display());
             problems.push(at(&["list", "path"], Some(index), message));
         }
+    }
+    if let Err(error) = cores::resolve(config.cores.named()) {
+        let message = error.to_string();
+        problems.push(at(&["cores"], None, message.strip_prefix("cores: ").unwrap_or(&message).to_owned()));
     }
     let summary = match summarise(&config, arguments.full) {
         Ok(summary) => summary,

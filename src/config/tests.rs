@@ -113,7 +113,7 @@ fn bad_values_are_told_with_line_key_and_remedy() {
             "3: listen: `127.0.0.1` is no address with a port; write it as 127.0.0.1:5353 or [::1]:5353",
         ),
         ("listen = \"127.0.0.1:0\"", "1: listen: `127.0.0.1:0` has port 0; write the port to listen on, usually 53"),
-        ("listen = []", "1: listen: 0 listen addresses; name from 1 to 64"),
+        ("listen = []", "1: listen: 0 listen addresses; name from 1 to 16"),
         ("listen = [\"[::1]:53\", \"[::1]:53\"]", "1: listen: [::1]:53 is named twice; name each address once"),
         (
             "[upstream.block]\nservers = [\"1.1.1\"]",

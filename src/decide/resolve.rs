@@ -68,13 +68,14 @@ impl Resolver {
 
     /// Sends the question to the next server, or over TCP to the same one; `Err` when its sends or its time are used up.
     fn send(&mut self, now: Now, timeout_us: u64, id: ExchangeId, over_tcp: Option<ServerId>) -> Result<(), Failure> {
-        let exchange = self.exchanges.get(id).ok_or(Failure::UpstreamsSilent)?;
-        if exchange.sends >= exchange.sends_max || now >= exchange.began.plus_us(UPSTREAM_ANSWER_US_MAX) {
+        let exchange = self.exchanges.get_mut(id).ok_or(Failure::UpstreamsSilent)?;
+        let end = exchange.began.plus_us(UPSTREAM_ANSWER_US_MAX);
+        if exchange.sends >= exchange.sends_max || now >= end {
             return Err(Failure::UpstreamsSilent);
         }
-        let (server, tried) = match over_tcp {
-            Some(server) => (server, exchange.tried),
-            None => self.upstreams.choose(exchange.key.group, exchange.tried, now).ok_or(Failure::NoUpstream)?,
+        let server = match over_tcp {
+            Some(server) => server,
+            None => self.upstreams.choose(exchange.key.group, &mut exchange.tried, now).ok_or(Failure::NoUpstream)?,
         };
         let transport = if over_tcp.is_some() || exchange.tcp_only { Transport::Tcp } else { Transport::Udp };
         let mut message_id = self.chance.id();
@@ -88,15 +89,12 @@ impl Resolver {
             return Err(Failure::Overloaded);
         }
         let socket = self.chance.below(SERVER_SOCKETS as u16);
-        self.exchanges.sent(id, message_id, now, now.plus_us(timeout_us));
+        // An answer after the end would be dropped: nobody is to wait for it.
+        self.exchanges.sent(id, message_id, now, now.plus_us(timeout_us).min(end));
         let exchange = self.exchanges.get_mut(id).ok_or(Failure::UpstreamsSilent)?;
         exchange.server = server;
         exchange.socket = socket;
         exchange.transport = transport;
-        exchange.tried = tried;
-        if over_tcp.is_none() {
-            exchange.attempts = exchange.attempts.saturating_add(1);
-        }
         let ExchangeKey { name, qtype, qclass, dnssec_ok, .. } = exchange.key;
         let (request, bytes) = exchange.request_mut();
         *bytes = upstream::write_request(message_id, &name, qtype, qclass, dnssec_ok, request);
@@ -236,7 +234,7 @@ impl Core {
             }
         } else if head.rcode != rcode::NOERROR && head.rcode != rcode::NXDOMAIN {
             // Another server may know better; when none does, the failure is what they agree on.
-            let has_others = resolver.upstreams.server_count(exchange.key.group) > usize::from(exchange.attempts);
+            let has_others = resolver.upstreams.server_count(exchange.key.group) > exchange.tried.count();
             if has_others && resolver.send(now, timeout_us, id, None).is_ok() {
                 return;
             }

@@ -22,6 +22,27 @@ const SERVER_PENALTY_US: u64 = 5_000_000;
 /// Bytes of the largest question we send.
 pub const REQUEST_BYTES_MAX: usize = HEADER_BYTES + NAME_BYTES_MAX + 4 + OPT_BYTES_MIN;
 
+/// Which servers of a group were asked for one question, by their places in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tried(u16);
+
+const _: () = assert!(GROUP_SERVERS_MAX <= u16::BITS as usize, "each place of a group has a bit");
+
+impl Tried {
+    /// How many.
+    pub fn count(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    fn has(self, place: usize) -> bool {
+        self.0 >> place & 1 != 0
+    }
+
+    fn add(&mut self, place: usize) {
+        self.0 |= 1 << place;
+    }
+}
+
 struct Server {
     address: SocketAddr,
     /// Not asked first before then.
@@ -105,20 +126,21 @@ impl Upstreams {
         self.groups.get(usize::from(group)).map_or(0, |group| group.servers.len())
     }
 
-    /// Whom to ask next, and `tried` with it (one bit for each place in the group): the first in the order of the group that
-    /// was not tried yet, but servers that failed lately stand behind the others. When all were tried, all may be again.
-    ///
-    /// What was tried is told apart from what failed: a failure moves its server behind the others at once, so that counting
-    /// tries along the order would come to the same server again.
-    pub fn choose(&self, group: GroupId, tried: u16, now: Now) -> Option<(ServerId, u16)> {
+    /// Whom to ask next for a question that `tried` have been asked for already: in the order of the group, but servers that
+    /// failed lately stand behind the others. When all were asked it begins again. Notes the choice in `tried`.
+    pub fn choose(&self, group: GroupId, tried: &mut Tried, now: Now) -> Option<ServerId> {
         let servers = &self.groups.get(usize::from(group))?.servers;
-        let is_failing = |id: ServerId| self.servers.get(id as usize).is_some_and(|s| s.failing_until > now);
-        let places = || (0u32..).zip(servers.iter().copied());
-        let is_left = |place: u32| tried >> place & 1 == 0;
-        let tried = if places().any(|(place, _)| is_left(place)) { tried } else { 0 };
-        let left = places().filter(|&(place, _)| tried >> place & 1 == 0);
-        let (place, server) = left.min_by_key(|&(place, server)| (is_failing(server), place))?;
-        Some((server, tried | 1 << place))
+        // A reload may have taken servers away.
+        if (0..servers.len()).all(|place| tried.has(place)) {
+            *tried = Tried::default();
+        }
+        let untried = || servers.iter().enumerate().filter(|(place, _)| !tried.has(*place));
+        let is_healthy =
+            |id: &ServerId| self.servers.get(*id as usize).is_none_or(|server| server.failing_until <= now);
+        let (place, server) = untried().find(|(_, id)| is_healthy(id)).or_else(|| untried().next())?;
+        let server = *server;
+        tried.add(place);
+        Some(server)
     }
 
     /// The server did not answer in time, or could not be reached.
@@ -207,13 +229,8 @@ mod tests {
         upstreams.configure(&[group("default", &["192.0.2.1:53", "192.0.2.2:53", "192.0.2.3:53"])]);
         let id = upstreams.group("default");
         let order = |upstreams: &Upstreams, now| -> Vec<_> {
-            let mut tried = 0;
-            let mut next = || {
-                let (server, with_it) = upstreams.choose(id, tried, now).unwrap();
-                tried = with_it;
-                server
-            };
-            (0..4).map(|_| next()).collect()
+            let mut tried = Tried::default();
+            (0..4).map(|_| upstreams.choose(id, &mut tried, now).unwrap()).collect()
         };
         assert_eq!(order(&upstreams, Now(0)), [0, 1, 2, 0]);
         upstreams.note_failure(0, Now(0));
@@ -225,14 +242,18 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_failed_just_now_is_not_tried_again_before_the_others() {
+    fn a_server_that_fails_while_a_question_is_tried_is_not_asked_for_it_again_before_the_others() {
         let mut upstreams = Upstreams::new();
-        upstreams.configure(&[group("default", &["192.0.2.1:53", "192.0.2.2:53"])]);
+        upstreams.configure(&[group("default", &["192.0.2.1:53", "192.0.2.2:53", "192.0.2.3:53"])]);
         let id = upstreams.group("default");
-        let (first, tried) = upstreams.choose(id, 0, Now(0)).unwrap();
-        upstreams.note_failure(first, Now(0));
-        let (second, _) = upstreams.choose(id, tried, Now(1)).unwrap();
-        assert_eq!((first, second), (0, 1));
+        let mut tried = Tried::default();
+        let mut order = Vec::new();
+        for _ in 0..4 {
+            let server = upstreams.choose(id, &mut tried, Now(0)).unwrap();
+            upstreams.note_failure(server, Now(0));
+            order.push(server);
+        }
+        assert_eq!(order, [0, 1, 2, 0]);
     }
 
     #[test]
@@ -245,8 +266,9 @@ mod tests {
         assert_eq!((upstreams.group("default"), upstreams.group("allow")), (default, allow));
         assert_eq!(upstreams.server_count(allow), 0, "a group that is configured no more has no servers");
         assert_eq!(upstreams.server_count(rule), 1);
-        assert_eq!(upstreams.address(upstreams.choose(default, 0, Now(0)).unwrap().0), "192.0.2.3:53".parse().ok());
-        assert_eq!(upstreams.choose(allow, 0, Now(0)), None);
+        let choose = |group| upstreams.choose(group, &mut Tried::default(), Now(0));
+        assert_eq!(choose(default).and_then(|server| upstreams.address(server)), "192.0.2.3:53".parse().ok());
+        assert_eq!(choose(allow), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use hashbrown::HashTable;
 
 use super::Now;
 use super::step::{ExchangeId, Ticket, Transport};
-use super::upstream::{GroupId, REQUEST_BYTES_MAX, ServerId};
+use super::upstream::{GroupId, REQUEST_BYTES_MAX, ServerId, Tried};
 use crate::limits::{EXCHANGE_CLIENTS_MAX, EXCHANGES_MAX, UPSTREAM_SENDS_MAX};
 
 /// What makes two questions to upstreams equal. The client's EDNS variants beside DO make no difference.
@@ -45,9 +45,7 @@ pub struct Exchange {
     /// Sends that are allowed: what the first client had left.
     pub sends_max: u8,
     /// Servers tried so far; TCP after a cut answer is the same try.
-    pub attempts: u8,
-    /// Which servers of the group were tried, one bit for each place in it.
-    pub tried: u16,
+    pub tried: Tried,
     /// When the first send went out.
     pub began: Now,
     /// When the current send went out.
@@ -69,6 +67,7 @@ pub struct Exchanges {
     hasher: RandomState,
     /// Slot of the UDP or TCP send that bears an id, `u32::MAX` for none: ids of sends in flight are unique.
     by_id: Vec<u32>,
+    /// In order, those of sends that are over included.
     deadlines: VecDeque<(Now, ExchangeId, u8)>,
 }
 
@@ -105,8 +104,7 @@ impl Exchanges {
         slot.key = key;
         slot.sends = 0;
         slot.sends_max = UPSTREAM_SENDS_MAX;
-        slot.attempts = 0;
-        slot.tried = 0;
+        slot.tried = Tried::default();
         slot.began = now;
         slot.tcp_only = false;
         slot.first = None;
@@ -177,7 +175,9 @@ impl Exchanges {
         if let Some(place) = self.by_id.get_mut(usize::from(message_id)) {
             *place = id.index;
         }
-        self.deadlines.push_back((deadline, id, slot.sends));
+        // Nearly always at the end: only a send near its exchange's end, or after a reload, has an earlier deadline.
+        let place = self.deadlines.partition_point(|&(other, ..)| other <= deadline);
+        self.deadlines.insert(place, (deadline, id, slot.sends));
     }
 
     /// When the next send is to be given up.
@@ -245,8 +245,7 @@ impl Exchange {
             transport: Transport::Udp,
             sends: 0,
             sends_max: 0,
-            attempts: 0,
-            tried: 0,
+            tried: Tried::default(),
             began: Now(0),
             sent: Now(0),
             tcp_only: false,
@@ -324,6 +323,17 @@ mod tests {
         assert_eq!(exchanges.next_deadline(), Some(Now(150)));
         assert_eq!(exchanges.pop_expired(Now(150)), Some(id));
         assert_eq!(exchanges.next_deadline(), None);
+    }
+
+    #[test]
+    fn an_earlier_deadline_is_heard_first_though_it_was_set_later() {
+        let mut exchanges = Exchanges::new([1, 2, 3, 4]);
+        let [late, early] = ["late.example", "early.example"].map(|name| exchanges.open(key(name), Now(0)).unwrap());
+        exchanges.sent(late, 11, Now(0), Now(800));
+        exchanges.sent(early, 22, Now(10), Now(300));
+        assert_eq!(exchanges.next_deadline(), Some(Now(300)));
+        assert_eq!(exchanges.pop_expired(Now(900)), Some(early));
+        assert_eq!(exchanges.pop_expired(Now(900)), Some(late));
     }
 
     #[test]

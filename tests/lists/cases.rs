@@ -12,7 +12,7 @@ use corewall_sharding::rule::{Answer, Class, ClientMatch, Kind, Rule, RuleKey, S
 /// One line for an item, as the `.expect` files have it.
 fn show(item: &Item<'_>) -> String {
     match item {
-        Item::Rule(Rule { class, key }) => {
+        Item::Rule { rule: Rule { class, key }, .. } => {
             let (name, target) = match key {
                 RuleKey::Name { name, target } => (name.to_string(), target),
                 RuleKey::Pattern { regex, target } => (regex.clone(), target),

@@ -17,7 +17,7 @@ fn survive(format: Format, text: &[u8]) {
     let mut disabled = Disabled::default();
     find_badfilters(&mut &text[..], &mut disabled).unwrap();
     let counts = read(format, &mut &text[..], &options(), &disabled, &mut |item| {
-        if let Item::Rule(rule) = item {
+        if let Item::Rule { rule, .. } = item {
             match rule.key {
                 RuleKey::Name { name, target } => {
                     for name in [Some(name), target].into_iter().flatten() {
@@ -90,7 +90,7 @@ fn a_line_over_the_bound_is_refused_and_the_next_one_read() {
     let text = [vec![b'a'; LINE_BYTES_MAX + 1], b"\nnext.example".to_vec()].concat();
     let mut found = Vec::new();
     let counts = read(Format::Plain, &mut &text[..], &options(), &Disabled::default(), &mut |item| match item {
-        Item::Rule(_) => found.push("rule".to_owned()),
+        Item::Rule { .. } => found.push("rule".to_owned()),
         Item::Refused { line, text, reason } => found.push(format!("{line} {reason} {}", text.len())),
         _ => {}
     })

@@ -62,7 +62,7 @@ fn format_of(path: &Path) -> Option<Format> {
 
 /// What no list holds as a rule, whatever the format.
 fn check(item: &Item<'_>, path: &Path) {
-    let Item::Rule(rule) = item else { return };
+    let Item::Rule { rule, .. } = item else { return };
     let path = path.display();
     match &rule.key {
         RuleKey::Name { name, .. } => {
