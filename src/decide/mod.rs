@@ -71,6 +71,8 @@ pub struct Core {
     rules: Arc<RuleBook>,
     /// Grows with each change of rules or settings; cached answers bear the one they were judged under.
     rules_stamp: u64,
+    /// Since when upstreams' answers have been rewritten as they are now: older ones are asked for again.
+    rewrites_stamp: u64,
     counters: Arc<Counters>,
     cache: Cache,
     queries: Queries,
@@ -95,6 +97,7 @@ impl Core {
         let cache = Cache::new(settings.cache.bytes, resolver.chance.seeds());
         let mut core = Core {
             rules_stamp: 0,
+            rewrites_stamp: 0,
             counters: Arc::default(),
             cache,
             queries: Queries::new(),
@@ -129,9 +132,13 @@ impl Core {
                 .iter()
                 .map(|class| (!class.servers.is_empty()).then(|| upstreams.group_of_rule(&class.servers))),
         );
+        self.rules_stamp += 1;
+        if !rules.rewrites_as(&self.rules) {
+            // What the addresses of a cached answer were before, it does not tell.
+            self.rewrites_stamp = self.rules_stamp;
+        }
         self.settings = settings;
         self.rules = rules;
-        self.rules_stamp += 1;
     }
 
     /// Stages 1 and 2: takes a message in. `out` holds [`crate::limits::UDP_PAYLOAD_BYTES_MAX`] bytes for UDP and
@@ -144,6 +151,7 @@ impl Core {
         let Some((ticket, query)) = self.queries.begin(from) else {
             return self.turn_away(from, datagram, out);
         };
+        query.rules = self.rules_stamp;
         match question::parse(datagram, from.transport, &mut query.question) {
             Ok(()) => {}
             Err(rejection) => {
@@ -401,8 +409,11 @@ impl Core {
             let is_current = head.rules == self.rules_stamp;
             let is_ours = match head.origin {
                 // Judged again just now; the names in its chain were judged under the old rules only.
-                cache::Origin::Upstream { group, chain } => group == query.group && (!chain || is_current),
-                cache::Origin::Failure => true,
+                cache::Origin::Upstream { group, chain } => {
+                    group == query.group && (!chain || is_current) && head.rules >= self.rewrites_stamp
+                }
+                // The name may be forwarded to another group now, whose servers have not failed.
+                cache::Origin::Failure => is_current,
                 cache::Origin::Rule => false,
             };
             if is_ours && query.links().is_empty() {
@@ -436,7 +447,7 @@ impl Core {
         let ede = why.filter(|_| self.settings.ede).map(Why::to_code_and_text);
         let (rcode, authentic_data) = (self.answer.rcode, self.answer.authentic_data);
         if ttl_s > 0 && !query.is_private {
-            let rules = self.rules_stamp;
+            let rules = query.rules;
             let head = EntryHead { origin, rcode, authentic_data, ede, rules, stored: now, ttl_s };
             self.cache.keep(&query.cache_key(), head, &self.body);
         }

@@ -66,6 +66,8 @@ pub struct Query {
     pub question: Question,
     /// The client's policy.
     pub policy: PolicyId,
+    /// The rules of the moment when it came. Should they change while it waits, its answer is kept as judged under these.
+    pub rules: u64,
     /// What the rules have said of the current subject so far.
     pub judgement: Judgement,
     /// Chosen by the verdict on the resolved name.
@@ -91,6 +93,7 @@ impl Query {
             origin: Origin { client: nobody, local: None, transport: Transport::Udp, token: 0 },
             question: Question::EMPTY,
             policy: 0,
+            rules: 0,
             judgement: Judgement::default(),
             group: 0,
             is_allowed: false,

@@ -16,14 +16,14 @@ use super::wire::{rcode, rtype};
 use crate::limits::TTL_S_MAX;
 
 /// The generation's address rewrites, longest prefix first. Immutable.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rewrites {
     v4: Vec<Prefixes<4>>,
     v6: Vec<Prefixes<16>>,
 }
 
 /// The rewrites of one family whose prefixes are of one length.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Prefixes<const N: usize> {
     bits: u8,
     /// By network address.

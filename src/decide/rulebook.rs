@@ -174,6 +174,13 @@ impl RuleBook {
         self.policy_names.get(usize::from(policy)).map(String::as_str)
     }
 
+    /// Whether answers come out of both with the same addresses, under every policy.
+    pub fn rewrites_as(&self, other: &RuleBook) -> bool {
+        let has_none = |book: &RuleBook| book.rewrites == Rewrites::default();
+        // Rewrites refer to lists by number, and so do policies.
+        self.rewrites == other.rewrites && (has_none(self) || self.policy_lists == other.policy_lists)
+    }
+
     /// The address rewrites.
     pub fn rewrites(&self) -> &Rewrites {
         &self.rewrites

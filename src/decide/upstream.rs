@@ -14,11 +14,34 @@ pub type ServerId = u32;
 /// A group's number within a worker; it keeps it over reloads, for cached answers are partitioned by it.
 pub type GroupId = u16;
 
+const _: () = assert!(GROUP_SERVERS_MAX <= u16::BITS as usize, "a bit for each server of a group");
+
 /// Microseconds that a server which did not answer stands behind the others.
 const SERVER_PENALTY_US: u64 = 5_000_000;
 
 /// Bytes of the largest question we send.
 pub const REQUEST_BYTES_MAX: usize = HEADER_BYTES + NAME_BYTES_MAX + 4 + OPT_BYTES_MIN;
+
+/// Which servers of a group were asked for one question, by their places in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tried(u16);
+
+const _: () = assert!(GROUP_SERVERS_MAX <= u16::BITS as usize, "each place of a group has a bit");
+
+impl Tried {
+    /// How many.
+    pub fn count(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    fn has(self, place: usize) -> bool {
+        self.0 >> place & 1 != 0
+    }
+
+    fn add(&mut self, place: usize) {
+        self.0 |= 1 << place;
+    }
+}
 
 struct Server {
     address: SocketAddr,
@@ -103,14 +126,21 @@ impl Upstreams {
         self.groups.get(usize::from(group)).map_or(0, |group| group.servers.len())
     }
 
-    /// Whom to ask at the `attempt`-th try (from 0): in the order of the group, but servers that failed lately stand
-    /// behind the others.
-    pub fn choose(&self, group: GroupId, attempt: u8, now: Now) -> Option<ServerId> {
+    /// Whom to ask next for a question that `tried` have been asked for already: in the order of the group, but servers that
+    /// failed lately stand behind the others. When all were asked it begins again. Notes the choice in `tried`.
+    pub fn choose(&self, group: GroupId, tried: &mut Tried, now: Now) -> Option<ServerId> {
         let servers = &self.groups.get(usize::from(group))?.servers;
-        let is_failing = |id: &&ServerId| self.servers.get(**id as usize).is_some_and(|s| s.failing_until > now);
-        let healthy = servers.iter().filter(|id| !is_failing(id));
-        let failing = servers.iter().filter(is_failing);
-        healthy.chain(failing).nth(usize::from(attempt) % servers.len().max(1)).copied()
+        // A reload may have taken servers away.
+        if (0..servers.len()).all(|place| tried.has(place)) {
+            *tried = Tried::default();
+        }
+        let untried = || servers.iter().enumerate().filter(|(place, _)| !tried.has(*place));
+        let is_healthy =
+            |id: &ServerId| self.servers.get(*id as usize).is_none_or(|server| server.failing_until <= now);
+        let (place, server) = untried().find(|(_, id)| is_healthy(id)).or_else(|| untried().next())?;
+        let server = *server;
+        tried.add(place);
+        Some(server)
     }
 
     /// The server did not answer in time, or could not be reached.
@@ -199,7 +229,8 @@ mod tests {
         upstreams.configure(&[group("default", &["192.0.2.1:53", "192.0.2.2:53", "192.0.2.3:53"])]);
         let id = upstreams.group("default");
         let order = |upstreams: &Upstreams, now| -> Vec<_> {
-            (0..4).map(|attempt| upstreams.choose(id, attempt, now).unwrap()).collect()
+            let mut tried = Tried::default();
+            (0..4).map(|_| upstreams.choose(id, &mut tried, now).unwrap()).collect()
         };
         assert_eq!(order(&upstreams, Now(0)), [0, 1, 2, 0]);
         upstreams.note_failure(0, Now(0));
@@ -208,6 +239,21 @@ mod tests {
         upstreams.note_failure(0, Now(SERVER_PENALTY_US));
         upstreams.note_answer(0);
         assert_eq!(order(&upstreams, Now(SERVER_PENALTY_US + 1)), [0, 1, 2, 0], "and by an answer at once");
+    }
+
+    #[test]
+    fn a_server_that_fails_while_a_question_is_tried_is_not_asked_for_it_again_before_the_others() {
+        let mut upstreams = Upstreams::new();
+        upstreams.configure(&[group("default", &["192.0.2.1:53", "192.0.2.2:53", "192.0.2.3:53"])]);
+        let id = upstreams.group("default");
+        let mut tried = Tried::default();
+        let mut order = Vec::new();
+        for _ in 0..4 {
+            let server = upstreams.choose(id, &mut tried, Now(0)).unwrap();
+            upstreams.note_failure(server, Now(0));
+            order.push(server);
+        }
+        assert_eq!(order, [0, 1, 2, 0]);
     }
 
     #[test]
@@ -220,8 +266,9 @@ mod tests {
         assert_eq!((upstreams.group("default"), upstreams.group("allow")), (default, allow));
         assert_eq!(upstreams.server_count(allow), 0, "a group that is configured no more has no servers");
         assert_eq!(upstreams.server_count(rule), 1);
-        assert_eq!(upstreams.address(upstreams.choose(default, 0, Now(0)).unwrap()), "192.0.2.3:53".parse().ok());
-        assert_eq!(upstreams.choose(allow, 0, Now(0)), None);
+        let choose = |group| upstreams.choose(group, &mut Tried::default(), Now(0));
+        assert_eq!(choose(default).and_then(|server| upstreams.address(server)), "192.0.2.3:53".parse().ok());
+        assert_eq!(choose(allow), None);
     }
 
     #[test]

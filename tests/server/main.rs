@@ -1,0 +1,29 @@
+//! The real program on loopback: `corewall build`, `serve`, `check` and `explain` as processes, asked over real sockets,
+//! with a real second DNS server (nsd) or one played by the test as upstream.
+//!
+//! Nothing here sleeps. A test waits by reading: a line that the server prints, a datagram, the end of a stream. Time-outs
+//! are there only to turn a hang into a failure ([`process::PATIENCE`]). Where an order has to be known (was the question taken
+//! in yet?) a question that is answered at once is sent behind it on the same socket: one worker answers in order.
+
+mod client;
+mod corewall;
+#[path = "../lists/data.rs"]
+#[expect(dead_code, reason = "lists its files for other tests")]
+mod data;
+mod nsd;
+mod ports;
+mod process;
+mod upstream;
+
+// What is tested.
+mod answers;
+mod commands;
+mod dig;
+mod hostile;
+mod lists;
+mod reload;
+mod start;
+mod stop;
+mod tcp;
+mod upstreams;
+mod workers;

@@ -1,0 +1,151 @@
+//! What is wrong is said at start, with what to change, and nothing serves half.
+
+use std::fs;
+use std::net::{TcpListener, UdpSocket};
+use std::process::Command;
+
+use crate::client::{ask, question};
+use crate::corewall::{PROGRAM, Site};
+use crate::process::{Done, Process};
+
+fn site() -> Site {
+    Site::new().list("rules", "adblock", "", "||blocked.example.org^\n")
+}
+
+/// Starts a server that cannot start, and returns what it says.
+fn refused(site: &Site) -> Done {
+    let done = site.run(&["serve"]);
+    assert!(done.code.is_some_and(|code| code != 0), "{done:?}");
+    assert!(!done.out.contains("ready"), "{done:?}");
+    assert!(done.err.contains("error: "), "{done:?}");
+    done
+}
+
+#[test]
+fn a_core_that_the_machine_lacks_is_an_error_that_names_those_it_has() {
+    let site = site().option("cores", "[0, 1000]");
+    site.build();
+    let done = refused(&site);
+    assert!(done.err.contains("1000") && done.err.contains("may run on"), "{done:?}");
+}
+
+#[test]
+fn an_address_in_use_is_an_error_that_tells_how_to_find_out_by_whom() {
+    let site = site();
+    site.build();
+    let address = site.addresses()[0];
+    let udp = UdpSocket::bind(address).unwrap();
+    let done = refused(&site);
+    assert!(
+        done.err.contains(&address.to_string()) && done.err.contains("UDP") && done.err.contains("ss -"),
+        "{done:?}"
+    );
+    drop(udp);
+    let tcp = TcpListener::bind(address).unwrap();
+    let done = refused(&site);
+    assert!(done.err.contains(&address.to_string()) && done.err.contains("TCP"), "{done:?}");
+    drop(tcp);
+    // A second server does not share the first one's port.
+    let server = site.serve();
+    refused(&site);
+    assert!(ask(server.address(), &question("blocked.example.org", "A")).is_zero());
+    server.stop();
+}
+
+#[test]
+fn an_address_that_the_machine_lacks_is_an_error() {
+    let site = site();
+    let listen = format!("\"192.0.2.1:{}\"", site.port());
+    let site = site.option("listen", &listen);
+    site.build();
+    let done = refused(&site);
+    assert!(done.err.contains("192.0.2.1") && done.err.contains("ip address"), "{done:?}");
+}
+
+#[test]
+fn a_store_that_was_never_built_is_an_error_that_says_how_to_build_it() {
+    let done = refused(&site());
+    assert!(done.err.contains("store") && done.err.contains("corewall build"), "{done:?}");
+}
+
+#[test]
+fn a_damaged_shard_or_filter_is_an_error_not_a_server_that_lets_all_pass() {
+    let site = site();
+    site.build();
+    let damaged: Vec<_> = files(&site.path("store"))
+        .into_iter()
+        .filter(|path| {
+            path.extension().is_some_and(|extension| extension != "txt" && extension != "json" && extension != "toml")
+        })
+        .collect();
+    assert!(damaged.len() >= 16, "{damaged:?}");
+    for path in damaged.iter().step_by(7) {
+        let whole = fs::read(path).unwrap();
+        fs::set_permissions(path, writable(path)).unwrap();
+        fs::write(path, &whole[..whole.len() / 2]).unwrap();
+        let done = site.run(&["check", "--full"]);
+        assert_eq!(done.code, Some(2), "{}: {done:?}", path.display());
+        let done = refused(&site);
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        assert!(done.err.contains(&name), "{name}: {done:?}");
+        fs::write(path, &whole).unwrap();
+    }
+    site.serve().stop();
+}
+
+fn writable(path: &std::path::Path) -> fs::Permissions {
+    use std::os::unix::fs::PermissionsExt;
+    let mut permissions = fs::metadata(path).unwrap().permissions();
+    permissions.set_mode(permissions.mode() | 0o200);
+    permissions
+}
+
+fn files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .flat_map(|entry| {
+            let path = entry.unwrap().path();
+            let kind = fs::symlink_metadata(&path).unwrap();
+            if kind.is_dir() {
+                files(&path)
+            } else if kind.is_file() {
+                vec![path]
+            } else {
+                Vec::new()
+            }
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn too_little_memory_that_may_be_locked_is_an_error_that_says_how_to_raise_it() {
+    if Command::new("prlimit").arg("--version").output().is_err() {
+        return println!("SKIPPED: prlimit is not installed; `apt-get install util-linux`");
+    }
+    let site = site();
+    site.build();
+    let config = site.path("corewall.toml");
+    let mut command = site.command("prlimit");
+    command.args(["--memlock=65536:65536", PROGRAM, "serve", "--config"]).arg(config);
+    let done = Process::start(&mut command).finish();
+    assert!(done.code.is_some_and(|code| code != 0), "{done:?}");
+    assert!(
+        done.err.contains("64 KiB") && done.err.contains("ulimit -l") && done.err.contains("LimitMEMLOCK="),
+        "{done:?}"
+    );
+}
+
+#[test]
+fn the_ready_line_tells_cores_sockets_rules_and_time() {
+    let site = site();
+    let server = site.build_and_serve();
+    let line = server.ready_line();
+    let sockets = format!("{} sockets", 2 * site.addresses().len());
+    for part in ["1 worker", "core 0", &sockets, "1 rule", "generation 1", " ms"] {
+        assert!(line.contains(part), "`{part}` is not in: {line}");
+    }
+    assert!(site.addresses().iter().all(|address| line.contains(&address.to_string())), "{line}");
+    server.stop();
+}

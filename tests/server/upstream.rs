@@ -1,0 +1,124 @@
+//! An upstream server played by the test itself: it hears each question and says what it likes, when it likes.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::mpsc;
+use std::thread;
+
+use domain::base::iana::Rcode;
+use domain::base::{Message, MessageBuilder, Ttl};
+use domain::rdata::A;
+
+use crate::process::PATIENCE;
+
+/// Its UDP socket.
+pub struct Upstream {
+    socket: UdpSocket,
+}
+
+/// A question that Corewall has sent.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub wire: Vec<u8>,
+    pub from: SocketAddr,
+}
+
+impl Upstream {
+    /// On a free port.
+    pub fn new() -> Self {
+        let socket = UdpSocket::bind(("127.0.0.1", crate::ports::free())).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { socket }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap()
+    }
+
+    /// The next question.
+    pub fn hear(&self) -> Asked {
+        let mut buffer = vec![0; 4_096];
+        let (bytes, from) = self.socket.recv_from(&mut buffer).unwrap_or_else(|error| panic!("not asked: {error}"));
+        buffer.truncate(bytes);
+        Asked { wire: buffer, from }
+    }
+
+    /// Whether nothing has been asked that was not heard.
+    pub fn is_not_asked(&self) -> bool {
+        self.socket.set_nonblocking(true).unwrap();
+        let is_not_asked = self.socket.peek(&mut [0; 1]).is_err();
+        self.socket.set_nonblocking(false).unwrap();
+        is_not_asked
+    }
+
+    /// Sends any octets to whoever asked.
+    pub fn say(&self, asked: &Asked, wire: &[u8]) {
+        self.socket.send_to(wire, asked.from).unwrap();
+    }
+
+    /// Answers with an address.
+    pub fn answer(&self, asked: &Asked, address: [u8; 4]) {
+        self.say(asked, &asked.answer(address));
+    }
+
+    /// Listens on TCP too and answers each question there with an address. What it was asked comes through the channel.
+    pub fn answer_over_tcp(&self, address: [u8; 4]) -> mpsc::Receiver<Vec<u8>> {
+        let listener = TcpListener::bind(self.address()).unwrap();
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let asked = stream.and_then(|stream| converse(stream, address));
+                if asked.is_ok_and(|asked| sender.send(asked).is_err()) {
+                    return;
+                }
+            }
+        });
+        receiver
+    }
+}
+
+fn converse(mut stream: TcpStream, address: [u8; 4]) -> std::io::Result<Vec<u8>> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut length = [0; 2];
+    stream.read_exact(&mut length)?;
+    let mut wire = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut wire)?;
+    let asked = Asked { wire, from: stream.peer_addr()? };
+    stream.write_all(&crate::client::framed(&asked.answer(address)))?;
+    Ok(asked.wire)
+}
+
+impl Asked {
+    /// The name asked for, without the last dot.
+    pub fn name(&self) -> String {
+        let message = Message::from_octets(&self.wire[..]).unwrap();
+        message.sole_question().unwrap().qname().to_string().trim_end_matches('.').to_owned()
+    }
+
+    /// An answer with one address.
+    pub fn answer(&self, address: [u8; 4]) -> Vec<u8> {
+        let message = Message::from_octets(&self.wire[..]).unwrap();
+        let name = message.sole_question().unwrap().into_qname();
+        let mut answer = MessageBuilder::new_vec().start_answer(&message, Rcode::NOERROR).unwrap();
+        answer.header_mut().set_ra(true);
+        let [a, b, c, d] = address;
+        answer.push((name, Ttl::from_secs(300), A::from_octets(a, b, c, d))).unwrap();
+        answer.finish()
+    }
+
+    /// A reply without records and with this RCODE.
+    pub fn failure(&self, rcode: Rcode) -> Vec<u8> {
+        let message = Message::from_octets(&self.wire[..]).unwrap();
+        let mut answer = MessageBuilder::new_vec().start_answer(&message, rcode).unwrap();
+        answer.header_mut().set_ra(true);
+        answer.finish()
+    }
+
+    /// A reply without records and with TC.
+    pub fn truncated(&self) -> Vec<u8> {
+        let mut wire = self.failure(Rcode::NOERROR);
+        wire[2] |= 0x02;
+        wire
+    }
+}
