@@ -43,7 +43,7 @@ use self::metrics::Totals;
 use self::reload::{Commander, Knowledge, Order, Orders, Wanted};
 use self::wait::Wait;
 use self::worker::Worker;
-use crate::limits::{LISTEN_ADDRESSES_MAX, START_MS_MAX, STOP_MS_MAX, WORKERS_MAX};
+use crate::limits::{ADDRESS_FREE_MS_MAX, LISTEN_ADDRESSES_MAX, START_MS_MAX, STOP_MS_MAX, WORKERS_MAX};
 
 /// Bytes of memory registered with each executor's rings: the least it takes, for no file is read through them.
 const RING_BYTES: usize = 64 * 1024;
@@ -53,6 +53,8 @@ const RING_BYTES: usize = 64 * 1024;
 const PREEMPT: Duration = Duration::from_millis(1);
 /// Connections that the kernel completes before they are accepted.
 const TCP_BACKLOG: i32 = 1_024;
+/// Between two looks whether an address is free.
+const ADDRESS_PAUSE: Duration = Duration::from_millis(10);
 /// Events from signals and workers that wait for the control thread.
 const EVENTS_MAX: usize = 4 * WORKERS_MAX;
 
@@ -191,9 +193,10 @@ fn check(plan: &Plan) -> Result<(), ServeError> {
 /// Binds every socket of every worker, in the order of the cores: what steers datagrams to sockets counts them so.
 fn listen(plan: &Plan) -> Result<Vec<Sockets>, ServeError> {
     let failed = |address, transport| move |source| ServeError::Listen { address, transport, source };
+    let until = Instant::now() + Duration::from_millis(ADDRESS_FREE_MS_MAX);
     for &address in &plan.listen {
-        udp::is_free(address).map_err(failed(address, "UDP"))?;
-        listen_tcp(address, false).map_err(failed(address, "TCP"))?;
+        soon_free(until, || udp::is_free(address)).map_err(failed(address, "UDP"))?;
+        soon_free(until, || listen_tcp(address, false)).map_err(failed(address, "TCP"))?;
     }
     let of_worker = |_| {
         let udp = plan.listen.iter().map(|&address| udp::bind(address).map_err(failed(address, "UDP")));
@@ -201,6 +204,19 @@ fn listen(plan: &Plan) -> Result<Vec<Sockets>, ServeError> {
         Ok(Sockets { udp: udp.collect::<Result<_, _>>()?, tcp: tcp.collect::<Result<_, _>>()? })
     };
     plan.cores.iter().map(of_worker).collect()
+}
+
+/// Takes an address, and tries again until then while somebody has it: the kernel closes the sockets of a server that has just
+/// ended a moment after its end, when its io_uring is taken down, and a restart is not to fail over that.
+fn soon_free<Taken>(until: Instant, mut take: impl FnMut() -> io::Result<Taken>) -> io::Result<Taken> {
+    loop {
+        match take() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                thread::sleep(ADDRESS_PAUSE);
+            }
+            taken => return taken,
+        }
+    }
 }
 
 fn listen_tcp(address: SocketAddr, is_shared: bool) -> io::Result<TcpListener> {
