@@ -163,6 +163,8 @@ pub const TCP_QUERIES_IN_A_ROW_MAX: usize = 16;
 
 /// Messages from the control thread that wait for one worker.
 pub const ORDERS_MAX: usize = 4;
+/// Milliseconds that a start waits for an address that a server which has just ended may still have: up to 190 were seen.
+pub const ADDRESS_FREE_MS_MAX: u64 = 2_000;
 /// Milliseconds until all workers must serve; start-up gives up after it.
 pub const START_MS_MAX: u64 = 30_000;
 /// Milliseconds that a stopping worker waits for the upstream answers of the queries it has taken in.

@@ -34,7 +34,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
+use glommio::{ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, PoolPlacement, Shares, executor};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -43,14 +43,18 @@ use self::metrics::Totals;
 use self::reload::{Commander, Knowledge, Order, Orders, Wanted};
 use self::wait::Wait;
 use self::worker::Worker;
-use crate::limits::{LISTEN_ADDRESSES_MAX, START_MS_MAX, STOP_MS_MAX, WORKERS_MAX};
+use crate::limits::{ADDRESS_FREE_MS_MAX, LISTEN_ADDRESSES_MAX, START_MS_MAX, STOP_MS_MAX, WORKERS_MAX};
 
 /// Bytes of memory registered with each executor's rings: the least it takes, for no file is read through them.
 const RING_BYTES: usize = 64 * 1024;
-/// How often an executor looks at its own sockets and timers while the worker is busy.
+/// How often an executor looks at its own sockets and timers while the worker is busy. A property of the worker's task queue,
+/// not of its executor: glommio 0.9 goes to sleep with its first task not begun when the timer has fired before that one's turn
+/// (`run_task_queues` then reports that nothing is there to be run), which one millisecond on a busy core is short enough for.
 const PREEMPT: Duration = Duration::from_millis(1);
 /// Connections that the kernel completes before they are accepted.
 const TCP_BACKLOG: i32 = 1_024;
+/// Between two looks whether an address is free.
+const ADDRESS_PAUSE: Duration = Duration::from_millis(10);
 /// Events from signals and workers that wait for the control thread.
 const EVENTS_MAX: usize = 4 * WORKERS_MAX;
 
@@ -189,9 +193,10 @@ fn check(plan: &Plan) -> Result<(), ServeError> {
 /// Binds every socket of every worker, in the order of the cores: what steers datagrams to sockets counts them so.
 fn listen(plan: &Plan) -> Result<Vec<Sockets>, ServeError> {
     let failed = |address, transport| move |source| ServeError::Listen { address, transport, source };
+    let until = Instant::now() + Duration::from_millis(ADDRESS_FREE_MS_MAX);
     for &address in &plan.listen {
-        udp::is_free(address).map_err(failed(address, "UDP"))?;
-        listen_tcp(address, false).map_err(failed(address, "TCP"))?;
+        soon_free(until, || udp::is_free(address)).map_err(failed(address, "UDP"))?;
+        soon_free(until, || listen_tcp(address, false)).map_err(failed(address, "TCP"))?;
     }
     let of_worker = |_| {
         let udp = plan.listen.iter().map(|&address| udp::bind(address).map_err(failed(address, "UDP")));
@@ -199,6 +204,19 @@ fn listen(plan: &Plan) -> Result<Vec<Sockets>, ServeError> {
         Ok(Sockets { udp: udp.collect::<Result<_, _>>()?, tcp: tcp.collect::<Result<_, _>>()? })
     };
     plan.cores.iter().map(of_worker).collect()
+}
+
+/// Takes an address, and tries again until then while somebody has it: the kernel closes the sockets of a server that has just
+/// ended a moment after its end, when its io_uring is taken down, and a restart is not to fail over that.
+fn soon_free<Taken>(until: Instant, mut take: impl FnMut() -> io::Result<Taken>) -> io::Result<Taken> {
+    loop {
+        match take() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                thread::sleep(ADDRESS_PAUSE);
+            }
+            taken => return taken,
+        }
+    }
 }
 
 fn listen_tcp(address: SocketAddr, is_shared: bool) -> io::Result<TcpListener> {
@@ -251,10 +269,9 @@ impl Server {
             let thread = LocalExecutorBuilder::new(Placement::Fixed(core))
                 .name("worker")
                 .io_memory(RING_BYTES)
-                .preempt_timer(PREEMPT)
                 // Its thread for blocking calls would else compete for this very core.
                 .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
-                .spawn(move || work(knowledge, sockets, orders, wait, report))
+                .spawn(move || in_queue_of_its_own(work(knowledge, sockets, orders, wait, report)))
                 .map_err(|error| ServeError::Worker { core, reason: format!("its executor did not start: {error}") })?;
             self.commanders.push(commander);
             self.threads.push(Some(thread));
@@ -404,6 +421,16 @@ impl Drop for Report {
                 "it panicked, or its executor could not be made; the standard error output tells why".to_owned();
             let _ = self.events.send(Event::Ended(self.index, Err(reason)));
         }
+    }
+}
+
+/// Runs a worker and all that it spawns in a task queue that is interrupted each [`PREEMPT`].
+async fn in_queue_of_its_own(work: impl Future<Output = ()> + 'static) {
+    let queue = executor().create_task_queue(Shares::default(), Latency::Matters(PREEMPT), "worker");
+    match glommio::spawn_local_into(work, queue) {
+        Ok(work) => work.await,
+        // Dropping the worker's report tells the control thread.
+        Err(error) => tracing::error!("a task queue that was just made is not there: {error}"),
     }
 }
 
