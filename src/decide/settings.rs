@@ -49,7 +49,7 @@ pub struct Group {
 pub struct CacheBounds {
     /// Bytes of memory that the cache of one worker may take.
     pub bytes: usize,
-    /// Answers with a shorter TTL are kept this long, and say so to the client.
+    /// Answers with data and a shorter TTL are kept this long, and say so to the client.
     pub ttl_s_min: u32,
     /// Answers with a longer TTL are kept this long.
     pub ttl_s_max: u32,
