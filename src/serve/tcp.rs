@@ -247,7 +247,9 @@ impl Connections {
 
     /// Puts a reply where its connection's task will find it. A client that has not read enough is given up.
     pub fn reply(&mut self, token: u64, message: &[u8], counters: &SocketCounters) {
-        let Some(connection) = self.get_mut(token) else { return counters.tcp_gone.add(1) };
+        let Some(connection) = self.get_mut(token).filter(|connection| !connection.must_close) else {
+            return counters.tcp_gone.add(1);
+        };
         let Ok(length) = u16::try_from(message.len()) else { return debug_assert!(false, "a reply over 65,535 bytes") };
         if connection.unsent().len() + 2 + message.len() > TCP_OUTBOX_BYTES_MAX {
             counters.tcp_slow.add(1);
@@ -403,7 +405,8 @@ mod tests {
         }
         assert!(connections.get_mut(token).unwrap().unsent().len() <= TCP_OUTBOX_BYTES_MAX);
         assert_eq!(replies, 1 + TCP_OUTBOX_BYTES_MAX / (2 + TCP_OUTBOX_BYTES_HIGH));
-        assert_eq!(counters.tcp_slow.value(), 1);
+        connections.reply(token, &reply, &counters);
+        assert_eq!((counters.tcp_slow.value(), counters.tcp_gone.value()), (1, 1), "it is cut off once");
     }
 
     #[test]
