@@ -34,7 +34,7 @@ enum Command {
     /// Validate configuration and store.
     Check(check::Arguments),
     /// Tell what would be answered to a question, and why.
-    Explain(explain::Arguments),
+    Explain(Box<explain::Arguments>),
     /// Print the default configuration with the meaning of every option.
     DefaultConfig,
     /// Compile patterns from standard input, within limits; started by `build`.
@@ -83,7 +83,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Build(arguments) => build::run(*arguments),
         Command::Serve(arguments) => serve::run(arguments),
         Command::Check(arguments) => check::run(arguments),
-        Command::Explain(arguments) => explain::run(arguments),
+        Command::Explain(arguments) => explain::run(*arguments),
         Command::DefaultConfig => print(config::DEFAULT_TOML),
         Command::CompilePatterns => {
             patterns::serve_child(&mut std::io::stdin().lock(), &mut std::io::stdout().lock()).map_err(Failure::runtime)

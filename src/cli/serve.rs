@@ -1,5 +1,6 @@
 //! `corewall serve`: answers queries until it is told to stop.
 
+use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -55,5 +56,7 @@ fn plan(config: &Config, hints: bool) -> Result<Plan, cores::CoresError> {
 fn hear_log(config: &Config) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(config.log.as_str()));
     // Another subscriber may be there already in a test; the first one stays.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A journal or a file is to be read without a terminal's colours.
+    let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
 }
