@@ -13,9 +13,9 @@ fn sources(folder: &str) -> Vec<(String, String)> {
             let path: PathBuf = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
                 let text = fs::read_to_string(&path).unwrap();
-                let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+                let code = text.split("#[cfg(test)]").next().unwrap_or_default();
                 let code = code.lines().map(|line| line.split("//").next().unwrap_or_default());
                 let name = path.strip_prefix(root).unwrap().display().to_string();
                 found.push((name, code.collect::<Vec<_>>().join("\n")));
@@ -88,7 +88,10 @@ fn decide_says_nothing_and_never_panics_on_purpose() {
 fn each_engine_stays_behind_its_layer() {
     assert_eq!(offenders("src", &["glommio"], &["src/serve/", "src/control/"]), Vec::<String>::new());
     assert_eq!(offenders("src", &["rusqlite"], &[]), Vec::<String>::new());
-    assert_eq!(offenders("src", &["hyperscan::"], &["src/serve/patterns", "src/build/patterns"]), Vec::<String>::new());
+    assert_eq!(
+        offenders("src", &["hyperscan::"], &["src/serve/patterns", "src/build/patterns", "src/lists/patterns.rs"]),
+        Vec::<String>::new()
+    );
     assert_eq!(
         offenders("sharding/src", &["glommio", "hyperscan", "domain::", "UdpSocket"], &[]),
         Vec::<String>::new()
@@ -97,7 +100,7 @@ fn each_engine_stays_behind_its_layer() {
 
 #[test]
 fn unsafe_code_stays_in_the_files_named_for_it() {
-    let allowed = ["src/serve/udp.rs", "src/serve/sockets.rs", "src/serve/patterns.rs", "src/build/patterns"];
+    let allowed = ["src/serve/udp.rs", "src/serve/kernel.rs", "src/build/patterns.rs"];
     assert_eq!(offenders("src", &["unsafe "], &allowed), Vec::<String>::new());
     assert_eq!(offenders("sharding/src", &["unsafe "], &["sharding/src/filter.rs"]), Vec::<String>::new());
 }

@@ -45,6 +45,8 @@ impl fmt::Display for Place<'_> {
 }
 
 /// What a list says, in its order.
+// One item exists at a time, as with the rule in it.
+#[expect(clippy::large_enum_variant)]
 pub enum Item<'a> {
     /// A rule.
     Rule(Rule, Place<'a>),
@@ -130,7 +132,7 @@ impl<'a> Input<'a> {
                 }
             }
         })
-        .map_err(|source| BuildError::Database { list: self.spec.list.name.clone(), source })?;
+        .map_err(|source| BuildError::Database { list: self.spec.list.name.clone(), source: Box::new(source) })?;
         Ok(counts)
     }
 }

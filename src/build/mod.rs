@@ -119,10 +119,10 @@ pub enum BuildError {
         /// Its list.
         list: String,
         /// Why.
-        source: StoreError,
+        source: Box<StoreError>,
     },
     /// The store cannot be written.
-    Store(StoreError),
+    Store(Box<StoreError>),
     /// The patterns cannot be compiled.
     Patterns(CompileError),
     /// The file of refused lines cannot be written.
@@ -164,7 +164,7 @@ impl std::error::Error for BuildError {}
 
 impl From<StoreError> for BuildError {
     fn from(error: StoreError) -> Self {
-        Self::Store(error)
+        Self::Store(Box::new(error))
     }
 }
 

@@ -27,6 +27,9 @@ use crate::limits;
 /// Name of the hidden subcommand that compiles in a process of its own.
 pub const SUBCOMMAND: &str = "compile-patterns";
 
+/// What the engine says when it has no memory left.
+const NO_MEMORY: &str = "Unable to allocate memory.";
+
 /// Name of this program's binary; another one (a test's) has no such subcommand.
 const PROGRAM: &str = "corewall";
 
@@ -263,9 +266,11 @@ fn database((patterns, indexes): (Vec<Pattern>, Vec<usize>)) -> Result<Option<Bl
     match Patterns(patterns).build() {
         Ok(database) => Ok(Some(database)),
         Err(hyperscan::Error::Hyperscan(HsError::CompileError(error))) => {
-            match error.expression().and_then(|place| indexes.get(place)) {
+            // The engine blames the first pattern when it is the machine that lacks memory.
+            let blamed = error.expression().filter(|_| error.message() != NO_MEMORY);
+            match blamed.and_then(|place| indexes.get(place)) {
                 Some(&index) => Err(Failure::Pattern(index, error.message().to_owned())),
-                None => Err(Failure::All(CompileError::Engine(error.message().to_owned()))),
+                None => Err(Failure::All(CompileError::Engine(error.message().trim_end_matches('.').to_owned()))),
             }
         }
         Err(error) => Err(Failure::All(CompileError::Engine(reason(error)))),
@@ -323,8 +328,8 @@ fn compile_in_child(program: &PathBuf, wanted: &[Wanted]) -> Result<Bounded, Com
     let output = child.wait_with_output().map_err(CompileError::Child)?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
-        let last = stderr.lines().last().unwrap_or_default();
-        return Err(CompileError::Limits(format!("failed ({}) {last}", output.status)));
+        let first = stderr.lines().next().unwrap_or("without a word").trim_start_matches("error: ");
+        return Err(CompileError::Limits(format!("failed ({}): {first}", output.status)));
     }
     written.map_err(CompileError::Child)?;
     read_answer(&output.stdout)
@@ -345,9 +350,16 @@ fn limit_this_process() -> io::Result<()> {
         (libc::RLIMIT_CPU, limits::PATTERN_COMPILE_CPU_S_MAX),
         (libc::RLIMIT_CORE, 0),
     ];
-    for (resource, limit) in limits {
-        let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
-        // SAFETY: `limit` lives until the call returns, which only reads it.
+    for (resource, wanted) in limits {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `limit` is a whole value that lives until the call returns, which writes it.
+        if unsafe { libc::getrlimit(resource, &mut limit) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // Who starts the build may have set a stricter one, which nobody but root may lift.
+        let wanted = wanted.min(limit.rlim_max);
+        let limit = libc::rlimit { rlim_cur: wanted, rlim_max: wanted };
+        // SAFETY: `limit` is a whole value that lives until the call returns, which only reads it.
         if unsafe { libc::setrlimit(resource, &limit) } != 0 {
             return Err(io::Error::last_os_error());
         }

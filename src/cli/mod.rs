@@ -28,7 +28,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Read lists and publish a new generation of the store.
-    Build(build::Arguments),
+    Build(Box<build::Arguments>),
     /// Answer queries until SIGTERM; SIGHUP goes over to the newest configuration and generation.
     Serve(serve::Arguments),
     /// Validate configuration and store.
@@ -80,7 +80,7 @@ impl Failure {
 /// Carries out the command.
 pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
-        Command::Build(arguments) => build::run(arguments),
+        Command::Build(arguments) => build::run(*arguments),
         Command::Serve(arguments) => serve::run(arguments),
         Command::Check(arguments) => check::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),

@@ -187,7 +187,7 @@ fn span_of(root: &Spanned<DeTable<'_>>, path: &[Place]) -> Option<Range<usize>> 
                 next
             }
             Place::Index(index) => {
-                let Some(next) = value?.get_ref().as_array().and_then(|items| items.iter().nth(index)) else { break };
+                let Some(next) = value?.get_ref().as_array().and_then(|items| items.get(index)) else { break };
                 span = Some(next.span());
                 next
             }

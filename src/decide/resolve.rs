@@ -9,7 +9,7 @@ use super::answer::{self, ResponseError, ResponseHead};
 use super::query::Stage;
 use super::step::{ExchangeId, Now, Ready, Step, Ticket, Transport, UpstreamRequest};
 use super::upstream::{self, Chance, GroupId, ServerId, Upstreams};
-use super::waiting::{ExchangeKey, Exchanges};
+use super::waiting::{ExchangeKey, Exchanges, Send};
 use super::why::Failure;
 use super::wire::rcode;
 use super::{Core, lost};
@@ -90,11 +90,9 @@ impl Resolver {
         }
         let socket = self.chance.below(SERVER_SOCKETS as u16);
         // An answer after the end would be dropped: nobody is to wait for it.
-        self.exchanges.sent(id, message_id, now, now.plus_us(timeout_us).min(end));
+        let send = Send { id: message_id, server, socket, transport };
+        self.exchanges.sent(id, send, now, now.plus_us(timeout_us).min(end));
         let exchange = self.exchanges.get_mut(id).ok_or(Failure::UpstreamsSilent)?;
-        exchange.server = server;
-        exchange.socket = socket;
-        exchange.transport = transport;
         let ExchangeKey { name, qtype, qclass, dnssec_ok, .. } = exchange.key;
         let (request, bytes) = exchange.request_mut();
         *bytes = upstream::write_request(message_id, &name, qtype, qclass, dnssec_ok, request);
@@ -120,7 +118,8 @@ impl Resolver {
         let (qtype, qclass) = (u16::from_be_bytes(*qtype), u16::from_be_bytes(*qclass));
         (0..WRONG_ID_GROUPS_MAX).flat_map(|group| [(group, false), (group, true)]).find_map(|(group, dnssec_ok)| {
             let id = self.exchanges.find(&ExchangeKey { name, qtype, qclass, dnssec_ok, group })?;
-            self.exchanges.get(id).filter(|exchange| exchange.server == server).map(|_| id)
+            let exchange = self.exchanges.get(id)?;
+            exchange.current().is_some_and(|send| send.server == server).then_some(id)
         })
     }
 }
@@ -178,13 +177,9 @@ impl Core {
     /// What is to be sent after [`Ready::Send`].
     pub fn upstream_request(&self, id: ExchangeId) -> Option<UpstreamRequest<'_>> {
         let exchange = self.resolver.exchanges.get(id)?;
-        Some(UpstreamRequest {
-            server: exchange.server,
-            address: self.resolver.upstreams.address(exchange.server)?,
-            transport: exchange.transport,
-            socket: exchange.socket,
-            message: exchange.request(),
-        })
+        let &Send { server, socket, transport, .. } = exchange.current()?;
+        let address = self.resolver.upstreams.address(server)?;
+        Some(UpstreamRequest { server, address, transport, socket, message: exchange.request() })
     }
 
     /// A server's address.
@@ -195,18 +190,19 @@ impl Core {
     /// A message came from a server, on one of its sockets (over TCP: 0). Then drain [`Core::next_ready`].
     pub fn on_upstream(&mut self, now: Now, server: ServerId, transport: Transport, socket: u16, message: &[u8]) {
         let Some((id, _)) = message.split_first_chunk::<2>() else { return self.counters.upstream_unexpected.add(1) };
+        let message_id = u16::from_be_bytes(*id);
         let exchanges = &self.resolver.exchanges;
-        let matching = exchanges.by_message_id(u16::from_be_bytes(*id)).and_then(|id| {
+        let matching = exchanges.by_message_id(message_id).and_then(|id| {
             let exchange = exchanges.get(id)?;
-            let is_same_path = exchange.server == server
-                && exchange.transport == transport
-                && (transport == Transport::Tcp || exchange.socket == socket);
-            is_same_path.then_some((id, exchange))
+            let is_asked = |send: &&Send| send.is_answered_by(message_id, server, transport, socket);
+            let send = exchange.log().iter().rev().find(is_asked)?;
+            // Once an attempt to poison was seen, an earlier send over UDP may be what it aims at.
+            (transport == Transport::Tcp || !exchange.tcp_only).then_some((id, exchange, *send))
         });
-        let Some((id, exchange)) = matching else { return self.on_wrong_id(now, server, transport, message) };
+        let Some((id, exchange, send)) = matching else { return self.on_wrong_id(now, server, transport, message) };
         let key = &exchange.key;
         match answer::response_head(message, key.name.as_wire(), key.qtype, key.qclass) {
-            Ok(head) => self.on_response(now, id, head, message),
+            Ok(head) => self.on_response(now, id, send, head, message),
             // Whoever wrote it, it is not the answer: the wait goes on (TuDoor).
             Err(ResponseError::Malformed | ResponseError::ChainTooLong | ResponseError::TooLarge) => {
                 self.counters.upstream_unexpected.add(1);
@@ -214,7 +210,7 @@ impl Core {
         }
     }
 
-    fn on_response(&mut self, now: Now, id: ExchangeId, head: ResponseHead, message: &[u8]) {
+    fn on_response(&mut self, now: Now, id: ExchangeId, send: Send, head: ResponseHead, message: &[u8]) {
         let timeout_us = self.settings.upstream_timeout_ms * 1_000;
         let resolver = &mut self.resolver;
         let Some(exchange) = resolver.exchanges.get(id) else { return };
@@ -223,16 +219,21 @@ impl Core {
             self.counters.upstream_unexpected.add(1);
             return resolver.finish(id, Outcome::Failed(Failure::UpstreamsSilent));
         }
-        let (server, transport) = (exchange.server, exchange.transport);
-        resolver.upstreams.note_answer(server);
+        resolver.upstreams.note_answer(send.server);
+        let is_cut = head.truncated && send.transport == Transport::Udp;
+        let is_failure = head.rcode != rcode::NOERROR && head.rcode != rcode::NXDOMAIN;
+        if (is_cut || is_failure) && exchange.current() != Some(&send) {
+            // Late and of no use: the send that followed it is waited for.
+            return self.counters.upstream_unexpected.add(1);
+        }
         let mut outcome = Outcome::Answered { rcode: head.rcode, authentic_data: head.authentic_data };
-        if head.truncated && transport == Transport::Udp {
+        if is_cut {
             self.counters.upstream_truncated.add(1);
-            match resolver.send(now, timeout_us, id, Some(server)) {
+            match resolver.send(now, timeout_us, id, Some(send.server)) {
                 Ok(()) => return,
                 Err(failure) => outcome = Outcome::Failed(failure),
             }
-        } else if head.rcode != rcode::NOERROR && head.rcode != rcode::NXDOMAIN {
+        } else if is_failure {
             // Another server may know better; when none does, the failure is what they agree on.
             let has_others = resolver.upstreams.server_count(exchange.key.group) > exchange.tried.count();
             if has_others && resolver.send(now, timeout_us, id, None).is_ok() {
@@ -257,7 +258,7 @@ impl Core {
         let Some(id) = resolver.find_by_question(server, message) else { return };
         let Some(exchange) = resolver.exchanges.get_mut(id).filter(|exchange| !exchange.tcp_only) else { return };
         exchange.tcp_only = true;
-        if exchange.transport == Transport::Udp {
+        if exchange.current().is_some_and(|send| send.transport == Transport::Udp) {
             self.counters.upstream_wrong_id.add(1);
             if let Err(failure) = resolver.send(now, self.settings.upstream_timeout_ms * 1_000, id, Some(server)) {
                 resolver.finish(id, Outcome::Failed(failure));
@@ -292,7 +293,9 @@ impl Core {
     fn try_next(&mut self, now: Now, id: ExchangeId) {
         let resolver = &mut self.resolver;
         let Some(exchange) = resolver.exchanges.get(id) else { return };
-        resolver.upstreams.note_failure(exchange.server, now);
+        if let Some(send) = exchange.current() {
+            resolver.upstreams.note_failure(send.server, now);
+        }
         if let Err(failure) = resolver.send(now, self.settings.upstream_timeout_ms * 1_000, id, None) {
             resolver.finish(id, Outcome::Failed(failure));
         }

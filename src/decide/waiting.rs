@@ -26,21 +26,38 @@ pub struct ExchangeKey {
     pub group: GroupId,
 }
 
+/// One message to one server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Send {
+    /// Message id.
+    pub id: u16,
+    /// To whom.
+    pub server: ServerId,
+    /// From which of its sockets.
+    pub socket: u16,
+    /// How.
+    pub transport: Transport,
+}
+
+impl Send {
+    /// Whether a message that came from `server` in this way can be the answer to this send.
+    pub fn is_answered_by(&self, id: u16, server: ServerId, transport: Transport, socket: u16) -> bool {
+        self.id == id
+            && self.server == server
+            && self.transport == transport
+            && (transport == Transport::Tcp || self.socket == socket)
+    }
+}
+
 /// One question in flight.
 pub struct Exchange {
     turn: u32,
     is_open: bool,
     /// What is asked.
     pub key: ExchangeKey,
-    /// Message id of the current send.
-    pub id: u16,
-    /// Whom the current send went to.
-    pub server: ServerId,
-    /// Which of its sockets.
-    pub socket: u16,
-    /// How the current send went.
-    pub transport: Transport,
-    /// Sends so far.
+    /// The sends so far, the current one last. A late answer to an earlier one is as good.
+    log: [Send; UPSTREAM_SENDS_MAX as usize],
+    /// How many.
     pub sends: u8,
     /// Sends that are allowed: what the first client had left.
     pub sends_max: u8,
@@ -129,20 +146,19 @@ impl Exchanges {
         self.slots.get_mut(id.index as usize).filter(|slot| slot.is_open && slot.turn == id.turn)
     }
 
-    /// The exchange whose current send bears this id.
+    /// The exchange one of whose sends bears this id.
     pub fn by_message_id(&self, id: u16) -> Option<ExchangeId> {
         let index = *self.by_id.get(usize::from(id))?;
-        let slot = self.slot(index).filter(|slot| slot.is_open && slot.id == id)?;
+        let slot = self.slot(index).filter(|slot| slot.is_open && slot.log().iter().any(|send| send.id == id))?;
         Some(ExchangeId { index, turn: slot.turn })
     }
 
     /// An exchange whose current send went out on this UDP socket before `now`. Walks all slots: for the rare refusal only.
     pub fn find_on_socket(&self, server: ServerId, socket: u16, now: Now) -> Option<ExchangeId> {
         let is_on_it = |slot: &Exchange| {
-            slot.is_open
-                && slot.transport == Transport::Udp
-                && (slot.server, slot.socket) == (server, socket)
-                && slot.sent < now
+            let is_there =
+                |send: &Send| send.transport == Transport::Udp && (send.server, send.socket) == (server, socket);
+            slot.is_open && slot.sent < now && slot.current().is_some_and(is_there)
         };
         let index = self.slots.iter().position(is_on_it)?;
         Some(ExchangeId { index: index as u32, turn: self.slot(index as u32)?.turn })
@@ -154,7 +170,7 @@ impl Exchanges {
     }
 
     /// Records a send: the id finds the exchange from now on, and its deadline is kept.
-    pub fn sent(&mut self, id: ExchangeId, message_id: u16, now: Now, deadline: Now) {
+    pub fn sent(&mut self, id: ExchangeId, send: Send, now: Now, deadline: Now) {
         // Exchanges may finish much faster than their deadlines come. Only an exchange's last send counts, so taking the
         // void ones out leaves at most EXCHANGES_MAX.
         if self.deadlines.len() >= DEADLINES_MAX {
@@ -164,15 +180,11 @@ impl Exchanges {
             });
         }
         let Some(slot) = self.slots.get_mut(id.index as usize) else { return };
-        if slot.sends > 0
-            && let Some(place) = self.by_id.get_mut(usize::from(slot.id))
-        {
-            *place = NOBODY;
-        }
-        slot.id = message_id;
+        let Some(place) = slot.log.get_mut(usize::from(slot.sends)) else { return };
+        *place = send;
         slot.sent = now;
         slot.sends += 1;
-        if let Some(place) = self.by_id.get_mut(usize::from(message_id)) {
+        if let Some(place) = self.by_id.get_mut(usize::from(send.id)) {
             *place = id.index;
         }
         // Nearly always at the end: only a send near its exchange's end, or after a reload, has an earlier deadline.
@@ -206,8 +218,10 @@ impl Exchanges {
             found.remove();
         }
         let slot = self.slots.get_mut(id.index as usize)?;
-        if let Some(place) = self.by_id.get_mut(usize::from(slot.id)) {
-            *place = NOBODY;
+        for send in slot.log() {
+            if let Some(place) = self.by_id.get_mut(usize::from(send.id)) {
+                *place = NOBODY;
+            }
         }
         slot.is_open = false;
         slot.turn = slot.turn.wrapping_add(1);
@@ -239,10 +253,7 @@ impl Exchange {
             turn: 0,
             is_open: false,
             key: ExchangeKey { name: Name::ROOT, qtype: 0, qclass: 0, dnssec_ok: false, group: 0 },
-            id: 0,
-            server: 0,
-            socket: 0,
-            transport: Transport::Udp,
+            log: [Send { id: 0, server: 0, socket: 0, transport: Transport::Udp }; UPSTREAM_SENDS_MAX as usize],
             sends: 0,
             sends_max: 0,
             tried: Tried::default(),
@@ -255,6 +266,16 @@ impl Exchange {
             request: [0; REQUEST_BYTES_MAX],
             request_bytes: 0,
         }
+    }
+
+    /// The sends so far.
+    pub fn log(&self) -> &[Send] {
+        self.log.get(..usize::from(self.sends)).unwrap_or_default()
+    }
+
+    /// The send that is waited for.
+    pub fn current(&self) -> Option<&Send> {
+        self.log().last()
     }
 
     /// Appends a client. Returns the client before it, to be linked to it; `Err` when no more are taken.
@@ -311,29 +332,25 @@ mod tests {
         assert!(exchanges.get(id).is_none(), "an old id is void");
     }
 
+    fn send(id: u16) -> Send {
+        Send { id, server: 0, socket: 0, transport: Transport::Udp }
+    }
+
     #[test]
-    fn only_the_last_send_of_an_exchange_can_expire_or_be_answered() {
+    fn only_the_last_send_can_expire_but_any_can_be_answered_until_the_end() {
         let mut exchanges = Exchanges::new([1, 2, 3, 4]);
         let id = exchanges.open(key("a.example"), Now(0)).unwrap();
-        exchanges.sent(id, 11, Now(0), Now(100));
-        exchanges.sent(id, 22, Now(50), Now(150));
-        assert_eq!(exchanges.by_message_id(11), None);
+        exchanges.sent(id, send(11), Now(0), Now(100));
+        exchanges.sent(id, send(22), Now(50), Now(150));
+        assert_eq!(exchanges.by_message_id(11), Some(id));
         assert_eq!(exchanges.by_message_id(22), Some(id));
+        assert_eq!(exchanges.get(id).unwrap().current(), Some(&send(22)));
         assert_eq!(exchanges.pop_expired(Now(120)), None);
         assert_eq!(exchanges.next_deadline(), Some(Now(150)));
         assert_eq!(exchanges.pop_expired(Now(150)), Some(id));
         assert_eq!(exchanges.next_deadline(), None);
-    }
-
-    #[test]
-    fn an_earlier_deadline_is_heard_first_though_it_was_set_later() {
-        let mut exchanges = Exchanges::new([1, 2, 3, 4]);
-        let [late, early] = ["late.example", "early.example"].map(|name| exchanges.open(key(name), Now(0)).unwrap());
-        exchanges.sent(late, 11, Now(0), Now(800));
-        exchanges.sent(early, 22, Now(10), Now(300));
-        assert_eq!(exchanges.next_deadline(), Some(Now(300)));
-        assert_eq!(exchanges.pop_expired(Now(900)), Some(early));
-        assert_eq!(exchanges.pop_expired(Now(900)), Some(late));
+        exchanges.close(id);
+        assert!(!exchanges.is_id_taken(11) && !exchanges.is_id_taken(22));
     }
 
     #[test]
@@ -354,10 +371,10 @@ mod tests {
     fn deadlines_stay_bounded_when_exchanges_end_before_them() {
         let mut exchanges = Exchanges::new([1, 2, 3, 4]);
         let kept = exchanges.open(key("kept.example"), Now(0)).unwrap();
-        exchanges.sent(kept, 1, Now(0), Now(1_000_000));
+        exchanges.sent(kept, send(1), Now(0), Now(1_000_000));
         for round in 0..3 * DEADLINES_MAX as u64 {
             let id = exchanges.open(key("brief.example"), Now(round)).unwrap();
-            exchanges.sent(id, 2, Now(round), Now(round + 1_000_000));
+            exchanges.sent(id, send(2), Now(round), Now(round + 1_000_000));
             exchanges.close(id);
         }
         assert!(exchanges.deadlines.len() <= DEADLINES_MAX && exchanges.deadlines.capacity() <= 2 * DEADLINES_MAX);

@@ -24,6 +24,8 @@ pub struct ZoneReader {
     origin: Option<Name>,
     /// The zone's own name: what is cut off an owner to get its trigger.
     apex: Option<Name>,
+    /// Whether the apex is the SOA's owner, not just the first `$ORIGIN`, which may be a parent of it.
+    apex_is_certain: bool,
     owner: Option<Name>,
     ttl_s: Option<u32>,
 }
@@ -103,8 +105,10 @@ impl ZoneReader {
         let (rtype, ttl_s, data) = self.read_type_of_entry(place)?;
         match rtype {
             Rtype::SOA => {
-                // The first SOA names the zone.
-                self.apex.get_or_insert(owner);
+                // The first SOA names the zone, whatever the origin was.
+                if !std::mem::replace(&mut self.apex_is_certain, true) {
+                    self.apex = Some(owner);
+                }
                 self.origin.get_or_insert(owner);
                 sink.skip(SkipReason::ZoneApex);
                 Ok(())

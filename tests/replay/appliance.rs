@@ -1,0 +1,314 @@
+//! The appliance under test: the real core with a real store, without sockets and without a clock.
+//!
+//! It stands where `serve` stands in the running program: it takes the core's steps and carries them out. The store is built
+//! from the scenario's lists by the same code as `corewall build`; rows come from SQLite, patterns from their engine.
+//! Only time and the network are the scenario's.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use corewall::decide::pattern::Matches;
+use corewall::decide::rulebook::RuleBook;
+use corewall::decide::settings::Settings;
+use corewall::decide::upstream::ServerId;
+use corewall::decide::{Core, ExchangeId, Now, Origin, Ready, Step, StoreFailed, Transport};
+use corewall::serve::answer_here::carry_out;
+use corewall::serve::patterns::{PatternDatabase, PatternScanner};
+use corewall::serve::store::StoreReader;
+use corewall::{build, config, limits};
+use corewall_sharding::publish::Store;
+
+use crate::scenario::{File, StoreState};
+
+/// The client of queries that name none.
+pub const CLIENT_DEFAULT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 200));
+/// Events that one step may lead to: past it, something goes round in circles.
+const EVENTS_MAX: usize = 10_000;
+
+/// An answer to a client.
+pub struct Answer {
+    pub client: IpAddr,
+    pub transport: Transport,
+    pub wire: Vec<u8>,
+}
+
+/// A message to an upstream server.
+pub struct Sent {
+    pub exchange: ExchangeId,
+    pub server: ServerId,
+    pub address: SocketAddr,
+    pub transport: Transport,
+    pub socket: u16,
+    pub wire: Vec<u8>,
+    /// Whether it was answered, maybe in a way that the core did not take.
+    pub is_answered: bool,
+    /// Whether a step has looked at it.
+    pub is_checked: bool,
+}
+
+/// The appliance and what it has done so far.
+pub struct Appliance {
+    core: Core,
+    store: StoreReader,
+    patterns: PatternScanner,
+    folder: tempfile::TempDir,
+    name: String,
+    config: String,
+    now: Now,
+    out: Vec<u8>,
+    port: u16,
+    /// What the store does when it is asked.
+    pub state: StoreState,
+    /// Answers that no step has looked at.
+    pub answers: Vec<Answer>,
+    /// Reasons of drops that no step has looked at.
+    pub drops: Vec<String>,
+    /// All messages to upstream servers.
+    pub sent: Vec<Sent>,
+}
+
+impl Appliance {
+    /// Builds a store from `files` as `config` says and starts on it. `name` is what errors call the configuration.
+    pub fn start(name: &str, config: &str, files: &[File]) -> Result<Appliance, String> {
+        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+        write_files(folder.path(), files)?;
+        let (settings, rules, store, patterns) = open(folder.path(), name, config)?;
+        // Message ids need not be unpredictable here, but the same in each run.
+        let core = Core::new(settings, rules, [7; 32]);
+        Ok(Appliance {
+            core,
+            store,
+            patterns,
+            folder,
+            name: name.to_owned(),
+            config: config.to_owned(),
+            now: Now(1_000_000_000),
+            out: vec![0; limits::MESSAGE_BYTES_MAX],
+            port: 40_000,
+            state: StoreState::Works,
+            answers: Vec::new(),
+            drops: Vec::new(),
+            sent: Vec::new(),
+        })
+    }
+
+    /// Builds another generation and goes over to it.
+    pub fn reload(&mut self, config: Option<&str>, files: &[File]) -> Result<(), String> {
+        if let Some(config) = config {
+            config.clone_into(&mut self.config);
+        }
+        write_files(self.folder.path(), files)?;
+        let (settings, rules, store, patterns) = open(self.folder.path(), &self.name, &self.config)?;
+        self.core.switch(settings, rules);
+        self.store = store;
+        self.patterns = patterns;
+        Ok(())
+    }
+
+    /// A client asks.
+    pub fn ask(&mut self, client: IpAddr, transport: Transport, wire: &[u8]) -> Result<(), String> {
+        self.port = self.port.wrapping_add(1).max(1_024);
+        let origin = Origin { client: SocketAddr::new(client, self.port), local: None, transport, token: 0 };
+        let step = self.core.on_datagram(self.now, origin, wire, &mut self.out);
+        self.carry_out(step)?;
+        self.drain()
+    }
+
+    /// The message that `place` in `sent` holds is answered by `wire`.
+    pub fn answer(&mut self, place: usize, socket: u16, transport: Transport, wire: &[u8]) -> Result<(), String> {
+        let Sent { server, is_answered, .. } = &mut self.sent[place];
+        *is_answered = true;
+        self.core.on_upstream(self.now, *server, transport, socket, wire);
+        self.drain()
+    }
+
+    /// The message that `place` in `sent` holds could not be delivered.
+    pub fn refuse(&mut self, place: usize) -> Result<(), String> {
+        self.core.on_upstream_failed(self.now, self.sent[place].exchange);
+        self.drain()
+    }
+
+    /// Whether the core still waits for an answer to this very message.
+    pub fn is_awaited(&self, sent: &Sent) -> bool {
+        let current = self.core.upstream_request(sent.exchange);
+        current.is_some_and(|current| (current.message, current.transport) == (&sent.wire, sent.transport))
+    }
+
+    /// Microseconds until something is given up, if anything waits.
+    pub fn until_deadline(&mut self) -> Option<u64> {
+        self.core.next_deadline().map(|deadline| deadline.0.saturating_sub(self.now.0))
+    }
+
+    /// Microseconds pass; what waits longer than it may is given up.
+    pub fn pass(&mut self, us: u64) -> Result<(), String> {
+        self.now = self.now.plus_us(us);
+        for _ in 0..EVENTS_MAX {
+            if !self.core.on_tick(self.now) {
+                return Ok(());
+            }
+            self.drain()?;
+        }
+        Err("time-outs never end".to_owned())
+    }
+
+    /// A counter by its name.
+    pub fn counter(&self, name: &str) -> Option<u64> {
+        self.core.counters().each().find(|(known, ..)| *known == name).map(|(.., value)| value)
+    }
+
+    /// Holds at any time: what came in was answered, dropped, or waits.
+    pub fn check_balance(&self) -> Result<(), String> {
+        let counters = self.core.counters();
+        let drops: u64 = counters.each().filter(|(name, ..)| name.starts_with("drops_")).map(|(.., value)| value).sum();
+        let (received, replies) = (counters.received.value(), counters.replies.value());
+        let waiting = self.core.queries_waiting();
+        match received == replies + drops + waiting as u64 {
+            true => Ok(()),
+            false => Err(format!("{received} received, but {replies} answered, {drops} dropped and {waiting} waiting")),
+        }
+    }
+
+    /// Lets time pass until nothing waits any more, as it must in the end.
+    pub fn finish(&mut self) -> Result<(), String> {
+        for _ in 0..EVENTS_MAX {
+            let Some(us) = self.until_deadline() else { break };
+            self.pass(us)?;
+        }
+        self.check_balance()?;
+        match (self.core.queries_waiting(), self.core.exchanges_open()) {
+            (0, 0) => Ok(()),
+            (queries, exchanges) => Err(format!("{queries} queries and {exchanges} exchanges wait for ever")),
+        }
+    }
+
+    fn drain(&mut self) -> Result<(), String> {
+        for _ in 0..EVENTS_MAX {
+            match self.core.next_ready() {
+                None => return Ok(()),
+                Some(Ready::Send(exchange)) => {
+                    let request = self.core.upstream_request(exchange).ok_or("a send without a message")?;
+                    self.sent.push(Sent {
+                        exchange,
+                        server: request.server,
+                        address: request.address,
+                        transport: request.transport,
+                        socket: request.socket,
+                        wire: request.message.to_vec(),
+                        is_answered: false,
+                        is_checked: false,
+                    });
+                }
+                Some(Ready::Query(ticket)) => {
+                    let step = self.core.resume(self.now, ticket, &mut self.out);
+                    self.carry_out(step)?;
+                }
+                Some(Ready::Done(_)) => {}
+            }
+        }
+        Err("the core always has something ready".to_owned())
+    }
+
+    fn carry_out(&mut self, mut step: Step) -> Result<(), String> {
+        let Self { core, store, patterns, out, now, .. } = self;
+        for _ in 0..EVENTS_MAX {
+            step = match (self.state, step) {
+                (StoreState::RowsFail, Step::AskStore(ticket)) => core.on_rows(*now, ticket, Err(StoreFailed), out),
+                (StoreState::TargetsFail, Step::AskTarget(ticket)) => {
+                    core.on_target(*now, ticket, Err(StoreFailed), out)
+                }
+                (StoreState::PatternsFail, Step::AskPatterns(ticket)) => {
+                    core.on_matches(*now, ticket, Err(StoreFailed), out)
+                }
+                (StoreState::Works, step @ (Step::AskStore(_) | Step::AskTarget(_) | Step::AskPatterns(_))) => {
+                    carry_out(core, *now, step, store, patterns, out)
+                }
+                (_, step @ (Step::AskStore(_) | Step::AskTarget(_) | Step::AskPatterns(_))) => {
+                    carry_one_out(core, *now, step, store, patterns, out)
+                }
+                (_, Step::Wait(_)) => return Ok(()),
+                (_, Step::Drop(reason)) => {
+                    self.drops.push(format!("{reason:?}"));
+                    return Ok(());
+                }
+                (_, Step::Reply { bytes, to }) => {
+                    let limit = match to.transport {
+                        Transport::Udp => limits::UDP_PAYLOAD_BYTES_MAX,
+                        Transport::Tcp => limits::MESSAGE_BYTES_MAX,
+                    };
+                    let wire = out.get(..bytes).filter(|wire| wire.len() <= limit);
+                    let wire = wire.ok_or_else(|| format!("a reply of {bytes} bytes over {:?}", to.transport))?;
+                    self.answers.push(Answer { client: to.client.ip(), transport: to.transport, wire: wire.to_vec() });
+                    return Ok(());
+                }
+            };
+        }
+        Err("a query never ends".to_owned())
+    }
+}
+
+fn write_files(folder: &Path, files: &[File]) -> Result<(), String> {
+    for File { name, text, is_database, .. } in files {
+        let path = folder.join(name);
+        if *is_database {
+            let _ = std::fs::remove_file(&path);
+            let database = rusqlite::Connection::open(&path).map_err(|error| error.to_string())?;
+            database.execute_batch(text).map_err(|error| format!("{name}: {error}"))?;
+        } else {
+            std::fs::write(&path, text).map_err(|error| format!("{name}: {error}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// What the core works with: settings, rules, and the readers of store and patterns.
+type Opened = (Arc<Settings>, Arc<RuleBook>, StoreReader, PatternScanner);
+
+/// Reads the configuration, builds a generation of its lists if it has any, and opens it as the server does.
+fn open(folder: &Path, name: &str, config: &str) -> Result<Opened, String> {
+    let config = config::parse(config, &folder.join(name)).map_err(|error| error.to_string())?;
+    let settings = config.settings();
+    if config.list.is_empty() {
+        let patterns = PatternScanner::new(Arc::new(PatternDatabase::empty())).map_err(|error| error.to_string())?;
+        let rules = RuleBook::empty(&settings);
+        return Ok((Arc::new(settings), Arc::new(rules), StoreReader::empty(), patterns));
+    }
+    let store = folder.join("store");
+    let options = build::Options { shards: config.build.shards, ..build::Options::default() };
+    build::run(&config.list_specs(), &store, &options, &mut |_| {}).map_err(|error| error.to_string())?;
+    let generation = Store::open(&store).and_then(|store| store.current()).map_err(|error| error.to_string())?;
+    let rules = RuleBook::new(&generation, &settings).map_err(|error| error.to_string())?;
+    let reader = StoreReader::open(&generation, config.mmap).map_err(|error| error.to_string())?;
+    let patterns = PatternDatabase::load(&generation).and_then(|patterns| PatternScanner::new(Arc::new(patterns)));
+    Ok((Arc::new(settings), Arc::new(rules), reader, patterns.map_err(|error| error.to_string())?))
+}
+
+/// Carries out the next step alone, so that the one after it may fail.
+fn carry_one_out(
+    core: &mut Core,
+    now: Now,
+    step: Step,
+    store: &mut StoreReader,
+    patterns: &mut PatternScanner,
+    out: &mut [u8],
+) -> Step {
+    match step {
+        Step::AskStore(ticket) => {
+            let rows = store.rows(core.lookup());
+            core.on_rows(now, ticket, rows, out)
+        }
+        Step::AskTarget(ticket) => {
+            let target = match core.alias_asked(ticket) {
+                Some((shard, name, class)) => store.target(shard, name, class),
+                None => Err(StoreFailed),
+            };
+            core.on_target(now, ticket, target, out)
+        }
+        Step::AskPatterns(ticket) => {
+            let mut matches = Matches::new();
+            let scanned = patterns.scan(core.lookup().text(), &mut matches);
+            core.on_matches(now, ticket, scanned.map(|()| &matches), out)
+        }
+        step => step,
+    }
+}

@@ -1,0 +1,132 @@
+//! Compares what came with what a scenario wants, and says in words what differs.
+
+use crate::message::{FLAGS, Message, Record, hex, rcode_name};
+use crate::scenario::{Entry, Match};
+use corewall::decide::Transport;
+
+/// What differs between `got` and what `entry` wants; nothing when it matches.
+pub fn differences(entry: &Entry, got: &Message, transport: Transport) -> Vec<String> {
+    let wanted = &entry.message;
+    let has = |what: Match| entry.matches.contains(&what);
+    let mut found = Vec::new();
+    for what in &entry.matches {
+        match what {
+            Match::Opcode => expect(&mut found, "opcode", wanted.opcode, got.opcode),
+            Match::Rcode => expect(&mut found, "status", rcode_name(wanted.rcode), rcode_name(got.rcode)),
+            Match::Flags => {
+                for (name, bit) in FLAGS.iter().filter(|(_, bit)| (wanted.flags ^ got.flags) & bit != 0) {
+                    let is_set = if got.flags & bit != 0 { "is set" } else { "is not set" };
+                    found.push(format!("flag {name} {is_set}"));
+                }
+            }
+            Match::Qname => {
+                let name = |message: &Message| message.question.first().map(|(name, ..)| cased(name, has(Match::Case)));
+                expect(&mut found, "QNAME", name(wanted), name(got));
+            }
+            Match::Qtype => {
+                let qtype = |message: &Message| message.question.first().map(|(_, class, qtype)| (*class, *qtype));
+                expect(&mut found, "QCLASS and QTYPE", qtype(wanted), qtype(got));
+            }
+            Match::Subdomain => {
+                let name = |message: &Message| message.question.first().map(|(name, ..)| cased(name, false));
+                if !is_at_or_below(&name(got).unwrap_or_default(), &name(wanted).unwrap_or_default()) {
+                    found.push(format!("QNAME: {} is not at or below {}", text(name(got)), text(name(wanted))));
+                }
+            }
+            Match::Question => {
+                let question = |message: &Message| {
+                    let question = message.question.iter();
+                    question
+                        .map(|(name, class, qtype)| (cased(name, has(Match::Case)), *class, *qtype))
+                        .collect::<Vec<_>>()
+                };
+                expect(&mut found, "question", question(wanted), question(got));
+            }
+            Match::Answer => sections(&mut found, entry, got, 0, "answer"),
+            Match::Authority => sections(&mut found, entry, got, 1, "authority"),
+            Match::Additional => sections(&mut found, entry, got, 2, "additional"),
+            Match::Edns => edns(&mut found, wanted, got),
+            Match::NoEdns if !got.edns.is_empty() => found.push("there is an OPT record".to_owned()),
+            Match::NoEde if got.ede().is_some() => found.push("there is an Extended DNS Error".to_owned()),
+            Match::DnssecOk if !got.edns.iter().any(|edns| edns.flags & crate::message::Edns::DO != 0) => {
+                found.push("flag DO is not set".to_owned());
+            }
+            Match::Udp => expect(&mut found, "transport", Transport::Udp, transport),
+            Match::Tcp => expect(&mut found, "transport", Transport::Tcp, transport),
+            Match::BytesMax(max) if got.wire.len() > *max => {
+                found.push(format!("{} bytes, at most {max} wanted", got.wire.len()));
+            }
+            Match::Bytes(bytes) => expect(&mut found, "bytes", *bytes, got.wire.len()),
+            Match::Raw => {
+                let wanted = entry.raw.as_deref().unwrap_or(&wanted.wire);
+                expect(&mut found, "octets", hex(wanted), hex(&got.wire));
+            }
+            Match::BytesMax(_) | Match::NoEdns | Match::NoEde | Match::DnssecOk => {}
+            // They say how others are compared.
+            Match::Ttl | Match::Case | Match::AnyOrder => {}
+        }
+    }
+    if let Some((code, wanted_text)) = &entry.ede {
+        match got.ede() {
+            None => found.push(format!("there is no Extended DNS Error, {code} wanted")),
+            Some((got_code, got_text)) => {
+                expect(&mut found, "Extended DNS Error", code, &got_code);
+                if let Some(wanted_text) = wanted_text {
+                    expect(&mut found, "its text", wanted_text, &got_text);
+                }
+            }
+        }
+    }
+    found
+}
+
+fn expect<T: PartialEq + std::fmt::Debug>(found: &mut Vec<String>, what: &str, wanted: T, got: T) {
+    if wanted != got {
+        found.push(format!("{what}: {got:?}, wanted {wanted:?}"));
+    }
+}
+
+fn text(name: Option<String>) -> String {
+    name.unwrap_or_else(|| "no question".to_owned())
+}
+
+fn cased(name: &str, case: bool) -> String {
+    if case { name.to_owned() } else { name.to_ascii_lowercase() }
+}
+
+/// Whether `name` is `ancestor` or lies below it; both in lower case and with the final dot.
+fn is_at_or_below(name: &str, ancestor: &str) -> bool {
+    ancestor == "." || name.strip_suffix(ancestor).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+fn sections(found: &mut Vec<String>, entry: &Entry, got: &Message, place: usize, what: &str) {
+    let has = |what| entry.matches.contains(&what);
+    let equal = |a: &Record, b: &Record| a.equals(b, has(Match::Ttl), has(Match::Case));
+    let (wanted, got) = (&entry.message.sections[place], &got.sections[place]);
+    let is_equal = match has(Match::AnyOrder) {
+        true => {
+            wanted.len() == got.len()
+                && wanted.iter().all(|record| got.iter().any(|other| equal(record, other)))
+                && got.iter().all(|record| wanted.iter().any(|other| equal(record, other)))
+        }
+        false => wanted.len() == got.len() && wanted.iter().zip(got).all(|(a, b)| equal(a, b)),
+    };
+    if !is_equal {
+        found.push(format!("the {what} section differs"));
+    }
+}
+
+fn edns(found: &mut Vec<String>, wanted: &Message, got: &Message) {
+    let (Some(wanted), [got]) = (wanted.edns.first(), &got.edns[..]) else {
+        found.push(format!("{} OPT records, one wanted", got.edns.len()));
+        return;
+    };
+    expect(found, "EDNS size", wanted.size, got.size);
+    expect(found, "EDNS version", wanted.version, got.version);
+    expect(found, "EDNS flags", wanted.flags, got.flags);
+    let plain = |edns: &crate::message::Edns| {
+        let options = edns.options.iter().filter(|(code, _)| *code != crate::message::OPTION_EDE);
+        options.cloned().collect::<Vec<_>>()
+    };
+    expect(found, "EDNS options", plain(wanted), plain(got));
+}
