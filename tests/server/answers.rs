@@ -289,3 +289,44 @@ fn every_type_of_a_blocked_name_stays_away_from_the_upstream() {
     }
     assert_eq!(server.stop().get("upstream_sends"), 0);
 }
+
+#[test]
+fn a_wildcard_address_answers_from_the_address_that_was_asked() {
+    let site = site();
+    let port = site.port();
+    let site = site.option("listen", &format!("[\"0.0.0.0:{port}\", \"[::]:{port}\"]"));
+    let server = site.build_and_serve();
+    let mut addresses = site.addresses();
+    addresses.push(SocketAddr::from(([127, 0, 0, 2], port)));
+    for address in addresses {
+        // These sockets are connected: an answer from elsewhere would not be heard.
+        assert!(ask(address, &question("blocked.upstream.example", "A")).is_zero(), "{address}");
+        assert!(ask_over_tcp(address, &question("blocked.upstream.example", "A")).is_zero(), "{address}");
+    }
+    server.stop();
+}
+
+#[test]
+fn clients_that_are_not_allowed_are_refused_and_told_so() {
+    let site = site().option("clients_allowed", "[\"127.0.0.2\"]");
+    let server = site.build_and_serve();
+    for ask in [ask, ask_over_tcp] {
+        let reply = ask(server.address(), &question("blocked.upstream.example", "A"));
+        assert_eq!((reply.rcode, reply.answers.len()), (5, 0));
+        assert_eq!(reply.ede.map(|(code, _)| code), Some(18));
+    }
+    server.stop();
+}
+
+#[test]
+fn a_policy_of_some_clients_is_not_that_of_others_also_in_the_cache() {
+    let policy = "[[policy]]\nname = \"free\"\nclients = [\"127.0.0.2\"]\nlists = [\"aliases\"]\n";
+    let server = site().toml(policy).build_and_serve();
+    let blocked = question("blocked.upstream.example", "A");
+    let free = UdpClient::from_address([127, 0, 0, 2], server.address());
+    for _ in 0..2 {
+        assert!(ask(server.address(), &blocked).is_zero());
+        assert_eq!(free.ask(&blocked).rcode, 2, "there is no upstream");
+    }
+    server.stop();
+}

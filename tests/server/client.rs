@@ -166,7 +166,16 @@ impl UdpClient {
     /// From a port of its own.
     pub fn new(server: SocketAddr) -> Self {
         let any: IpAddr = if server.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
-        let socket = UdpSocket::bind((any, 0)).unwrap();
+        Self::bound(any, server)
+    }
+
+    /// From another loopback address.
+    pub fn from_address(client: [u8; 4], server: SocketAddr) -> Self {
+        Self::bound(client.into(), server)
+    }
+
+    fn bound(client: IpAddr, server: SocketAddr) -> Self {
+        let socket = UdpSocket::bind((client, 0)).unwrap();
         socket.connect(server).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Self(socket)

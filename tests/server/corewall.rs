@@ -31,8 +31,14 @@ impl Site {
         let port = ports::free();
         let listen: Vec<String> = ports::addresses(port).iter().map(|address| format!("{address:?}")).collect();
         let quoted: Vec<String> = listen.iter().map(|address| format!("\"{address}\"")).collect();
-        let options = [("cores", "\"0\""), ("listen", &format!("[{}]", quoted.join(", "))), ("store", "\"store\"")];
-        let options = options.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
+        let options = [
+            ("cores", "\"0\"".to_owned()),
+            ("listen", format!("[{}]", quoted.join(", "))),
+            ("store", "\"store\"".to_owned()),
+            // As long as an answer is taken at all: a slow test machine is not to be asked twice.
+            ("upstream_timeout_ms", "1900".to_owned()),
+        ];
+        let options = options.map(|(key, value)| (key.to_owned(), value)).to_vec();
         let tables = "[cache]\nbytes = \"4 MiB\"\n".to_owned();
         Self { folder: tempfile::tempdir().unwrap(), port, options, tables }
     }

@@ -45,7 +45,8 @@ fn queries_in_flight_are_answered_before_the_end() {
 #[test]
 fn an_upstream_that_never_answers_does_not_keep_it_from_ending() {
     let upstream = Upstream::new();
-    let server = site().upstream(&[upstream.address()]).build_and_serve();
+    let site = site().upstream(&[upstream.address()]).option("upstream_timeout_ms", "800");
+    let server = site.build_and_serve();
     let client = UdpClient::new(server.address());
     client.send(&question("a.example.org", "A").to_wire(1));
     upstream.hear();

@@ -26,7 +26,12 @@ pub struct Asked {
 impl Upstream {
     /// On a free port.
     pub fn new() -> Self {
-        let socket = UdpSocket::bind(("127.0.0.1", crate::ports::free())).unwrap();
+        Self::at(crate::ports::addresses(crate::ports::free())[0])
+    }
+
+    /// At an address.
+    pub fn at(address: SocketAddr) -> Self {
+        let socket = UdpSocket::bind(address).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Self { socket }
     }

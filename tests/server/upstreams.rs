@@ -15,7 +15,7 @@ const WRONG: [u8; 4] = [203, 0, 113, 66];
 fn server(upstreams: &[SocketAddr]) -> Server {
     Site::new()
         .list("rules", "adblock", "", "||blocked.example.org^\n")
-        .option("upstream_timeout_ms", "300")
+        .option("upstream_timeout_ms", "900")
         .upstream(upstreams)
         .build_and_serve()
 }
@@ -212,5 +212,24 @@ fn what_is_asked_upstream_is_the_question_and_nothing_else_of_the_client() {
     assert_ne!(asked.from.port(), server.address().port());
     upstream.answer(&asked, RIGHT);
     assert!(is_right(&Reply::parse(&client.receive())));
+    server.stop();
+}
+
+#[test]
+fn an_upstream_may_be_reached_over_ipv6() {
+    let Some(&address) = ports::addresses(ports::free()).get(1) else {
+        return println!("SKIPPED: this machine has no IPv6");
+    };
+    let upstream = Upstream::at(address);
+    let over_tcp = upstream.answer_over_tcp(RIGHT);
+    let server = server(&[address]);
+    let pending = send(&server, "a.example.org");
+    upstream.answer(&upstream.hear(), RIGHT);
+    assert!(is_right(&pending.reply()));
+    let pending = send(&server, "b.example.org");
+    let asked = upstream.hear();
+    upstream.say(&asked, &asked.truncated());
+    assert!(is_right(&pending.reply()));
+    assert!(over_tcp.recv().is_ok());
     server.stop();
 }

@@ -140,3 +140,22 @@ fn a_server_listens_on_ipv4_and_ipv6_with_every_worker() {
     let counts = server.stop();
     assert_eq!(counts.get("blocked") + counts.get("cache_hits"), 2 * addresses * CLIENTS as u64, "{counts:?}");
 }
+
+#[test]
+fn a_reload_reaches_every_worker() {
+    let Some([first, second]) = two_cores() else { return };
+    let upstream = Upstream::new();
+    let site = Site::new()
+        .list("rules", "adblock", "", "||blocked.example.org^\n")
+        .option("cores", &format!("[{first}, {second}]"));
+    let site = site.upstream(&[upstream.address()]);
+    let server = site.build_and_serve();
+    site.write("rules", "||blocked.example.org^\n||turning.example.org^\n");
+    site.build();
+    assert!(server.reload().contains("reloaded"));
+    for _ in 0..CLIENTS {
+        assert!(UdpClient::new(server.address()).ask(&question("turning.example.org", "A")).is_zero());
+        assert!(TcpClient::new(server.address()).ask(&question("turning.example.org", "A")).is_zero());
+    }
+    assert_eq!(server.stop().get("upstream_sends"), 0);
+}
