@@ -102,7 +102,7 @@ impl Default for Settings {
             block_ttl_s: 60,
             alias_ttl_s: 60,
             ede: true,
-            ede_text: true,
+            ede_text: false,
             cache: CacheBounds {
                 bytes: 64 << 20,
                 ttl_s_min: 0,

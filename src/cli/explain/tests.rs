@@ -26,7 +26,8 @@ fn explained(dir: &tempfile::TempDir, name: &str, rtype: &str) -> String {
         rtype: parse_type(rtype).unwrap(),
         client: "192.0.2.7".parse().unwrap(),
     };
-    let settings = Settings { local: LocalRecords::new(Vec::new(), true), ..Settings::default() };
+    let local = LocalRecords::new(Vec::new(), true);
+    let settings = Settings { local, ede_text: true, ..Settings::default() };
     explain(&dir.path().join("store"), settings, false, &question).unwrap()
 }
 
