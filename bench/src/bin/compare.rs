@@ -3,7 +3,9 @@
 //! In each round the reflector and then Corewall is started, asked and stopped, so a machine that slows down slows both.
 //! Two mixes: *blocked*, names in the store; *cached*, names that are not, each asked before and answered with the
 //! upstream stopped, so that an answer can only come from the cache. Each mix is asked at full speed and at fixed rates: at
-//! a fixed rate batches are small and waiting counts, as on a server that is not saturated.
+//! a fixed rate batches are small and waiting counts, as on a server that is not saturated. Blocked names are first asked
+//! once each, of a server that has just started: that figure (*first time*) is of filters, store and cold memory, the
+//! others are of names that come again. It is told, not held to the ratio.
 //!
 //! Exit code 0: all answers right and every ratio within `--ratio-max`; 1: not so; 2: the run could not be made.
 
@@ -122,11 +124,36 @@ struct Results {
     figures: BTreeMap<String, Turns>,
 }
 
-/// The comparison of one mix at one rate; CPU in microseconds per answer.
+/// One way to ask the names of a mix.
+struct Measurement {
+    name: String,
+    rate: Option<u64>,
+    until: Until,
+    /// Whether the ratio may not be exceeded.
+    is_held: bool,
+}
+
+fn measurements(options: &Options, mix: &str) -> Vec<Measurement> {
+    let first = (mix == "blocked").then(|| Measurement {
+        name: format!("{mix}, first time"),
+        rate: None,
+        until: Until::EachAsked,
+        is_held: false,
+    });
+    let at_rate = |&rate: &u64| Measurement {
+        name: if rate == 0 { format!("{mix}, full speed") } else { format!("{mix}, {rate}/s") },
+        rate: Some(rate).filter(|rate| *rate > 0),
+        until: Until::Elapsed(Duration::from_secs(options.seconds)),
+        is_held: true,
+    };
+    first.into_iter().chain(options.rates.iter().map(at_rate)).collect()
+}
+
+/// The comparison of one measurement; CPU in microseconds per answer.
 #[derive(Debug, Serialize)]
 struct Summary {
-    mix: String,
-    rate: u64,
+    name: String,
+    is_held: bool,
     floor_us: Spread,
     corewall_us: Spread,
     /// Median of the ratios of the rounds.
@@ -196,20 +223,13 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
         }
     }
     for mix in &options.mixes {
-        for &rate in &options.rates {
-            results.summaries.push(summarise(mix, rate, &results.figures[&key(mix, rate)]));
+        for measurement in measurements(options, mix) {
+            results.summaries.push(summarise(&measurement, &results.figures[&measurement.name]));
         }
     }
     fs::write(&options.out, serde_json::to_string_pretty(&results)? + "\n")?;
     print_summaries(&results);
-    Ok(results
-        .summaries
-        .iter()
-        .all(|summary| summary.wrong == 0 && summary.lost == 0 && summary.ratio <= options.ratio_max))
-}
-
-fn key(mix: &str, rate: u64) -> String {
-    if rate == 0 { format!("{mix}, full speed") } else { format!("{mix}, {rate}/s") }
+    Ok(results.summaries.iter().all(|s| s.wrong == 0 && s.lost == 0 && (s.ratio <= options.ratio_max || !s.is_held)))
 }
 
 fn start_reflector(options: &Options) -> Result<Server, Box<dyn Error>> {
@@ -243,19 +263,17 @@ fn warm_up(options: &Options, questions: &Questions) -> Result<(), Box<dyn Error
     Ok(())
 }
 
-/// Asks at every rate and keeps the figures under the mix and the rate.
+/// Asks in every way and keeps the figures.
 fn measure(turn: &Turn<'_>, server: &Server, results: &mut Results) -> Result<(), Box<dyn Error>> {
     let Turn { options, side, .. } = *turn;
-    for &rate in &options.rates {
-        let limit = Some(rate).filter(|rate| *rate > 0);
-        let load = LoadOptions { any_answer: side == Side::Floor, ..load_options(options, limit, Some(server)) };
-        let until = Until::Elapsed(Duration::from_secs(options.seconds));
+    for Measurement { name, rate, until, .. } in measurements(options, turn.mix) {
+        let load = LoadOptions { any_answer: side == Side::Floor, ..load_options(options, rate, Some(server)) };
         let report = on_client_core(options, || load::run(turn.questions, &load, until))?;
         println!(
             "round {} {:9} {:22} {:6.2} us CPU/answer, {:4.2} cores, {:7.0} answers/s, p99 {:.0} us, {} wrong, {} lost",
             turn.round,
             format!("{side:?}").to_lowercase(),
-            key(turn.mix, rate),
+            name,
             cpu_us(&report),
             report.server_cores_used.unwrap_or_default(),
             report.qps,
@@ -269,7 +287,7 @@ fn measure(turn: &Turn<'_>, server: &Server, results: &mut Results) -> Result<()
         if cpu_us(&report) == 0.0 {
             return Err("the server's process used no CPU: it is not the one that answers".into());
         }
-        let turns = results.figures.entry(key(turn.mix, rate)).or_default();
+        let turns = results.figures.entry(name).or_default();
         match side {
             Side::Floor => turns.floor.push(report),
             Side::Corewall => turns.corewall.push(report),
@@ -312,13 +330,13 @@ fn on_client_core(
     })
 }
 
-fn summarise(mix: &str, rate: u64, turns: &Turns) -> Summary {
+fn summarise(measurement: &Measurement, turns: &Turns) -> Summary {
     let us = |reports: &[LoadReport]| reports.iter().map(cpu_us).collect::<Vec<_>>();
     let (floor, corewall) = (us(&turns.floor), us(&turns.corewall));
     let ratios = floor.iter().zip(&corewall).map(|(floor, corewall)| corewall / floor).collect();
     Summary {
-        mix: mix.into(),
-        rate,
+        name: measurement.name.clone(),
+        is_held: measurement.is_held,
         floor_us: spread(floor),
         corewall_us: spread(corewall),
         ratio: spread(ratios).median,
@@ -342,7 +360,7 @@ fn print_summaries(results: &Results) {
     for summary in &results.summaries {
         println!(
             "{:24} {:>22} {:>22} {:>7.2} {:>6} {:>6}",
-            key(&summary.mix, summary.rate),
+            summary.name,
             figure(&summary.floor_us),
             figure(&summary.corewall_us),
             summary.ratio,
@@ -373,7 +391,9 @@ mod tests {
     fn the_median_and_the_ratio_are_those_of_the_rounds() {
         let report = |us| LoadReport { server_cpu_us_per_answer: Some(us), ..Default::default() };
         let turns = Turns { floor: [2.0, 4.0, 2.0].map(report).into(), corewall: [3.0, 4.0, 2.4].map(report).into() };
-        let summary = summarise("blocked", 0, &turns);
+        let measurement =
+            Measurement { name: "blocked".to_owned(), rate: None, until: Until::EachAsked, is_held: true };
+        let summary = summarise(&measurement, &turns);
         assert_eq!((summary.floor_us.median, summary.corewall_us.median, summary.ratio), (2.0, 3.0, 1.2));
         assert_eq!(spread(vec![4.0, 1.0]).median, 2.5);
     }
