@@ -127,11 +127,13 @@ pub fn parse(datagram: &[u8], transport: Transport, question: &mut Question) -> 
         question_bytes: 0,
     };
     if error.opcode != 0 {
-        // What follows the header of another opcode may be no question at all (RFC 8906 §3.1.2): it is not looked at.
+        // What the message of another opcode asks is not looked at (RFC 8906 §3.1.2), only whether it speaks EDNS.
+        error.edns = has_opt(datagram);
         return Err(error.with(rcode::NOTIMP));
     }
     // RFC 9619: a query has exactly one question.
     if [qd_hi, qd_lo] != [0, 1] {
+        error.edns = has_opt(datagram);
         return Err(error.with(rcode::FORMERR));
     }
     // The name of the first question has nothing that it could point back to, so a pointer in it is malformed.
@@ -149,6 +151,7 @@ pub fn parse(datagram: &[u8], transport: Transport, question: &mut Question) -> 
 
     let cut = flags_hi & 0x02 != 0 || (transport == Transport::Udp && datagram.len() >= DATAGRAM_BYTES_MAX);
     if cut {
+        error.edns = has_opt(datagram);
         return Err(error.with(rcode::FORMERR));
     }
     let others = [u16::from_be_bytes([an_hi, an_lo]), u16::from_be_bytes([ns_hi, ns_lo])];
@@ -203,6 +206,34 @@ fn read_records(reader: &mut Reader<'_>, others: [u16; 2], additional: u16, qtyp
         }
     }
     Some(opt)
+}
+
+/// Whether a message that is not taken up holds an OPT record, so that its reply must (RFC 6891 §6.1.1). One whose sections
+/// cannot be walked, or hold more than [`QUERY_RECORDS_MAX`], holds none that we know of.
+fn has_opt(datagram: &[u8]) -> bool {
+    let Some((header, _)) = datagram.split_first_chunk::<HEADER_BYTES>() else { return false };
+    let [_, _, _, _, qd_hi, qd_lo, an_hi, an_lo, ns_hi, ns_lo, ar_hi, ar_lo] = *header;
+    let [questions, answers, authorities, additional] =
+        [[qd_hi, qd_lo], [an_hi, an_lo], [ns_hi, ns_lo], [ar_hi, ar_lo]]
+            .map(|count| usize::from(u16::from_be_bytes(count)));
+    let others = answers + authorities;
+    if questions + others + additional > QUERY_RECORDS_MAX {
+        return false;
+    }
+    let mut reader = Reader::new(datagram, HEADER_BYTES);
+    for _ in 0..questions {
+        if reader.skip_name().and_then(|()| reader.array::<4>()).is_none() {
+            return false;
+        }
+    }
+    for index in 0..others + additional {
+        match reader.record() {
+            Some(record) if record.rtype == rtype::OPT && index >= others => return true,
+            Some(_) => {}
+            None => return false,
+        }
+    }
+    false
 }
 
 /// Octets of an OPT record in front of its options, when its owner is the root as a plain zero octet.

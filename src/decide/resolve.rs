@@ -8,8 +8,8 @@ use corewall_sharding::name::Name;
 use super::answer::{self, ResponseError, ResponseHead};
 use super::query::Stage;
 use super::step::{ExchangeId, Now, Ready, Step, Ticket, Transport, UpstreamRequest};
-use super::upstream::{self, Chance, GroupId, ServerId, Upstreams};
-use super::waiting::{ExchangeKey, Exchanges, Send};
+use super::upstream::{self, Chance, ServerId, Upstreams};
+use super::waiting::{Exchange, ExchangeKey, Exchanges, Send};
 use super::why::Failure;
 use super::wire::rcode;
 use super::{Core, lost};
@@ -21,8 +21,6 @@ use crate::limits::{
 /// in 10^12 times.
 const ID_DRAWS_MAX: usize = 8;
 const _: () = assert!(EXCHANGES_MAX <= 2_048, "or ids are often taken");
-/// Groups that are looked through for the question of a message with a wrong id.
-const WRONG_ID_GROUPS_MAX: GroupId = 8;
 
 /// What came of an exchange, while its clients are being resumed.
 #[derive(Clone, Copy)]
@@ -110,17 +108,18 @@ impl Resolver {
         self.ready.push_back(Ready::Done(id));
     }
 
-    /// An exchange whose question `message` repeats, with a server that it is waiting for.
-    fn find_by_question(&self, server: ServerId, message: &[u8]) -> Option<ExchangeId> {
+    /// An exchange whose question `message` repeats, and that waits for an answer on just this socket.
+    fn find_by_question(&self, server: ServerId, socket: u16, message: &[u8]) -> Option<ExchangeId> {
         let name = Name::from_wire(message.get(HEADER_BYTES..)?).ok()?;
         let (qtype, rest) = message.get(HEADER_BYTES + name.as_wire().len()..)?.split_first_chunk::<2>()?;
         let (qclass, _) = rest.split_first_chunk::<2>()?;
         let (qtype, qclass) = (u16::from_be_bytes(*qtype), u16::from_be_bytes(*qclass));
-        (0..WRONG_ID_GROUPS_MAX).flat_map(|group| [(group, false), (group, true)]).find_map(|(group, dnssec_ok)| {
-            let id = self.exchanges.find(&ExchangeKey { name, qtype, qclass, dnssec_ok, group })?;
-            let exchange = self.exchanges.get(id)?;
-            exchange.current().is_some_and(|send| send.server == server).then_some(id)
-        })
+        let is_asked_there = |exchange: &Exchange| {
+            let send = exchange.current();
+            send.is_some_and(|send| (send.server, send.socket, send.transport) == (server, socket, Transport::Udp))
+        };
+        let mut candidates = self.exchanges.of_question(&name, qtype, qclass);
+        candidates.find(|(_, exchange)| !exchange.tcp_only && is_asked_there(exchange)).map(|(id, _)| id)
     }
 }
 
@@ -147,13 +146,13 @@ impl Core {
             self.counters.overloaded.add(1);
             return self.fail(now, ticket, rcode::SERVFAIL, Failure::Overloaded, out);
         };
-        if known.is_some() {
-            self.counters.exchanges_shared.add(1);
-        } else {
-            self.counters.exchanges.add(1);
-            if let Some(exchange) = resolver.exchanges.get_mut(id) {
-                exchange.sends_max = UPSTREAM_SENDS_MAX - query.sends;
-            }
+        match known {
+            Some(_) => self.counters.exchanges_shared.add(1),
+            None => self.counters.exchanges.add(1),
+        }
+        if let Some(exchange) = resolver.exchanges.get_mut(id) {
+            // A client at the end of a long chain must not leave those who join it with fewer tries than are theirs.
+            exchange.sends_max = exchange.sends_max.max(UPSTREAM_SENDS_MAX - query.sends);
         }
         query.stage = Stage::Upstream(id);
         query.next = None;
@@ -199,7 +198,9 @@ impl Core {
             // Once an attempt to poison was seen, an earlier send over UDP may be what it aims at.
             (transport == Transport::Tcp || !exchange.tcp_only).then_some((id, exchange, *send))
         });
-        let Some((id, exchange, send)) = matching else { return self.on_wrong_id(now, server, transport, message) };
+        let Some((id, exchange, send)) = matching else {
+            return self.on_wrong_id(now, server, transport, socket, message);
+        };
         let key = &exchange.key;
         match answer::response_head(message, key.name.as_wire(), key.qtype, key.qclass) {
             Ok(head) => self.on_response(now, id, send, head, message),
@@ -221,7 +222,7 @@ impl Core {
         }
         resolver.upstreams.note_answer(send.server);
         let is_cut = head.truncated && send.transport == Transport::Udp;
-        let is_failure = head.rcode != rcode::NOERROR && head.rcode != rcode::NXDOMAIN;
+        let is_failure = (head.rcode != rcode::NOERROR && head.rcode != rcode::NXDOMAIN) || head.is_referral;
         if (is_cut || is_failure) && exchange.current() != Some(&send) {
             // Late and of no use: the send that followed it is waited for.
             return self.counters.upstream_unexpected.add(1);
@@ -249,26 +250,26 @@ impl Core {
     }
 
     /// Somebody answers our question under another id: the true server would not. Only TCP can be trusted for it now.
-    fn on_wrong_id(&mut self, now: Now, server: ServerId, transport: Transport, message: &[u8]) {
+    fn on_wrong_id(&mut self, now: Now, server: ServerId, transport: Transport, socket: u16, message: &[u8]) {
         self.counters.upstream_unexpected.add(1);
         let resolver = &mut self.resolver;
         if transport == Transport::Tcp {
             return;
         }
-        let Some(id) = resolver.find_by_question(server, message) else { return };
-        let Some(exchange) = resolver.exchanges.get_mut(id).filter(|exchange| !exchange.tcp_only) else { return };
+        let Some(id) = resolver.find_by_question(server, socket, message) else { return };
+        let Some(exchange) = resolver.exchanges.get_mut(id) else { return };
         exchange.tcp_only = true;
-        if exchange.current().is_some_and(|send| send.transport == Transport::Udp) {
-            self.counters.upstream_wrong_id.add(1);
-            if let Err(failure) = resolver.send(now, self.settings.upstream_timeout_ms * 1_000, id, Some(server)) {
-                resolver.finish(id, Outcome::Failed(failure));
-            }
+        self.counters.upstream_wrong_id.add(1);
+        if let Err(failure) = resolver.send(now, self.settings.upstream_timeout_ms * 1_000, id, Some(server)) {
+            resolver.finish(id, Outcome::Failed(failure));
         }
     }
 
-    /// The send of an exchange failed at once: refused, unreachable, reset. Then drain [`Core::next_ready`].
-    pub fn on_upstream_failed(&mut self, now: Now, id: ExchangeId) {
-        if self.resolver.exchanges.get(id).is_some() {
+    /// The send of an exchange to `server` failed at once: refused, unreachable, reset. One that was given up before, so
+    /// that another send is waited for, makes no difference. Then drain [`Core::next_ready`].
+    pub fn on_upstream_failed(&mut self, now: Now, id: ExchangeId, server: ServerId, transport: Transport) {
+        let current = self.resolver.exchanges.get(id).and_then(Exchange::current);
+        if current.is_some_and(|send| (send.server, send.transport) == (server, transport)) {
             self.counters.upstream_failures.add(1);
             self.try_next(now, id);
         }
@@ -278,7 +279,7 @@ impl Core {
     /// Call until it returns false, draining [`Core::next_ready`] in between.
     pub fn on_socket_failed(&mut self, now: Now, server: ServerId, socket: u16) -> bool {
         let Some(id) = self.resolver.exchanges.find_on_socket(server, socket, now) else { return false };
-        self.on_upstream_failed(now, id);
+        self.on_upstream_failed(now, id, server, Transport::Udp);
         true
     }
 

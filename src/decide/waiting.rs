@@ -106,6 +106,16 @@ impl Exchanges {
         }
     }
 
+    /// The open exchanges for this name, type and class, whoever is asked.
+    pub fn of_question(&self, name: &Name, qtype: u16, qclass: u16) -> impl Iterator<Item = (ExchangeId, &Exchange)> {
+        let hash = question_hash(&self.hasher, name, qtype, qclass);
+        let question = move |slot: &Exchange| {
+            slot.key.name == *name && (slot.key.qtype, slot.key.qclass) == (qtype, qclass) && slot.is_open
+        };
+        let slots = self.by_key.iter_hash(hash).filter_map(|&index| Some((index, self.slot(index)?)));
+        slots.filter(move |(_, slot)| question(slot)).map(|(index, slot)| (ExchangeId { index, turn: slot.turn }, slot))
+    }
+
     /// The open exchange for an equal question that still takes clients.
     pub fn find(&self, key: &ExchangeKey) -> Option<ExchangeId> {
         let index =
@@ -120,7 +130,7 @@ impl Exchanges {
         slot.is_open = true;
         slot.key = key;
         slot.sends = 0;
-        slot.sends_max = UPSTREAM_SENDS_MAX;
+        slot.sends_max = 0;
         slot.tried = Tried::default();
         slot.began = now;
         slot.tcp_only = false;
@@ -243,8 +253,13 @@ impl Exchanges {
     }
 }
 
+/// The same for all groups and both values of DO, so that a message that bears only a question finds what waits for it.
 fn hash_of(hasher: &RandomState, key: &ExchangeKey) -> u64 {
-    hasher.hash_one((key.name.as_wire(), key.qtype, key.qclass, key.dnssec_ok, key.group))
+    question_hash(hasher, &key.name, key.qtype, key.qclass)
+}
+
+fn question_hash(hasher: &RandomState, name: &Name, qtype: u16, qclass: u16) -> u64 {
+    hasher.hash_one((name.as_wire(), qtype, qclass))
 }
 
 impl Exchange {

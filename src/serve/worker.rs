@@ -40,7 +40,7 @@ struct Listener {
 
 /// What failed before it could be told to `decide`, which must not be told while it hands work out.
 enum Failed {
-    Exchange(ExchangeId),
+    Exchange(ExchangeId, ServerId, Transport),
     Socket(ServerId, u16),
 }
 
@@ -299,7 +299,7 @@ impl Worker {
         }
         match answer {
             Ok(message) => self.core.on_upstream(now, server, Transport::Tcp, 0, &message),
-            Err(_) => self.failed.push_back(Failed::Exchange(exchange)),
+            Err(_) => self.failed.push_back(Failed::Exchange(exchange, server, Transport::Tcp)),
         }
         self.settle(now);
     }
@@ -338,7 +338,9 @@ impl Worker {
                 }
             }
             match self.failed.pop_front() {
-                Some(Failed::Exchange(exchange)) => self.core.on_upstream_failed(now, exchange),
+                Some(Failed::Exchange(exchange, server, transport)) => {
+                    self.core.on_upstream_failed(now, exchange, server, transport);
+                }
                 Some(Failed::Socket(server, slot)) => {
                     if self.core.on_socket_failed(now, server, slot) {
                         self.failed.push_front(Failed::Socket(server, slot));
@@ -400,7 +402,7 @@ impl Worker {
         self.counters.upstream_unsent.add(1);
         let failed = match unsent {
             Unsent::Refused => Failed::Socket(request.server, request.socket),
-            Unsent::Failed => Failed::Exchange(exchange),
+            Unsent::Failed => Failed::Exchange(exchange, request.server, request.transport),
         };
         // Told after all that is ready now has been carried out: `decide` is in the middle of handing it out.
         self.failed.push_back(failed);

@@ -125,7 +125,8 @@ impl Appliance {
 
     /// The message that `place` in `sent` holds could not be delivered.
     pub fn refuse(&mut self, place: usize) -> Result<(), String> {
-        self.core.on_upstream_failed(self.now, self.sent[place].exchange);
+        let Sent { exchange, server, transport, .. } = self.sent[place];
+        self.core.on_upstream_failed(self.now, exchange, server, transport);
         self.drain()
     }
 

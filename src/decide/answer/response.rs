@@ -39,8 +39,9 @@ pub struct ResponseHead {
     pub rcode: u16,
     /// AD.
     pub authentic_data: bool,
-    /// RA.
-    pub recursion_available: bool,
+    /// A server that neither recurses nor knows the name itself says whom else to ask: no answer, NS records and no SOA,
+    /// which is not the NODATA that it looks like (RFC 2308 §2.2).
+    pub is_referral: bool,
 }
 
 /// A record of the message being read. Its owner is already among the answer's octets.
@@ -75,12 +76,13 @@ pub fn response_head(message: &[u8], asked: &[u8], qtype: u16, qclass: u16) -> R
         truncated: flags_hi & 0x02 != 0,
         rcode: u16::from(flags_lo & 0x0f),
         authentic_data: flags_lo & 0x20 != 0,
-        recursion_available: flags_lo & 0x80 != 0,
+        is_referral: false,
     };
     let others = usize::from(u16::from_be_bytes([an_hi, an_lo])) + usize::from(u16::from_be_bytes([ns_hi, ns_lo]));
     let additional = usize::from(u16::from_be_bytes([ar_hi, ar_lo]));
     let mut reader = Reader::new(message, HEADER_BYTES + asked.len() + 4);
-    let mut opt_seen = false;
+    let is_lame = flags_lo & 0x8f == 0 && flags_hi & 0x04 == 0 && [an_hi, an_lo] == [0, 0];
+    let (mut opt_seen, mut ns_seen, mut soa_seen) = (false, false, false);
     for index in 0..others + additional {
         let owner_at = reader.at();
         let Some(record) = reader.record() else {
@@ -89,6 +91,8 @@ pub fn response_head(message: &[u8], asked: &[u8], qtype: u16, qclass: u16) -> R
             }
             return Err(ResponseError::Malformed);
         };
+        ns_seen |= record.rtype == rtype::NS && index < others;
+        soa_seen |= record.rtype == rtype::SOA && index < others;
         if record.rtype == rtype::OPT {
             if index < others || opt_seen || message.get(owner_at) != Some(&0) {
                 return Err(ResponseError::Malformed);
@@ -98,6 +102,7 @@ pub fn response_head(message: &[u8], asked: &[u8], qtype: u16, qclass: u16) -> R
             head.rcode |= u16::from(rcode_hi) << 4;
         }
     }
+    head.is_referral = is_lame && ns_seen && !soa_seen;
     Ok(head)
 }
 

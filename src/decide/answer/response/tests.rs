@@ -262,7 +262,7 @@ const ASKED: &[u8] = b"\x01A\x07example\0";
 fn a_head_is_taken_only_from_a_response_to_exactly_our_question() {
     let whole = response("A.example", rtype::A, "a.example. 30 IN A 192.0.2.1\n", "");
     let head = response_head(&whole, ASKED, rtype::A, CLASS_IN).unwrap();
-    assert_eq!((head.truncated, head.rcode, head.authentic_data, head.recursion_available), (false, 0, false, false));
+    assert_eq!((head.truncated, head.rcode, head.authentic_data, head.is_referral), (false, 0, false, false));
     let refused = |message: &[u8]| response_head(message, ASKED, rtype::A, CLASS_IN) == Err(ResponseError::Malformed);
     for (at, octet) in [(2, 0x00), (2, 0x88), (5, 0), (5, 2), (13, b'a'), (23, 2), (24, 28), (26, 3)] {
         let mut message = whole.clone();
@@ -299,8 +299,26 @@ fn the_rcode_has_its_upper_bits_in_opt() {
     let opt = b"\0\0\x29\x04\xd0\x01\0\0\0\0\0";
     let whole = [message.as_slice(), opt].concat();
     let head = response_head(&whole, ASKED, rtype::A, CLASS_IN).unwrap();
-    assert_eq!((head.rcode, head.authentic_data, head.recursion_available), (0x17, true, true));
+    assert_eq!((head.rcode, head.authentic_data), (0x17, true));
     message[11] = 2;
     let twice = [message.as_slice(), opt, opt].concat();
     assert_eq!(response_head(&twice, ASKED, rtype::A, CLASS_IN), Err(ResponseError::Malformed));
+}
+
+#[test]
+fn a_referral_is_told_from_nodata() {
+    let is_referral = |authority: &str, flags: [u8; 2]| {
+        let mut message = response("A.example", rtype::A, "", authority);
+        message[2] |= flags[0];
+        message[3] |= flags[1];
+        response_head(&message, ASKED, rtype::A, CLASS_IN).unwrap().is_referral
+    };
+    let ns = "example. 30 IN NS ns.example.\n";
+    let soa = "example. 30 IN SOA ns.example. root.example. 1 2 3 4 5\n";
+    assert!(is_referral(ns, [0, 0]));
+    assert!(!is_referral(soa, [0, 0]), "NODATA");
+    assert!(!is_referral("", [0, 0]), "NODATA without SOA (RFC 2308 §2.2, type 3)");
+    assert!(!is_referral(ns, [0x04, 0]), "from who knows the name");
+    assert!(!is_referral(ns, [0, 0x80]), "from who has asked for us");
+    assert!(!is_referral(&format!("{ns}{soa}"), [0, 0]));
 }
