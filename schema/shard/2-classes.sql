@@ -2,7 +2,7 @@
 CREATE TABLE class (
   id INTEGER PRIMARY KEY,       -- from 0, the most frequent first: SQLite stores 0 and 1 in no byte at all
   kind TEXT NOT NULL,           -- forward-allow forward-block allow alias block
-  scope TEXT NOT NULL,          -- exact subtree below pattern
+  scope TEXT NOT NULL,          -- exact subtree below pattern address
   important INTEGER NOT NULL,   -- 0 or 1
   list INTEGER NOT NULL REFERENCES list,
   answer TEXT,                  -- a block mode, or 'records' for those in class_record; NULL: the list's

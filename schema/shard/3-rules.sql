@@ -22,6 +22,14 @@ CREATE TABLE pattern (
   target TEXT                   -- for an alias
 );
 
+-- Rules on addresses in upstream answers are routed by the hash of the prefix's text.
+CREATE TABLE address (
+  net TEXT NOT NULL,            -- an address, or a prefix in CIDR notation
+  class INTEGER NOT NULL REFERENCES class,
+  target TEXT,                  -- for an alias
+  PRIMARY KEY (net, class)
+) WITHOUT ROWID;
+
 -- Address rewrites are routed by the hash of their source's text.
 CREATE TABLE ip_rewrite (
   source TEXT NOT NULL,         -- an address, or a prefix in CIDR notation

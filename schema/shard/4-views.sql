@@ -59,4 +59,7 @@ CREATE VIEW every_rule AS
     LEFT JOIN alias ON alias.name = rule.name AND alias.class = rule.class
   UNION ALL
   SELECT regex, kind, scope, important, list.name, target, class.id
-  FROM pattern JOIN class ON class.id = pattern.class JOIN list ON list.id = class.list;
+  FROM pattern JOIN class ON class.id = pattern.class JOIN list ON list.id = class.list
+  UNION ALL
+  SELECT net, kind, scope, important, list.name, target, class.id
+  FROM address JOIN class ON class.id = address.class JOIN list ON list.id = class.list;

@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::StoreError;
 use crate::manifest::{FileEntry, ListEntry, MANIFEST_NAME, Manifest, key_check};
 use crate::name::NameText;
-use crate::publish::{PatternRow, Staging, Store, sync_file, write_durably};
+use crate::publish::{AddressRow, PatternRow, Staging, Store, sync_file, write_durably};
 use crate::route::{SuffixHashes, hash_text};
 use crate::rule::{Class, ClassId, IpRewrite, Kind, List, ListId, Rule, RuleKey, Scope};
 use crate::schema::{FORMAT_VERSION, source_text};
@@ -76,7 +76,7 @@ pub struct ListReport {
 pub struct BuildReport {
     /// Index is the list's id.
     pub lists: Vec<ListReport>,
-    /// Rules kept, patterns included, address rewrites not.
+    /// Rules kept, by name, pattern and address; address rewrites not.
     pub rules: u64,
     /// Rules and rewrites left out because their list had said them before.
     pub duplicates: u64,
@@ -105,6 +105,7 @@ pub struct Builder {
     shards: Vec<ShardRules>,
     patterns: Vec<PatternRow>,
     patterns_seen: HashSet<(ClassId, String)>,
+    addresses: Vec<AddressRow>,
     rewrites: Vec<IpRewrite>,
     pattern_duplicates: Vec<ListId>,
     // Scratch of `push`, 2 KiB that need not be cleared for each rule.
@@ -132,6 +133,7 @@ impl Builder {
             class_uses: Vec::new(),
             patterns: Vec::new(),
             patterns_seen: HashSet::new(),
+            addresses: Vec::new(),
             rewrites: Vec::new(),
             pattern_duplicates: Vec::new(),
             text: Box::new(NameText::EMPTY),
@@ -175,6 +177,9 @@ impl Builder {
                     self.pattern_duplicates.push(rule.class.list);
                 }
             }
+            RuleKey::Address { net, target } => {
+                self.addresses.push(AddressRow { net: net.trunc(), class, target: target.map(Box::new) });
+            }
         }
         self.class_uses[class as usize] += 1;
         Ok(())
@@ -187,14 +192,15 @@ impl Builder {
 
     fn check(&self, rule: &Rule) -> Result<(), StoreError> {
         let class = &rule.class;
-        let (is_pattern, target) = match &rule.key {
-            RuleKey::Name { target, .. } => (false, target),
-            RuleKey::Pattern { target, .. } => (true, target),
+        let (goes_with_key, target) = match &rule.key {
+            RuleKey::Name { target, .. } => (!matches!(class.scope, Scope::Pattern | Scope::Address), target),
+            RuleKey::Pattern { target, .. } => (class.scope == Scope::Pattern, target),
+            RuleKey::Address { target, .. } => (class.scope == Scope::Address, target),
         };
         let what = if usize::from(class.list) >= self.lists.len() {
             format!("a rule of list {}, which was never added", class.list)
-        } else if is_pattern != (class.scope == Scope::Pattern) {
-            "a pattern and a scope that do not go together".to_owned()
+        } else if !goes_with_key {
+            "a key and a scope that do not go together".to_owned()
         } else if target.is_some() != (class.kind == Kind::Alias) {
             "a target without an alias, or an alias without one".to_owned()
         } else {
@@ -237,6 +243,8 @@ impl Builder {
             ..Default::default()
         };
         let patterns = self.route_patterns(&ranks, &classes, &mut report);
+        let not_by_name = patterns.len() + self.pattern_duplicates.len() + self.addresses.len();
+        let addresses = self.route_addresses(&ranks, &classes, &mut report);
         let ip_rewrites = self.route_rewrites(&mut report)?;
         let common = Common {
             dir: &self.staging.dir,
@@ -245,7 +253,7 @@ impl Builder {
             classes: &classes,
             ranks: &ranks,
         };
-        let rules = self.class_uses.iter().sum::<u64>() - (patterns.len() + self.pattern_duplicates.len()) as u64;
+        let rules = self.class_uses.iter().sum::<u64>() - not_by_name as u64;
         let threads = self.options.threads.or_else(|| thread::available_parallelism().ok().map(usize::from));
         let threads = threads.unwrap_or(1).clamp(1, THREADS_MAX);
         let shards = std::mem::take(&mut self.shards);
@@ -263,6 +271,7 @@ impl Builder {
             key_check: key_check(self.staging.key()),
             rules: report.rules,
             patterns: patterns.len() as u64,
+            addresses,
             ip_rewrites,
             duplicates: report.duplicates,
             classes: classes.len() as u64,
@@ -296,6 +305,29 @@ impl Builder {
             report.lists[usize::from(list)].duplicates += 1;
         }
         patterns
+    }
+
+    /// Of two rules on one prefix that say the same the first one stays. Gives the number of those that stay.
+    fn route_addresses(&mut self, ranks: &[ClassId], classes: &[Class], report: &mut BuildReport) -> u64 {
+        let mut addresses = std::mem::take(&mut self.addresses);
+        addresses.iter_mut().for_each(|address| address.class = ranks[address.class as usize]);
+        // A stable sort: of two targets the one that came first stays.
+        addresses.sort_by_key(|address| (address.net, address.class));
+        addresses.dedup_by(|later, first| {
+            let same = (later.net, later.class) == (first.net, first.class);
+            if same {
+                report.lists[usize::from(classes[first.class as usize].list)].duplicates += 1;
+            }
+            same
+        });
+        let kept = addresses.len() as u64;
+        for address in addresses {
+            let class = &classes[address.class as usize];
+            *report.lists[usize::from(class.list)].rules.entry((class.kind, class.scope)).or_default() += 1;
+            let shard = hash_text(self.staging.key(), &source_text(&address.net)).shard(self.options.shards);
+            self.shards[usize::from(shard)].addresses.push(address);
+        }
+        kept
     }
 
     /// Of two rewrites of one source in one list the first one stays.

@@ -1,17 +1,19 @@
 //! One immutable generation, opened for reading.
 //!
 //! Invariant: when a [`Generation`] exists, its manifest matched its checksum, every file had its size, every filter and
-//! its checksum, and every class, pattern and rewrite was readable and consistent. The rule rows themselves are not read:
+//! its checksum, and every class, pattern, address rule and rewrite was readable and consistent. The rule rows themselves are not read:
 //! that would take minutes for a large store; [`Generation::verify`] does it on demand.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use crate::StoreError;
 use crate::filter::Filter;
 use crate::manifest::{FileEntry, MANIFEST_NAME, Manifest, key_check};
 use crate::name::Name;
-use crate::route::HashKey;
+use crate::route::{self, HashKey};
 use crate::rows::{Shard, connect};
 use crate::rule::{Class, ClassId, IpRewrite, List};
 use crate::schema;
@@ -27,6 +29,17 @@ pub struct PatternRow {
     pub class: ClassId,
     /// For an alias.
     pub target: Option<Name>,
+}
+
+/// An address rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressRow {
+    /// An address or prefix, no bits beyond its length.
+    pub net: IpNet,
+    /// What the rule says.
+    pub class: ClassId,
+    /// For an alias. In a box, for there may be a million rows and hardly any has one.
+    pub target: Option<Box<Name>>,
 }
 
 /// An immutable generation, opened and verified.
@@ -45,8 +58,12 @@ pub struct Generation {
     pub classes: Vec<Class>,
     /// Index is the pattern's id.
     pub patterns: Vec<PatternRow>,
+    /// Every address rule, by prefix and then class.
+    pub addresses: Vec<AddressRow>,
     /// Every address rewrite, by list and then source.
     pub rewrites: Vec<IpRewrite>,
+    /// The classes of the rules on the root name: they speak of every question, and are better had at hand than read.
+    pub root: Vec<ClassId>,
     /// Index is the shard.
     pub filters: Vec<Arc<Filter>>,
 }
@@ -67,10 +84,23 @@ impl Generation {
             file.check_size(&dir.join(&file.name))?;
         }
         let (lists, classes) = load_common(dir, &manifest)?;
-        let (patterns, rewrites) = load_scattered(dir, &manifest, &lists, &classes)?;
+        let Scattered { patterns, addresses, rewrites } = load_scattered(dir, &manifest, &lists, &classes)?;
+        let root = load_root(dir, &manifest, key, &classes)?;
         let filters = (0..manifest.shards).map(|shard| load_filter(dir, &manifest, shard));
         let filters = filters.collect::<Result<_, _>>()?;
-        Ok(Generation { number, dir: dir.to_path_buf(), manifest, key, lists, classes, patterns, rewrites, filters })
+        Ok(Generation {
+            number,
+            dir: dir.to_path_buf(),
+            manifest,
+            key,
+            lists,
+            classes,
+            patterns,
+            addresses,
+            rewrites,
+            root,
+            filters,
+        })
     }
 
     /// Opens a connection to each shard, in their order, for the calling worker alone. `mmap` maps the shards.
@@ -100,7 +130,7 @@ impl Generation {
         self.manifest.shards
     }
 
-    /// Rules by name and pattern.
+    /// Rules by name, pattern and address.
     pub fn rule_count(&self) -> u64 {
         self.manifest.rules
     }
@@ -139,32 +169,51 @@ fn load_common_of(path: &Path, manifest: &Manifest) -> Result<(Vec<List>, Vec<Cl
     Ok((lists, classes))
 }
 
-/// Patterns and rewrites, of which each shard has its part.
-fn load_scattered(
-    dir: &Path,
-    manifest: &Manifest,
-    lists: &[List],
-    classes: &[Class],
-) -> Result<(Vec<PatternRow>, Vec<IpRewrite>), StoreError> {
-    let (mut patterns, mut rewrites) = (Vec::new(), Vec::new());
+/// What each shard has its part of, beside the rules by name.
+#[derive(Default)]
+struct Scattered {
+    patterns: Vec<PatternRow>,
+    addresses: Vec<AddressRow>,
+    rewrites: Vec<IpRewrite>,
+}
+
+fn load_scattered(dir: &Path, manifest: &Manifest, lists: &[List], classes: &[Class]) -> Result<Scattered, StoreError> {
+    let mut scattered = Scattered::default();
+    let Scattered { patterns, addresses, rewrites } = &mut scattered;
     for shard in 0..manifest.shards {
         let path = dir.join(shard_name(shard));
         let conn = connect(&path, false)?;
-        schema::read_patterns(&conn, &path, &mut patterns)?;
-        schema::read_rewrites(&conn, &path, &mut rewrites)?;
+        schema::read_patterns(&conn, &path, patterns)?;
+        schema::read_addresses(&conn, &path, addresses)?;
+        schema::read_rewrites(&conn, &path, rewrites)?;
     }
     patterns.sort_unstable_by_key(|pattern| pattern.id);
+    addresses.sort_unstable_by_key(|address| (address.net, address.class));
     rewrites.sort_unstable_by_key(|rewrite| (rewrite.list, rewrite.from));
     let dense = patterns.iter().enumerate().all(|(place, pattern)| pattern.id as usize == place);
     let consistent = dense
         && patterns.len() as u64 == manifest.patterns
+        && addresses.len() as u64 == manifest.addresses
         && rewrites.len() as u64 == manifest.ip_rewrites
         && patterns.iter().all(|pattern| (pattern.class as usize) < classes.len())
+        && addresses.iter().all(|address| (address.class as usize) < classes.len())
         && rewrites.iter().all(|rewrite| usize::from(rewrite.list) < lists.len());
     if !consistent {
-        return Err(StoreError::damaged(dir, "its patterns or address rewrites are not those of the manifest"));
+        let what = "its patterns, address rules or address rewrites are not those of the manifest";
+        return Err(StoreError::damaged(dir, what));
     }
-    Ok((patterns, rewrites))
+    Ok(scattered)
+}
+
+fn load_root(dir: &Path, manifest: &Manifest, key: HashKey, classes: &[Class]) -> Result<Vec<ClassId>, StoreError> {
+    let shard = route::hash(key, &Name::ROOT).shard(manifest.shards);
+    let path = dir.join(shard_name(shard));
+    let mut root = Vec::new();
+    Shard::open(&path, false)?.classes_of(Name::ROOT.to_text().as_str(), &mut |class| root.push(class))?;
+    if root.iter().any(|&class| class as usize >= classes.len()) {
+        return Err(StoreError::damaged(&path, "a rule on the root name has no class"));
+    }
+    Ok(root)
 }
 
 fn load_filter(dir: &Path, manifest: &Manifest, shard: u16) -> Result<Arc<Filter>, StoreError> {

@@ -36,10 +36,12 @@ pub struct Manifest {
     pub shards: u16,
     /// Tells whether the store's key is the one that the names were hashed with.
     pub key_check: String,
-    /// Rules by name and pattern.
+    /// Rules by name, pattern and address.
     pub rules: u64,
     /// The patterns among them.
     pub patterns: u64,
+    /// The rules on addresses among them.
+    pub addresses: u64,
     /// Address rewrites.
     pub ip_rewrites: u64,
     /// Rules left out because their list had said them before.
@@ -194,6 +196,7 @@ mod tests {
             key_check: key_check(HashKey([1; 16])),
             rules: 2,
             patterns: 1,
+            addresses: 0,
             ip_rewrites: 0,
             duplicates: 4,
             classes: 1,

@@ -17,7 +17,7 @@ use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::StoreError;
-pub use crate::generation::{Generation, PatternRow};
+pub use crate::generation::{AddressRow, Generation, PatternRow};
 use crate::route::HashKey;
 
 const KEY: &str = "key";

@@ -24,6 +24,8 @@ pub enum Scope {
     Below = 2,
     /// Names that a regular expression finds; the rule has no name of its own.
     Pattern = 3,
+    /// Upstream answers with an address in a prefix; the rule has no name of its own.
+    Address = 4,
 }
 
 /// What a rule does. The order is that of precedence within a tier.
@@ -197,6 +199,9 @@ pub enum RuleKey {
     /// A regular expression in PCRE syntax, searched (not anchored) in the lower-case text of the name without the final
     /// dot, case-insensitively; `target` for an alias.
     Pattern { regex: String, target: Option<Name> },
+    /// An address or prefix without bits beyond its length, searched among the A and AAAA records of upstream answers;
+    /// `target` for an alias.
+    Address { net: IpNet, target: Option<Name> },
 }
 
 /// An `ip-rewrite` rule: addresses in `from` in upstream answers become `to`.

@@ -1,4 +1,4 @@
-//! The tables of a shard and how lists, classes, patterns and rewrites are spelled in them.
+//! The tables of a shard and how lists, classes, patterns, address rules and rewrites are spelled in them.
 //!
 //! Invariant: what is written here reads back equal. The SQL is in `schema/shard`; a shard is rebuilt, never migrated, so
 //! a change of any table or of a word in this file needs a new [`FORMAT_VERSION`].
@@ -12,7 +12,7 @@ use rusqlite::{Connection, Row, params};
 
 use crate::StoreError;
 use crate::name::Name;
-use crate::publish::PatternRow;
+use crate::publish::{AddressRow, PatternRow};
 use crate::rule::{
     AliasLabels, Answer, AnswerRecord, BlockMode, Class, ClientMatch, Condition, IpRewrite, Kind, List, Scope,
     TypedAnswer,
@@ -38,8 +38,13 @@ const KINDS: [(Kind, &str); 5] = [
     (Kind::Alias, "alias"),
     (Kind::Block, "block"),
 ];
-const SCOPES: [(Scope, &str); 4] =
-    [(Scope::Exact, "exact"), (Scope::Subtree, "subtree"), (Scope::Below, "below"), (Scope::Pattern, "pattern")];
+const SCOPES: [(Scope, &str); 5] = [
+    (Scope::Exact, "exact"),
+    (Scope::Subtree, "subtree"),
+    (Scope::Below, "below"),
+    (Scope::Pattern, "pattern"),
+    (Scope::Address, "address"),
+];
 const MODES: [(BlockMode, &str); 7] = [
     (BlockMode::Zero, "zero"),
     (BlockMode::Sinkhole, "sinkhole"),
@@ -100,7 +105,7 @@ pub(crate) fn name_from_text(text: &str) -> Result<Name, RowError> {
     Name::from_text(text).map_err(|error| RowError::Value(format!("`{text}`: {error}")))
 }
 
-/// A rewrite's source as the shards hold it: a plain address when the prefix is one address.
+/// A rewrite's source, or what an address rule speaks of, as the shards hold it: a plain address when the prefix is one address.
 pub(crate) fn source_text(from: &IpNet) -> String {
     if from.prefix_len() == from.max_prefix_len() { from.addr().to_string() } else { from.trunc().to_string() }
 }
@@ -319,6 +324,17 @@ pub(crate) fn read_patterns(conn: &Connection, file: &Path, to: &mut Vec<Pattern
         let target: Option<String> = row.get(3)?;
         let target = target.map(|text| name_from_text(&text)).transpose()?;
         to.push(PatternRow { id: row.get(0)?, regex: row.get(1)?, class: row.get(2)?, target });
+        Ok(())
+    })
+}
+
+/// The shard's address rules.
+pub(crate) fn read_addresses(conn: &Connection, file: &Path, to: &mut Vec<AddressRow>) -> Result<(), StoreError> {
+    each_row(conn, file, "SELECT net, class, target FROM address", |row| {
+        let (net, target): (String, Option<String>) = (row.get(0)?, row.get(2)?);
+        let not_a_net = || RowError::Value(format!("`{net}` is not an address or prefix"));
+        let target = target.map(|text| name_from_text(&text)).transpose()?.map(Box::new);
+        to.push(AddressRow { net: source_from_text(&net).ok_or_else(not_a_net)?, class: row.get(1)?, target });
         Ok(())
     })
 }

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags, params};
 
 use crate::StoreError;
 use crate::filter;
-use crate::generation::{PatternRow, filter_name, shard_name};
+use crate::generation::{AddressRow, PatternRow, filter_name, shard_name};
 use crate::manifest::FileEntry;
 use crate::route::{NameHash, Reach};
 use crate::rule::{Class, ClassId, IpRewrite, List, Scope};
@@ -81,6 +81,8 @@ pub(crate) struct ShardRules {
     aliases: Vec<AliasEntry>,
     /// With final class ids.
     pub(crate) patterns: Vec<PatternRow>,
+    /// Likewise.
+    pub(crate) addresses: Vec<AddressRow>,
     pub(crate) rewrites: Vec<IpRewrite>,
 }
 
@@ -181,13 +183,18 @@ impl ShardRules {
             let target = pattern.target.map(|target| target.to_text().as_str().to_owned());
             pattern_row.execute(params![pattern.id, pattern.regex, pattern.class, target])?;
         }
+        let mut address_row = conn.prepare("INSERT INTO address VALUES (?1, ?2, ?3)")?;
+        for AddressRow { net, class, target } in &self.addresses {
+            let target = target.as_ref().map(|target| target.to_text().as_str().to_owned());
+            address_row.execute(params![schema::source_text(net), class, target])?;
+        }
         let mut rewrite_row = conn.prepare("INSERT INTO ip_rewrite VALUES (?1, ?2, ?3, ?4)")?;
         for rewrite in &self.rewrites {
             let family = if rewrite.from.addr().is_ipv4() { 4 } else { 6 };
             let source = schema::source_text(&rewrite.from);
             rewrite_row.execute(params![source, rewrite.to.to_string(), family, rewrite.list])?;
         }
-        drop((alias_row, pattern_row, rewrite_row));
+        drop((alias_row, pattern_row, address_row, rewrite_row));
         conn.execute_batch("COMMIT")?;
         conn.close().map_err(|(_, error)| error)
     }

@@ -43,6 +43,7 @@ fn line(item: &AncestorItem) -> String {
             let key = match key {
                 RuleKey::Name { name, target } => format!("{name}{}", of(target)),
                 RuleKey::Pattern { regex, target } => format!("/{regex}/{}", of(target)),
+                RuleKey::Address { net, target } => format!("{net}{}", of(target)),
             };
             let servers: String = class.servers.iter().map(|server| format!(" @{server}")).collect();
             format!("{:?} {:?} {key}{servers}", class.kind, class.scope)

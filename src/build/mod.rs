@@ -304,7 +304,7 @@ impl Build {
                 input::Item::Rule(rule, place) => {
                     *rules += 1;
                     match rule.key {
-                        RuleKey::Name { .. } => failure = builder.push(&rule),
+                        RuleKey::Name { .. } | RuleKey::Address { .. } => failure = builder.push(&rule),
                         RuleKey::Pattern { .. } => {
                             patterns.push(PatternRule {
                                 rule,

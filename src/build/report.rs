@@ -18,7 +18,7 @@ use crate::lists::{Counts, Format, SkipReason};
 pub struct Report {
     /// Number of the generation that was published.
     pub generation: u64,
-    /// Rules kept, patterns included, address rewrites not.
+    /// Rules kept, by name, pattern and address; address rewrites not.
     pub rules: u64,
     /// Rules left out because their list had said them before.
     pub duplicates: u64,
@@ -196,6 +196,7 @@ pub fn scope_name(scope: Scope) -> &'static str {
         Scope::Subtree => "subtree",
         Scope::Below => "below",
         Scope::Pattern => "pattern",
+        Scope::Address => "address",
     }
 }
 

@@ -29,7 +29,7 @@ pub struct Defaults {
     pub ttl_s: u32,
 }
 
-/// Fills `answer`, emptied first, with what a blocked question for `name` and `qtype` gets. `class` and `list` are those of
+/// Fills `answer`, emptied first unless the outcome leaves it alone, with what a blocked question for `name` and `qtype` gets. `class` and `list` are those of
 /// the rule; none when all is blocked because the store failed. On the hot path.
 pub fn answer(
     answer: &mut Answer,
@@ -39,16 +39,19 @@ pub fn answer(
     list: Option<&ListBook>,
     defaults: Defaults,
 ) -> Result<Blocked, AnswerFull> {
-    answer.clear();
     let ttl_s = list.and_then(|list| list.list.block_ttl_s).unwrap_or(defaults.ttl_s);
     let mode = match class.and_then(|class| class.answer.as_ref()) {
         Some(RuleAnswer::Records(records)) => {
+            answer.clear();
             push_records(answer, name, qtype, records, ttl_s)?;
             return finish_negative(answer, name, rcode::NOERROR, ttl_s);
         }
         Some(RuleAnswer::Mode(mode)) => *mode,
         None => list.and_then(|list| list.list.block_mode).unwrap_or(defaults.mode),
     };
+    if !matches!(mode, BlockMode::Drop | BlockMode::TcpOnly) {
+        answer.clear();
+    }
     match mode {
         BlockMode::Drop => Ok(Blocked::Dropped),
         BlockMode::TcpOnly => Ok(Blocked::TcpOnly),

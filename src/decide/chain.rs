@@ -143,12 +143,18 @@ impl Core {
         self.uncloak(now, ticket, links, out)
     }
 
-    /// Judges the targets of the chain from `index` on, then finishes the answer.
+    /// Judges the targets of the chain from `index` on, then the addresses.
     pub(super) fn uncloak(&mut self, now: Now, ticket: Ticket, index: usize, out: &mut [u8]) -> Step {
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
         if !query.is_allowed && query.question.qtype != rtype::CNAME && self.answer.chain_target(index).is_some() {
             return self.judge(now, ticket, Subject::Chained(index), out);
         }
+        self.judge_addresses(now, ticket, out)
+    }
+
+    /// What the upstream answered has passed all rules.
+    pub(super) fn finish_answer(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
+        let Some(query) = self.queries.get(ticket) else { return lost() };
         let policy = query.policy;
         let rules = &self.rules;
         if rules.rewrites().apply(&mut self.answer, &|list| rules.list_applies(policy, list)) {

@@ -74,6 +74,8 @@ counters! {
     blocked,
     /// Blocked because of a name in the answer's CNAME chain.
     uncloaked,
+    /// Blocked because of an address in the answer.
+    blocked_by_address,
     /// Questions led on by an alias.
     aliased,
     /// Answers in which an address was rewritten.

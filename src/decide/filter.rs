@@ -33,24 +33,25 @@ impl Lookup {
         Self { text: NameText::EMPTY, hashes: SuffixHashes::EMPTY, shards: 1, wanted: 0 }
     }
 
-    /// Asks the filters about every suffix of `name`; true when the store must be read. On the hot path.
+    /// Asks the filters about every suffix of `name` but the root, whose rules are at hand; true when the store must be
+    /// read. On the hot path.
     pub fn probe(&mut self, rules: &RuleBook, name: &Name) -> bool {
         self.wanted = 0;
         self.shards = rules.shard_count();
         if !rules.is_empty() {
             self.hashes.compute(rules.key(), name);
             let whole = name.label_count();
-            if rules.may_hold(self.hashes.whole(), Reach::Itself) {
+            if whole > 0 && rules.may_hold(self.hashes.whole(), Reach::Itself) {
                 self.wanted |= 1 << whole;
             }
-            for labels in 0..=whole {
+            for labels in 1..=whole {
                 if rules.may_hold(self.hashes.suffix(labels), Reach::Under) {
                     self.wanted |= 1 << labels;
                 }
             }
         }
-        // The text costs a pass over the name: only when store or patterns will read it.
-        if self.wanted != 0 || rules.has_patterns() {
+        // The text costs a pass over the name: only when store, patterns or an alias on the root will read it.
+        if self.wanted != 0 || rules.has_patterns() || rules.has_root_rules() {
             self.text.write(name);
         }
         self.wanted != 0

@@ -14,6 +14,7 @@
 //! [`Core::new`]. Time comes in as [`Now`]; randomness from a generator that [`Core::new`] is given the seed of.
 
 // In the order of a query's life.
+pub mod address;
 pub mod answer;
 pub mod block;
 pub mod cache;
@@ -24,6 +25,7 @@ pub mod pattern;
 pub mod question;
 pub mod reply;
 pub mod rewrite;
+pub mod root;
 pub mod rule;
 pub mod rulebook;
 pub mod step;
@@ -32,6 +34,7 @@ pub mod waiting;
 // What the stages share.
 mod chain;
 pub mod counters;
+pub mod prefixes;
 pub mod query;
 mod resolve;
 pub mod settings;
@@ -58,7 +61,7 @@ use self::query::{AliasAsked, Link, Queries, Stage, Subject};
 use self::question::{Question, Rejection};
 use self::reply::{Body, Ede, ReplyHead};
 use self::resolve::Resolver;
-use self::rule::Rows;
+use self::rule::{Key, Rows};
 use self::rulebook::RuleBook;
 use self::settings::{OnStoreError, Settings};
 use self::upstream::GroupId;
@@ -71,8 +74,9 @@ pub struct Core {
     rules: Arc<RuleBook>,
     /// Grows with each change of rules or settings; cached answers bear the one they were judged under.
     rules_stamp: u64,
-    /// Since when upstreams' answers have been rewritten as they are now: older ones are asked for again.
-    rewrites_stamp: u64,
+    /// Since when addresses in upstreams' answers have been judged and rewritten as they are now: older answers are asked
+    /// for again.
+    addresses_stamp: u64,
     counters: Arc<Counters>,
     cache: Cache,
     queries: Queries,
@@ -97,7 +101,7 @@ impl Core {
         let cache = Cache::new(settings.cache.bytes, resolver.chance.seeds());
         let mut core = Core {
             rules_stamp: 0,
-            rewrites_stamp: 0,
+            addresses_stamp: 0,
             counters: Arc::default(),
             cache,
             queries: Queries::new(),
@@ -133,9 +137,9 @@ impl Core {
                 .map(|class| (!class.servers.is_empty()).then(|| upstreams.group_of_rule(&class.servers))),
         );
         self.rules_stamp += 1;
-        if !rules.rewrites_as(&self.rules) {
+        if !rules.treats_addresses_as(&self.rules) {
             // What the addresses of a cached answer were before, it does not tell.
-            self.rewrites_stamp = self.rules_stamp;
+            self.addresses_stamp = self.rules_stamp;
         }
         self.settings = settings;
         self.rules = rules;
@@ -160,7 +164,11 @@ impl Core {
             }
         }
         match client::admit(&self.settings, from.client.ip()) {
-            Some(policy) => query.policy = policy,
+            Some(policy) => {
+                query.policy = policy;
+                query.is_singled_out = self.rules.singles_out(policy, from.client.ip());
+                query.is_private = query.is_singled_out;
+            }
             None => {
                 self.counters.refused_clients.add(1);
                 return self.fail(now, ticket, rcode::REFUSED, Failure::ClientNotAllowed, out);
@@ -172,7 +180,8 @@ impl Core {
     /// Stage 3: an answer that is still fresh, judged under the rules of now.
     fn recall(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
         let Some(query) = self.queries.get(ticket) else { return lost() };
-        if let Some(entry) = self.cache.find(&query.cache_key(), now)
+        if !query.is_singled_out
+            && let Some(entry) = self.cache.find(&query.cache_key(), now)
             && self.cache.head(entry).is_some_and(|head| head.rules == self.rules_stamp)
         {
             return self.reply_from_cache(now, ticket, entry, out);
@@ -214,7 +223,11 @@ impl Core {
     fn judge(&mut self, now: Now, ticket: Ticket, subject: Subject, out: &mut [u8]) -> Step {
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
         let Some(name) = subject_name(query, &self.answer, subject) else { return lost() };
-        query.judgement = rule::Judgement::default();
+        let mut judgement = rule::Judgement::default();
+        if self.rules.has_root_rules() {
+            judgement.consider_root(&self.rules, &query.asked(&name), query.is_led_on);
+        }
+        query.judgement = judgement;
         query.stage = Stage::Judging(subject);
         if self.lookup.probe(&self.rules, &name) {
             self.counters.store_reads.add(1);
@@ -277,7 +290,7 @@ impl Core {
     }
 
     /// The verdict is in: carries it out.
-    fn decide(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
+    pub(super) fn decide(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
         let Stage::Judging(subject) = query.stage else { return lost() };
         query.is_private |= query.judgement.depends_on_client();
@@ -287,13 +300,13 @@ impl Core {
             Kind::Block => self.block(now, ticket, subject, Some(winner.class), out),
             Kind::Alias => {
                 query.stage = Stage::Target(subject, AliasAsked { labels: winner.labels, class: winner.class });
-                match winner.pattern {
-                    Some(pattern) => {
-                        let target = self.rules.pattern(pattern).and_then(|(_, target)| target);
-                        self.on_target(now, ticket, Ok(target), out)
-                    }
-                    None => Step::AskTarget(ticket),
-                }
+                query.is_led_on |= winner.reaches_every_name();
+                let target = match winner.key {
+                    Key::Name => return Step::AskTarget(ticket),
+                    Key::Pattern(pattern) => self.rules.pattern(pattern).and_then(|(_, target)| target),
+                    Key::Address { target, .. } => target.and_then(|target| self.rules.addresses().target(target)),
+                };
+                self.on_target(now, ticket, Ok(target), out)
             }
             Kind::Allow | Kind::ForwardAllow | Kind::ForwardBlock => {
                 // Only the verdict on the name itself chooses the upstream; in a chain it merely does not block.
@@ -346,11 +359,6 @@ impl Core {
             Ok(Blocked::TcpOnly) => {
                 // Kept, the answer would reach clients over UDP.
                 query.is_private = true;
-                if let Subject::Chained(_) = subject {
-                    // The answer was emptied above; over TCP it is simply asked for again, without uncloaking.
-                    query.is_allowed = true;
-                    return self.ask_upstream(now, ticket, out);
-                }
                 return self.let_pass(now, ticket, subject, out);
             }
             Err(answer::AnswerFull) => {
@@ -358,18 +366,20 @@ impl Core {
             }
         }
         self.counters.blocked.add(1);
-        if subject != Subject::Resolved {
-            self.counters.uncloaked.add(1);
+        match subject {
+            Subject::Resolved => {}
+            Subject::Chained(_) => self.counters.uncloaked.add(1),
+            Subject::Addresses => self.counters.blocked_by_address.add(1),
         }
         let why = match (class, list) {
             (Some(class), Some(list)) => Why::List { code: list.ede_code, list: class.list },
             _ => Why::Failure(Failure::StoreFailed),
         };
         self.body.compose(&query.question, &self.answer);
-        // A block that uncloaking found stands on an upstream's answer: that may change.
+        // A block for what an upstream's answer holds stands on that answer: it may change, and so may its verdict.
         let (origin, ttl_s) = match subject {
             Subject::Resolved => (cache::Origin::Rule, u32::MAX),
-            Subject::Chained(_) => (
+            Subject::Chained(_) | Subject::Addresses => (
                 cache::Origin::Upstream { group: query.group, chain: true },
                 self.answer.ttl_s_min().unwrap_or(self.settings.block_ttl_s),
             ),
@@ -391,6 +401,7 @@ impl Core {
         match subject {
             Subject::Resolved => self.resolve(now, ticket, out),
             Subject::Chained(index) => self.uncloak(now, ticket, index + 1, out),
+            Subject::Addresses => self.finish_answer(now, ticket, out),
         }
     }
 
@@ -403,14 +414,15 @@ impl Core {
             return self.conclude(now, ticket, cache::Origin::Rule, u32::MAX, None, out);
         }
         let key = query.cache_key_of(query.resolved());
-        if let Some(entry) = self.cache.find(&key, now)
+        if !query.is_singled_out
+            && let Some(entry) = self.cache.find(&key, now)
             && let Some(head) = self.cache.head(entry).copied()
         {
             let is_current = head.rules == self.rules_stamp;
             let is_ours = match head.origin {
                 // Judged again just now; the names in its chain were judged under the old rules only.
                 cache::Origin::Upstream { group, chain } => {
-                    group == query.group && (!chain || is_current) && head.rules >= self.rewrites_stamp
+                    group == query.group && (!chain || is_current) && head.rules >= self.addresses_stamp
                 }
                 // The name may be forwarded to another group now, whose servers have not failed.
                 cache::Origin::Failure => is_current,
@@ -540,7 +552,7 @@ fn lost() -> Step {
 
 fn subject_name(query: &query::Query, answer: &Answer, subject: Subject) -> Option<Name> {
     match subject {
-        Subject::Resolved => Some(*query.resolved()),
+        Subject::Resolved | Subject::Addresses => Some(*query.resolved()),
         Subject::Chained(index) => answer.chain_target(index).map(|(name, _)| name),
     }
 }

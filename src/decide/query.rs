@@ -29,6 +29,8 @@ pub enum Subject {
     Resolved,
     /// The target of a CNAME in the upstream's answer, by its place in the whole chain (uncloaking).
     Chained(usize),
+    /// The resolved name again, by the addresses in the upstream's answer.
+    Addresses,
 }
 
 /// Where a query stands.
@@ -76,6 +78,11 @@ pub struct Query {
     pub is_allowed: bool,
     /// The answer must not be kept: another client may get another one.
     pub is_private: bool,
+    /// A rule on every name speaks of this client: the cache holds what others get, and so is not asked either.
+    pub is_singled_out: bool,
+    /// An alias on the root name or on an address was followed. Such a one reaches its own target too, so it is followed
+    /// once.
+    pub is_led_on: bool,
     /// Upstream sends made on behalf of this query.
     pub sends: u8,
     /// The next client of the same exchange.
@@ -98,6 +105,8 @@ impl Query {
             group: 0,
             is_allowed: false,
             is_private: false,
+            is_singled_out: false,
+            is_led_on: false,
             sends: 0,
             next: None,
             links: [Link { ttl_s: 0, target: Name::ROOT }; CHAIN_LINKS_MAX],
@@ -111,6 +120,8 @@ impl Query {
         self.judgement = Judgement::default();
         self.is_allowed = false;
         self.is_private = false;
+        self.is_singled_out = false;
+        self.is_led_on = false;
         self.sends = 0;
         self.next = None;
         self.link_count = 0;

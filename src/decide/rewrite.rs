@@ -5,49 +5,30 @@
 
 use std::net::IpAddr;
 
-use ahash::RandomState;
 use corewall_sharding::rule::{IpRewrite, ListId};
-use hashbrown::HashMap;
-use ipnet::IpNet;
 
 use super::answer::{Answer, Record, Section};
+use super::prefixes::Prefixes;
 use super::settings::CacheBounds;
 use super::wire::{rcode, rtype};
 use crate::limits::TTL_S_MAX;
 
-/// The generation's address rewrites, longest prefix first. Immutable.
+/// The generation's address rewrites. Immutable.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rewrites {
-    v4: Vec<Prefixes<4>>,
-    v6: Vec<Prefixes<16>>,
+    /// What each prefix becomes by each list; the lower list number first.
+    targets: Prefixes<(ListId, IpAddr)>,
 }
-
-/// The rewrites of one family whose prefixes are of one length.
-#[derive(Clone, Debug, PartialEq)]
-struct Prefixes<const N: usize> {
-    bits: u8,
-    /// By network address.
-    networks: HashMap<[u8; N], Targets<N>, RandomState>,
-}
-
-/// What one prefix becomes by each list; the lower list number first.
-type Targets<const N: usize> = Vec<(ListId, [u8; N])>;
 
 impl Rewrites {
     /// From the generation's rules; of equal prefixes the lower list number wins, then the one that comes first. A rule
     /// between two families can't exist in a generation and is passed over.
     pub fn new(rules: &[IpRewrite]) -> Self {
         let mut rewrites = Self::default();
-        for rule in rules {
-            match (rule.from, rule.to) {
-                (IpNet::V4(from), IpAddr::V4(to)) => {
-                    insert(&mut rewrites.v4, from.prefix_len(), from.network().octets(), rule.list, to.octets());
-                }
-                (IpNet::V6(from), IpAddr::V6(to)) => {
-                    insert(&mut rewrites.v6, from.prefix_len(), from.network().octets(), rule.list, to.octets());
-                }
-                _ => {}
-            }
+        let mut rules: Vec<_> = rules.iter().filter(|rule| rule.from.addr().is_ipv4() == rule.to.is_ipv4()).collect();
+        rules.sort_by_key(|rule| rule.list);
+        for IpRewrite { from, to, list } in rules {
+            rewrites.targets.file(from, (*list, *to));
         }
         rewrites
     }
@@ -55,44 +36,29 @@ impl Rewrites {
     /// Replaces A and AAAA data by the longest prefix that holds it and applies (`applies` tells whether a list does
     /// under the policy). Signatures over a changed RRset are dropped and AD cleared. Returns whether anything changed.
     pub fn apply(&self, answer: &mut Answer, applies: &dyn Fn(ListId) -> bool) -> bool {
-        let v4 = replace(&self.v4, answer, rtype::A, applies);
-        let v6 = replace(&self.v6, answer, rtype::AAAA, applies);
+        if self.targets.is_empty() {
+            return false;
+        }
+        let target = |address: IpAddr| {
+            let mut targets = self.targets.holding(address).flat_map(|(_, targets)| targets);
+            targets.find(|(list, _)| applies(*list)).map(|(_, to)| *to)
+        };
+        let v4 = replace(answer, rtype::A, |address: [u8; 4]| match target(address.into())? {
+            IpAddr::V4(to) => Some(to.octets()),
+            IpAddr::V6(_) => None,
+        });
+        let v6 = replace(answer, rtype::AAAA, |address: [u8; 16]| match target(address.into())? {
+            IpAddr::V6(to) => Some(to.octets()),
+            IpAddr::V4(_) => None,
+        });
         v4 || v6
     }
 }
 
-fn insert<const N: usize>(prefixes: &mut Vec<Prefixes<N>>, bits: u8, network: [u8; N], list: ListId, to: [u8; N]) {
-    let at = match prefixes.binary_search_by(|held| bits.cmp(&held.bits)) {
-        Ok(at) => at,
-        Err(at) => {
-            prefixes.insert(at, Prefixes { bits, networks: HashMap::default() });
-            at
-        }
-    };
-    if let Some(held) = prefixes.get_mut(at) {
-        let targets = held.networks.entry(network).or_default();
-        targets.insert(targets.partition_point(|(other, _)| *other <= list), (list, to));
-    }
-}
-
-fn replace<const N: usize>(
-    prefixes: &[Prefixes<N>],
-    answer: &mut Answer,
-    rtype: u16,
-    applies: &dyn Fn(ListId) -> bool,
-) -> bool {
-    if prefixes.is_empty() {
-        return false;
-    }
-    let target = |address: &[u8; N]| {
-        prefixes.iter().find_map(|held| {
-            let targets = held.networks.get(&masked(address, held.bits))?;
-            targets.iter().find(|(list, _)| applies(*list)).map(|(_, to)| *to)
-        })
-    };
+fn replace<const N: usize>(answer: &mut Answer, rtype: u16, target: impl Fn([u8; N]) -> Option<[u8; N]>) -> bool {
     let replaced = answer.replace_rdata(|record: &Record<'_>| {
         let is_address = record.rtype == rtype && record.section == Section::Answer;
-        if is_address { record.rdata.try_into().ok().and_then(target) } else { None }
+        if is_address { record.rdata.try_into().ok().and_then(&target) } else { None }
     });
     if replaced {
         answer.retain(|record| record.covered() != Some(rtype));
@@ -100,16 +66,6 @@ fn replace<const N: usize>(
         answer.authentic_data = false;
     }
     replaced
-}
-
-/// The first `bits` bits of an address, the others zero.
-fn masked<const N: usize>(address: &[u8; N], bits: u8) -> [u8; N] {
-    let mut network = *address;
-    for (at, octet) in network.iter_mut().enumerate() {
-        let kept = usize::from(bits).saturating_sub(8 * at).min(8);
-        *octet &= !(0xffu16 >> kept) as u8;
-    }
-    network
 }
 
 /// Caps and lifts the TTLs of `answer`, and returns the seconds it may be kept: 0 means not at all.

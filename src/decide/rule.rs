@@ -83,11 +83,13 @@ impl Tier {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rank {
     tier: Tier,
-    /// More labels are more specific; a pattern has none.
-    labels_missing: u8,
+    /// More labels are more specific, a pattern has none; on addresses, more bits of the prefix.
+    specificity_missing: u8,
     scope: Scope,
     kind: Kind,
     list: ListId,
+    /// Of the rules of one list for several clients that of the longest prefix wins, as a policy zone has it.
+    client_bits_missing: u8,
     class: ClassId,
 }
 
@@ -116,12 +118,34 @@ pub struct Asked<'a> {
 pub struct Candidate {
     /// Its class.
     pub class: ClassId,
-    /// Labels of its name; 0 for a pattern.
+    /// Labels of its name; 0 for a pattern or an address.
     pub labels: u8,
-    /// The pattern's number, when it is one.
-    pub pattern: Option<u32>,
+    /// What it was found by.
+    pub key: Key,
     /// Its precedence.
     pub rank: Rank,
+}
+
+impl Candidate {
+    /// Whether it may reach whatever name an alias leads to.
+    pub fn reaches_every_name(&self) -> bool {
+        match self.key {
+            Key::Name => self.labels == 0,
+            Key::Pattern(_) => false,
+            Key::Address { .. } => true,
+        }
+    }
+}
+
+/// What a rule was found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// A name.
+    Name,
+    /// The pattern of this number.
+    Pattern(u32),
+    /// An address of the answer, in a prefix of so many bits; with the number of an alias's target.
+    Address { bits: u8, target: Option<u32> },
 }
 
 /// Why a rule that was found does not apply.
@@ -150,7 +174,7 @@ pub struct Judgement {
 impl Judgement {
     /// Weighs a row of the store.
     pub fn consider_row(&mut self, rules: &RuleBook, asked: &Asked<'_>, labels: u8, class: ClassId) {
-        if let Ok(candidate) = self.examine(rules, asked, labels, class, None) {
+        if let Ok(candidate) = self.examine(rules, asked, labels, class, Key::Name) {
             self.weigh(rules, candidate);
         }
     }
@@ -158,8 +182,27 @@ impl Judgement {
     /// Weighs a pattern that matched.
     pub fn consider_pattern(&mut self, rules: &RuleBook, asked: &Asked<'_>, pattern: u32) {
         let Some((class, _)) = rules.pattern(pattern) else { return };
-        if let Ok(candidate) = self.examine(rules, asked, 0, class, Some(pattern)) {
+        if let Ok(candidate) = self.examine(rules, asked, 0, class, Key::Pattern(pattern)) {
             self.weigh(rules, candidate);
+        }
+    }
+
+    /// Weighs the rules on the root name; `is_led_on` as in [`RuleBook::root_rules`].
+    pub fn consider_root(&mut self, rules: &RuleBook, asked: &Asked<'_>, is_led_on: bool) {
+        for class in rules.root_rules(asked, is_led_on) {
+            self.consider_row(rules, asked, 0, class);
+        }
+    }
+
+    /// Weighs the rules on an address of the answer to `asked`, aliases aside when one `is_led_on` by such a rule already.
+    pub fn consider_address(&mut self, rules: &RuleBook, asked: &Asked<'_>, address: IpAddr, is_led_on: bool) {
+        for (bits, rule) in rules.addresses().holding(address) {
+            let key = Key::Address { bits, target: rule.target };
+            if let Ok(candidate) = self.examine(rules, asked, 0, rule.class, key)
+                && !(is_led_on && candidate.rank.kind == Kind::Alias)
+            {
+                self.weigh(rules, candidate);
+            }
         }
     }
 
@@ -170,7 +213,7 @@ impl Judgement {
         asked: &Asked<'_>,
         labels: u8,
         id: ClassId,
-        pattern: Option<u32>,
+        key: Key,
     ) -> Result<Candidate, Inapplicable> {
         let class = rules.class(id).ok_or(Inapplicable::UnknownClass)?;
         let whole = usize::from(labels) == asked.name.label_count();
@@ -188,15 +231,21 @@ impl Judgement {
                 return Err(Inapplicable::Condition);
             }
         }
+        let specificity = match key {
+            Key::Name | Key::Pattern(_) => labels,
+            Key::Address { bits, .. } => bits,
+        };
         let rank = Rank {
             tier: Tier::of(class),
-            labels_missing: u8::MAX - labels,
+            specificity_missing: u8::MAX - specificity,
             scope: class.scope,
             kind: class.kind,
             list: class.list,
+            client_bits_missing: u8::MAX
+                - class.condition.as_ref().map_or(0, |condition| client_bits(condition, asked)),
             class: id,
         };
-        Ok(Candidate { class: id, labels, pattern, rank })
+        Ok(Candidate { class: id, labels, key, rank })
     }
 
     fn weigh(&mut self, rules: &RuleBook, candidate: Candidate) {
@@ -238,15 +287,30 @@ impl Judgement {
 }
 
 fn holds(condition: &Condition, rules: &RuleBook, asked: &Asked<'_>) -> bool {
-    let client_is = |wanted: &ClientMatch| match wanted {
-        ClientMatch::Net(net) => net.contains(&asked.client.to_canonical()),
-        ClientMatch::Named(name) => rules.policy_name(asked.policy).is_some_and(|policy| **name == *policy),
-    };
     (condition.types.is_empty() || condition.types.contains(&asked.qtype))
         && !condition.types_not.contains(&asked.qtype)
         && !condition.names_not.iter().any(|name| asked.name.is_at_or_below(name))
-        && (condition.clients.is_empty() || condition.clients.iter().any(client_is))
+        && holds_for_client(condition, rules, asked.policy, asked.client)
+}
+
+/// Whether the part of a condition that speaks of clients holds.
+pub fn holds_for_client(condition: &Condition, rules: &RuleBook, policy: PolicyId, client: IpAddr) -> bool {
+    let client_is = |wanted: &ClientMatch| match wanted {
+        ClientMatch::Net(net) => net.contains(&client.to_canonical()),
+        ClientMatch::Named(name) => rules.policy_name(policy).is_some_and(|policy| **name == *policy),
+    };
+    (condition.clients.is_empty() || condition.clients.iter().any(client_is))
         && !condition.clients_not.iter().any(client_is)
+}
+
+/// Bits of the longest prefix by which a condition names the client.
+fn client_bits(condition: &Condition, asked: &Asked<'_>) -> u8 {
+    let client = asked.client.to_canonical();
+    let bits = condition.clients.iter().map(|wanted| match wanted {
+        ClientMatch::Net(net) if net.contains(&client) => net.prefix_len(),
+        ClientMatch::Net(_) | ClientMatch::Named(_) => 0,
+    });
+    bits.max().unwrap_or(0)
 }
 
 #[cfg(test)]

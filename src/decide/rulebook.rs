@@ -1,15 +1,18 @@
 //! What the query path knows of one generation: its classes, lists, filters, patterns' classes and address rewrites.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use corewall_sharding::filter::Filter;
 use corewall_sharding::name::Name;
 use corewall_sharding::publish::Generation;
 use corewall_sharding::route::{HashKey, NameHash, Reach};
-use corewall_sharding::rule::{AnswerRecord, Class, ClassId, List, ListId, TypedAnswer};
+use corewall_sharding::rule::{AnswerRecord, Class, ClassId, Kind, List, ListId, TypedAnswer};
 
+use super::address::AddressRules;
 use super::rewrite::Rewrites;
-use super::rule::Tier;
+use super::root::RootRules;
+use super::rule::{self, Asked, Tier};
 use super::settings::{Policy, PolicyId, Settings, list_applies};
 use crate::limits::EDE_TEXT_BYTES_MAX;
 
@@ -50,6 +53,8 @@ pub struct RuleBook {
     patterns: Vec<(ClassId, Option<Name>)>,
     /// Some pattern may overrule a block or alias by name, so that names found in the store are scanned too.
     patterns_overrule: bool,
+    root: RootRules,
+    addresses: AddressRules,
     rewrites: Rewrites,
     /// By policy: which lists apply; none means all.
     policy_lists: Vec<Option<Vec<bool>>>,
@@ -87,6 +92,8 @@ impl RuleBook {
             filters: Vec::new(),
             patterns: Vec::new(),
             patterns_overrule: false,
+            root: RootRules::default(),
+            addresses: AddressRules::default(),
             rewrites: Rewrites::default(),
             policy_lists: settings.policies.iter().map(|_| None).collect(),
             policy_names: settings.policies.iter().map(|policy| policy.name.clone()).collect(),
@@ -107,6 +114,8 @@ impl RuleBook {
             filters: generation.filters.clone(),
             patterns,
             patterns_overrule,
+            root: RootRules::new(&generation.root, &generation.classes),
+            addresses: AddressRules::new(&generation.addresses),
             rewrites: Rewrites::new(&generation.rewrites),
             policy_lists: (0..settings.policies.len() as PolicyId).map(|p| settings.lists_of(p, &names)).collect(),
             policy_names: settings.policies.iter().map(|Policy { name, .. }| name.clone()).collect(),
@@ -174,11 +183,50 @@ impl RuleBook {
         self.policy_names.get(usize::from(policy)).map(String::as_str)
     }
 
-    /// Whether answers come out of both with the same addresses, under every policy.
-    pub fn rewrites_as(&self, other: &RuleBook) -> bool {
+    /// Whether an upstream's answer, kept under `other`, needs no other look at its addresses now, under any policy.
+    pub fn treats_addresses_as(&self, other: &RuleBook) -> bool {
         let has_none = |book: &RuleBook| book.rewrites == Rewrites::default();
+        // Rules on addresses spare answers to allowed names: even when they stay, their effect changes with any other rule.
+        let judges = |book: &RuleBook| !book.addresses.is_empty();
         // Rewrites refer to lists by number, and so do policies.
-        self.rewrites == other.rewrites && (has_none(self) || self.policy_lists == other.policy_lists)
+        !judges(self)
+            && !judges(other)
+            && self.rewrites == other.rewrites
+            && (has_none(self) || self.policy_lists == other.policy_lists)
+    }
+
+    /// Whether there are rules on the root name.
+    pub fn has_root_rules(&self) -> bool {
+        !self.root.is_empty()
+    }
+
+    /// The rules on the root name that speak of who asks. `is_led_on`: without aliases, see
+    /// [`super::query::Query::is_led_on`]. On the hot path.
+    pub fn root_rules(&self, asked: &Asked<'_>, is_led_on: bool) -> impl Iterator<Item = ClassId> {
+        let may_be_followed =
+            move |id: &ClassId| !is_led_on || self.class(*id).is_none_or(|class| class.kind != Kind::Alias);
+        let of_client = self.root_rules_of_client(asked.policy, asked.client);
+        self.root.for_all().chain(of_client).filter(may_be_followed)
+    }
+
+    /// Whether a rule on the root name speaks of this very client.
+    pub fn singles_out(&self, policy: PolicyId, client: IpAddr) -> bool {
+        self.root_rules_of_client(policy, client).next().is_some()
+    }
+
+    fn root_rules_of_client(&self, policy: PolicyId, client: IpAddr) -> impl Iterator<Item = ClassId> {
+        self.root.of_client(client).filter(move |&id| {
+            self.class(id).is_some_and(|class| {
+                let condition = class.condition.as_ref();
+                self.list_applies(policy, class.list)
+                    && condition.is_none_or(|condition| rule::holds_for_client(condition, self, policy, client))
+            })
+        })
+    }
+
+    /// The rules on addresses.
+    pub fn addresses(&self) -> &AddressRules {
+        &self.addresses
     }
 
     /// The address rewrites.

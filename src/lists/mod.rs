@@ -26,6 +26,7 @@ mod records;
 mod regex;
 mod report;
 mod rpz;
+mod rpz_prefix;
 mod sink;
 mod unbound;
 mod zone;

@@ -108,6 +108,8 @@ pub enum RefuseReason {
     ForwardLoop,
     /// A record whose type or data cannot be read.
     BadRecord,
+    /// Not a prefix as policy zones write it, or bits are set beyond its length.
+    BadPrefix,
     /// An action or trigger that is known and cannot be honoured.
     UnsupportedAction,
     /// An owner name outside the policy zone.
@@ -118,7 +120,7 @@ pub enum RefuseReason {
 
 impl RefuseReason {
     /// One of each reason, in the order of [`Counts::refused`]; the name errors count as one.
-    pub const ALL: [RefuseReason; 21] = [
+    pub const ALL: [RefuseReason; 22] = [
         Self::LineTooLong,
         Self::Name(NameError::Empty),
         Self::Address,
@@ -137,6 +139,7 @@ impl RefuseReason {
         Self::BadAddress,
         Self::ForwardLoop,
         Self::BadRecord,
+        Self::BadPrefix,
         Self::UnsupportedAction,
         Self::OutOfZone,
         Self::BadSyntax,
@@ -164,6 +167,7 @@ impl fmt::Display for RefuseReason {
             Self::BadAddress => "not an address",
             Self::ForwardLoop => "would forward to the DNS port of this very machine",
             Self::BadRecord => "record cannot be read",
+            Self::BadPrefix => "not an address prefix, or bits are set beyond its length",
             Self::UnsupportedAction => "action or trigger cannot be honoured",
             Self::OutOfZone => "owner name outside the policy zone",
             Self::BadSyntax => "not the syntax of this list format",

@@ -5,12 +5,16 @@
 //! counted as not applicable, never weakened to another.
 
 use corewall_sharding::name::{Name, NameError};
-use corewall_sharding::rule::{AliasLabels, Answer, BlockMode, Class, Kind, Rule, RuleKey, Scope};
+use corewall_sharding::rule::{
+    AliasLabels, Answer, BlockMode, Class, ClientMatch, Condition, Kind, Rule, RuleKey, Scope,
+};
 use domain::base::iana::Rtype;
+use ipnet::IpNet;
 
 use super::names::is_address_like;
 use super::records::{read_ttl, read_type, read_zone_name, record};
 use super::report::{RefuseReason, SkipReason};
+use super::rpz_prefix::read_prefix;
 use super::sink::{Sink, Sinkholes};
 use super::zone::{Entry, Progress};
 
@@ -33,7 +37,10 @@ pub struct ZoneReader {
 /// The triggers by the label that ends them.
 enum Trigger {
     Name(Name, Scope),
-    Refused(RefuseReason),
+    /// Every question of the clients in a prefix.
+    Clients(IpNet),
+    /// Every answer with an address in a prefix.
+    Address(IpNet),
     Skipped(SkipReason),
 }
 
@@ -156,15 +163,18 @@ impl ZoneReader {
         data: usize,
         sink: &mut Sink<'_>,
     ) -> Result<(), RefuseReason> {
-        let (name, scope) = match self.trigger(&owner) {
-            Trigger::Name(name, scope) => (name, scope),
-            Trigger::Refused(reason) => return Err(reason),
+        let trigger = self.trigger(&owner)?;
+        let (scope, clients, text) = match &trigger {
+            Trigger::Name(name, scope) => (*scope, Vec::new(), name.to_string()),
+            Trigger::Clients(net) => (Scope::Subtree, vec![ClientMatch::Net(*net)], net.to_string()),
+            Trigger::Address(net) => (Scope::Address, Vec::new(), net.to_string()),
             Trigger::Skipped(reason) => {
-                sink.skip(reason);
+                sink.skip(*reason);
                 return Ok(());
             }
         };
-        let class = |kind| sink.class(kind, scope);
+        let condition = Some(Condition { clients, ..Condition::default() }).filter(|condition| !condition.is_empty());
+        let class = |kind| Class { condition: condition.clone(), ..sink.class(kind, scope) };
         let mut target = None;
         let class = if rtype == Rtype::CNAME {
             let [text] = *self.entry.tokens_from(data).as_slice() else { return Err(RefuseReason::BadRecord) };
@@ -177,7 +187,7 @@ impl ZoneReader {
                 "rpz-drop" => mode(BlockMode::Drop),
                 "rpz-tcp-only" => mode(BlockMode::TcpOnly),
                 // An earlier way to say passthru.
-                _ if to == name || to == owner => class(Kind::Allow),
+                _ if to == owner || matches!(trigger, Trigger::Name(name, _) if to == name) => class(Kind::Allow),
                 other if other.starts_with("rpz-") && to.label_count() == 1 => {
                     return Err(RefuseReason::UnsupportedAction);
                 }
@@ -192,8 +202,12 @@ impl ZoneReader {
             let record = record(rtype, &self.entry.tokens_from(data), ttl_s)?;
             Class { answer: Some(Answer::Records(vec![record])), ..class(Kind::Block) }
         };
-        let text = name.to_string();
-        let rule = Rule { class, key: RuleKey::Name { name, target } };
+        let key = match trigger {
+            Trigger::Name(name, _) => RuleKey::Name { name, target },
+            Trigger::Address(net) => RuleKey::Address { net, target },
+            Trigger::Clients(_) | Trigger::Skipped(_) => RuleKey::Name { name: Name::ROOT, target },
+        };
+        let rule = Rule { class, key };
         match rule.class.answer {
             Some(Answer::Records(_)) => sink.gather(rule, Sinkholes::Block),
             _ => sink.rule(rule, text.as_bytes()),
@@ -201,22 +215,23 @@ impl ZoneReader {
         Ok(())
     }
 
-    fn trigger(&self, owner: &Name) -> Trigger {
+    fn trigger(&self, owner: &Name) -> Result<Trigger, RefuseReason> {
         let apex = self.apex.unwrap_or(Name::ROOT);
         if !owner.is_at_or_below(&apex) {
-            return Trigger::Refused(RefuseReason::OutOfZone);
+            return Err(RefuseReason::OutOfZone);
         }
         let labels = owner.label_count() - apex.label_count();
         let Ok(trigger) = owner.prefix_onto(labels, &Name::ROOT) else {
-            return Trigger::Refused(RefuseReason::OutOfZone);
+            return Err(RefuseReason::OutOfZone);
         };
         if labels == 0 {
             // Records of the zone itself: it is no one's question.
-            return Trigger::Skipped(SkipReason::ZoneApex);
+            return Ok(Trigger::Skipped(SkipReason::ZoneApex));
         }
         match trigger.labels().last().unwrap_or_default() {
-            b"rpz-nsdname" | b"rpz-nsip" => return Trigger::Skipped(SkipReason::NotApplicable),
-            b"rpz-ip" | b"rpz-client-ip" => return Trigger::Refused(RefuseReason::UnsupportedAction),
+            b"rpz-nsdname" | b"rpz-nsip" => return Ok(Trigger::Skipped(SkipReason::NotApplicable)),
+            b"rpz-client-ip" => return Ok(Trigger::Clients(read_prefix(trigger.labels().take(labels - 1))?)),
+            b"rpz-ip" => return Ok(Trigger::Address(read_prefix(trigger.labels().take(labels - 1))?)),
             _ => {}
         }
         let (name, scope) = match trigger.labels().next() {
@@ -224,12 +239,12 @@ impl ZoneReader {
             _ => (trigger, Scope::Exact),
         };
         if is_address_like(name.to_text().as_bytes()) {
-            return Trigger::Refused(RefuseReason::Address);
+            return Err(RefuseReason::Address);
         }
         if name.labels().any(|label| !is_asked_for(label)) {
-            return Trigger::Refused(RefuseReason::Name(NameError::BadCharacter));
+            return Err(RefuseReason::Name(NameError::BadCharacter));
         }
-        Trigger::Name(name, scope)
+        Ok(Trigger::Name(name, scope))
     }
 }
 

@@ -6,8 +6,9 @@
 use std::borrow::Cow;
 
 use corewall_sharding::name::Name;
-use corewall_sharding::rule::{Answer, AnswerRecord, Class, IpRewrite, Kind, Rule, RuleKey, Scope};
+use corewall_sharding::rule::{Answer, AnswerRecord, Class, ClientMatch, IpRewrite, Kind, Rule, RuleKey, Scope};
 use hashbrown::HashMap;
+use ipnet::IpNet;
 
 use super::names::{is_icann_suffix, is_public_suffix, is_sinkhole};
 use super::report::{Counts, RefuseReason, SkipReason};
@@ -44,6 +45,7 @@ struct GatherKey {
 enum Key {
     Wire(Box<[u8]>),
     Regex(String),
+    Address(IpNet),
 }
 
 struct Gathered {
@@ -125,6 +127,7 @@ impl<'a> Sink<'a> {
             key: match &rule.key {
                 RuleKey::Name { name, .. } => Key::Wire(name.as_wire().into()),
                 RuleKey::Pattern { regex, .. } => Key::Regex(regex.clone()),
+                RuleKey::Address { net, .. } => Key::Address(*net),
             },
         };
         let (place, line) = (self.gathered.len(), self.line);
@@ -160,6 +163,7 @@ impl<'a> Sink<'a> {
             let text = match &rule.key {
                 RuleKey::Name { name, .. } => name.to_string(),
                 RuleKey::Pattern { regex, .. } => regex.clone(),
+                RuleKey::Address { net, .. } => net.to_string(),
             };
             self.rule(rule, text.as_bytes());
         }
@@ -173,8 +177,18 @@ impl<'a> Sink<'a> {
 /// domain: nothing answers there (RFC 7085), so that the line is a word of prose, or a parser's slip in whatever made the
 /// list, such as the `fe` of `fe80::1%lo0`. An exact rule with an own answer is an operator's record for a short local name.
 /// Rules that allow, forward or alias are held to the suffixes of the list alone, because private zones have any name.
+/// A rule on the root name that names clients by their networks is about these; one on all networks is about everything.
 fn reaches_too_far(rule: &Rule) -> Option<RefuseReason> {
-    let RuleKey::Name { name, .. } = &rule.key else { return None };
+    let name = match &rule.key {
+        RuleKey::Name { name, .. } => name,
+        RuleKey::Pattern { .. } => return None,
+        RuleKey::Address { net, .. } => return (net.prefix_len() == 0).then_some(RefuseReason::PublicSuffix),
+    };
+    let clients = rule.class.condition.as_ref().map_or(&[][..], |condition| &condition.clients);
+    let is_narrow = |client: &ClientMatch| matches!(client, ClientMatch::Net(net) if net.prefix_len() > 0);
+    if name.is_root() && !clients.is_empty() && clients.iter().all(is_narrow) {
+        return None;
+    }
     let (refused, reason) = match (rule.class.scope, rule.class.kind) {
         (Scope::Exact, Kind::Block) => {
             let is_record = matches!(rule.class.answer, Some(Answer::Records(_)));

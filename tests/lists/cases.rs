@@ -16,6 +16,7 @@ fn show(item: &Item<'_>) -> String {
             let (name, target) = match key {
                 RuleKey::Name { name, target } => (name.to_string(), target),
                 RuleKey::Pattern { regex, target } => (regex.clone(), target),
+                RuleKey::Address { net, target } => (net.to_string(), target),
             };
             let target = target.map(|target| format!(" -> {target} {:?}", class.alias_labels)).unwrap_or_default();
             format!("{} {} {name}{target}{}", kind(class.kind), scope(class.scope), details(class))
@@ -42,6 +43,7 @@ fn scope(scope: Scope) -> &'static str {
         Scope::Subtree => "subtree",
         Scope::Below => "below",
         Scope::Pattern => "pattern",
+        Scope::Address => "address",
     }
 }
 

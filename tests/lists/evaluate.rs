@@ -61,6 +61,8 @@ impl Rules {
                     self.patterns.push(place);
                     expressions.push(pattern);
                 }
+                // No answer is at hand to judge.
+                RuleKey::Address { .. } => {}
             }
         }
         if !expressions.is_empty() {
@@ -89,7 +91,7 @@ impl Rules {
                     Scope::Exact => whole,
                     Scope::Subtree => true,
                     Scope::Below => !whole,
-                    Scope::Pattern => unreachable!("a pattern has no name"),
+                    Scope::Pattern | Scope::Address => unreachable!("such a rule has no name"),
                 } {
                     weigh(rule, labels);
                 }

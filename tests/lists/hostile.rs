@@ -26,6 +26,7 @@ fn survive(format: Format, text: &[u8]) {
                     }
                 }
                 RuleKey::Pattern { regex, .. } => assert!(!regex.is_empty()),
+                RuleKey::Address { net, .. } => assert_eq!(net, net.trunc()),
             }
         }
     })

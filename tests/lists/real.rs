@@ -69,7 +69,8 @@ fn check(item: &Item<'_>, path: &Path) {
             let text = name.to_string();
             assert!(text.parse::<std::net::IpAddr>().is_err(), "{path}: a rule on the address {text}");
             assert!(text != "fe" && text != "ff", "{path}: a rule on {text}");
-            assert!(!name.is_root(), "{path}: a rule on all names");
+            let names_clients = rule.class.condition.as_ref().is_some_and(|condition| !condition.clients.is_empty());
+            assert!(!name.is_root() || names_clients, "{path}: a rule on all names");
             assert!(!text.contains(['#', '!', '$', '/', '*', '|', '^', ':', ' ']), "{path}: a rule on {text}");
             assert!(
                 text != "localhost" && (!text.starts_with("ip6-") || text.contains('.')),
@@ -81,6 +82,7 @@ fn check(item: &Item<'_>, path: &Path) {
         RuleKey::Pattern { regex, .. } => {
             assert!(regex.len() >= 3 && !regex.starts_with('!') && !regex.starts_with('#'), "{path}: {regex}");
         }
+        RuleKey::Address { net, .. } => assert!(net.prefix_len() > 0, "{path}: a rule on all addresses"),
     }
 }
 

@@ -8,7 +8,7 @@ use corewall_sharding::rule::{AliasLabels, ClassId, Kind};
 
 use crate::decide::filter::Lookup;
 use crate::decide::pattern::Matches;
-use crate::decide::rule::{Asked, Candidate, Inapplicable, Judgement};
+use crate::decide::rule::{Asked, Candidate, Inapplicable, Judgement, Key};
 use crate::decide::rulebook::RuleBook;
 use crate::serve::patterns::PatternScanner;
 use crate::serve::store::StoreReader;
@@ -41,6 +41,8 @@ pub struct Finder<'a> {
     pub scanner: PatternScanner,
     rules: Arc<RuleBook>,
     lookup: Lookup,
+    /// As in a worker's query, see [`crate::decide::query::Query::is_led_on`].
+    is_led_on: bool,
 }
 
 impl<'a> Finder<'a> {
@@ -50,7 +52,7 @@ impl<'a> Finder<'a> {
         store: StoreReader,
         scanner: PatternScanner,
     ) -> Finder<'a> {
-        Finder { generation, store, scanner, rules, lookup: Lookup::new() }
+        Finder { generation, store, scanner, rules, lookup: Lookup::new(), is_led_on: false }
     }
 
     /// The rules for one name.
@@ -58,15 +60,16 @@ impl<'a> Finder<'a> {
         let failed = |_| "the store or its patterns cannot be read; run `corewall check --full`".to_owned();
         let mut judgement = Judgement::default();
         let mut rules = Vec::new();
+        let mut rows: Vec<_> = self.rules.root_rules(asked, self.is_led_on).map(|class| (0, class)).collect();
         if self.lookup.probe(&self.rules, asked.name) {
-            let rows: Vec<_> = self.store.rows(&self.lookup).map_err(failed)?.as_slice().to_vec();
-            for (labels, class) in rows {
-                let outcome = judgement.examine(&self.rules, asked, labels, class, None);
-                judgement.consider_row(&self.rules, asked, labels, class);
-                let key = asked.name.suffix(usize::from(labels)).to_string();
-                let target = self.target_of(class, labels)?;
-                rules.push(FoundRule { class, key, target, outcome });
-            }
+            rows.extend(self.store.rows(&self.lookup).map_err(failed)?.as_slice());
+        }
+        for (labels, class) in rows {
+            let outcome = judgement.examine(&self.rules, asked, labels, class, Key::Name);
+            judgement.consider_row(&self.rules, asked, labels, class);
+            let key = asked.name.suffix(usize::from(labels)).to_string();
+            let target = self.target_of(class, labels)?;
+            rules.push(FoundRule { class, key, target, outcome });
         }
         // A worker scans only when patterns can change the verdict; here every candidate is to be seen.
         if self.rules.has_patterns() {
@@ -74,7 +77,7 @@ impl<'a> Finder<'a> {
             self.scanner.scan(self.lookup.text(), &mut matches).map_err(failed)?;
             for &pattern in matches.as_slice() {
                 let Some((class, target)) = self.rules.pattern(pattern) else { continue };
-                let outcome = judgement.examine(&self.rules, asked, 0, class, Some(pattern));
+                let outcome = judgement.examine(&self.rules, asked, 0, class, Key::Pattern(pattern));
                 judgement.consider_pattern(&self.rules, asked, pattern);
                 let row = self.generation.patterns.get(pattern as usize);
                 let key = format!("/{}/", row.map_or("", |row| row.regex.as_str()));
@@ -83,6 +86,8 @@ impl<'a> Finder<'a> {
         }
         rules.sort_by_key(|rule| rule.outcome.map_or((true, None), |candidate| (false, Some(candidate.rank))));
         let winner = judgement.winner();
+        let is_alias = |id| self.rules.class(id).is_some_and(|class| class.kind == Kind::Alias);
+        self.is_led_on |= winner.is_some_and(|winner| is_alias(winner.class) && winner.reaches_every_name());
         let winner_target = rules.iter().find(|rule| rule.outcome.ok() == winner).and_then(|rule| rule.target);
         Ok(Found { rules, winner, winner_target })
     }
