@@ -36,6 +36,11 @@ pub const UPSTREAM_SENDS_MAX: u8 = 4;
 
 /// Queries of one worker that wait at a time. Each takes some 3 KB; past it new ones are refused and counted.
 pub const QUERIES_WAITING_MAX: usize = 4_096;
+/// Queries of one client (an IPv4 address, an IPv6 /64) that wait at a time on one worker: a quarter of all places, so
+/// that a resolver or a NAT with many users behind it is served, and no single client starves the others (DNSBomb).
+pub const CLIENT_QUERIES_WAITING_MAX: usize = QUERIES_WAITING_MAX / 4;
+/// Counters that clients share by hash: so many that few busy clients meet, 128 KiB a worker.
+pub const QUOTA_BUCKETS: usize = 65_536;
 /// Upstream exchanges of one worker in flight at a time.
 pub const EXCHANGES_MAX: usize = 2_048;
 /// Clients that wait for one exchange; an equal question past it is refused with SERVFAIL.
@@ -50,10 +55,9 @@ pub const GROUP_SERVERS_MAX: usize = 16;
 /// Sockets (source ports) of one worker for each upstream server.
 pub const SERVER_SOCKETS: usize = 16;
 
-/// Rules that one lookup may find on all suffixes of a name, beyond which the least specific ones are left out.
-pub const ROWS_MAX: usize = 128;
-/// Patterns that one scan may report.
-pub const MATCHES_MAX: usize = 64;
+/// Patterns that one scan may report. More means that the lists hold next to nothing else for this name: the scan then
+/// counts as failed, for the one that was left out might be the one that decides.
+pub const MATCHES_MAX: usize = 1_024;
 
 /// Bytes of one regular expression; those of real lists stay below 2,000.
 pub const PATTERN_BYTES_MAX: usize = 8_192;

@@ -44,6 +44,7 @@ impl Core {
         };
         // The upstream's CNAMEs up to the aliased name become links of the query.
         if let Subject::Chained(last) = subject {
+            query.is_linked_upstream = true;
             for index in query.links().len()..=last {
                 let Some((target, ttl_s)) = self.answer.chain_target(index) else { break };
                 if !query.push_link(Link { ttl_s, target }) {
@@ -100,7 +101,8 @@ impl Core {
         }
         let bytes = self.cache.write_reply(entry, now, &question, Transport::Tcp, "", &mut self.recalled);
         // Its chain was judged under the rules of now, or else it would not have been taken.
-        query.is_allowed = true;
+        query.is_recalled = true;
+        query.is_linked_upstream = true;
         let recalled = std::mem::take(&mut self.recalled);
         let message = recalled.get(..bytes).unwrap_or_default();
         let step = self.accept_response(now, ticket, message, head.rcode, head.authentic_data, out);
@@ -146,7 +148,11 @@ impl Core {
     /// Judges the targets of the chain from `index` on, then the addresses.
     pub(super) fn uncloak(&mut self, now: Now, ticket: Ticket, index: usize, out: &mut [u8]) -> Step {
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
-        if !query.is_allowed && query.question.qtype != rtype::CNAME && self.answer.chain_target(index).is_some() {
+        if !query.is_allowed
+            && !query.is_recalled
+            && query.question.qtype != rtype::CNAME
+            && self.answer.chain_target(index).is_some()
+        {
             return self.judge(now, ticket, Subject::Chained(index), out);
         }
         self.judge_addresses(now, ticket, out)
@@ -155,12 +161,15 @@ impl Core {
     /// What the upstream answered has passed all rules.
     pub(super) fn finish_answer(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
         let Some(query) = self.queries.get(ticket) else { return lost() };
-        let policy = query.policy;
-        let rules = &self.rules;
-        if rules.rewrites().apply(&mut self.answer, &|list| rules.list_applies(policy, list)) {
+        let (policy, rules) = (query.policy, &self.rules);
+        let mut bounds = self.settings.cache;
+        if query.is_recalled {
+            // Rewritten before it was kept, and what is left of its time is not to be lifted again.
+            bounds.ttl_s_min = 0;
+        } else if rules.rewrites().apply(&mut self.answer, &|list| rules.list_applies(policy, list)) {
             self.counters.rewritten.add(1);
         }
-        let ttl_s = rewrite::bound_ttls(&mut self.answer, query.question.qtype, &self.settings.cache);
+        let ttl_s = rewrite::bound_ttls(&mut self.answer, query.question.qtype, &bounds);
         let chain = self.answer.chain_target(0).is_some();
         self.body.compose(&query.question, &self.answer);
         let origin = cache::Origin::Upstream { group: query.group, chain };

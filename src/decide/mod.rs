@@ -36,6 +36,7 @@ mod chain;
 pub mod counters;
 pub mod prefixes;
 pub mod query;
+pub mod quota;
 mod resolve;
 pub mod settings;
 mod why;
@@ -59,11 +60,12 @@ use self::filter::Lookup;
 use self::pattern::Matches;
 use self::query::{AliasAsked, Link, Queries, Stage, Subject};
 use self::question::{Question, Rejection};
+use self::quota::Quota;
 use self::reply::{Body, Ede, ReplyHead};
 use self::resolve::Resolver;
-use self::rule::{Key, Rows};
+use self::rule::Key;
 use self::rulebook::RuleBook;
-use self::settings::{OnStoreError, Settings};
+use self::settings::{OnStoreError, PolicyId, Settings};
 use self::upstream::GroupId;
 use self::why::{Failure, Why, ede_text};
 use self::wire::{rcode, rtype};
@@ -80,6 +82,7 @@ pub struct Core {
     counters: Arc<Counters>,
     cache: Cache,
     queries: Queries,
+    quota: Quota,
     resolver: Resolver,
     /// Upstream group of each class that has servers of its own.
     class_groups: Vec<Option<GroupId>>,
@@ -91,7 +94,19 @@ pub struct Core {
     answer: Answer,
     body: Body,
     recalled: Vec<u8>,
-    overflow: Question,
+    /// What the last client of the exchange at hand was answered, for the next ones: see [`Core::resume`].
+    shared: Option<Shared>,
+}
+
+/// An answer that is still in `body`, and for whom else it is the answer.
+#[derive(Clone, Copy)]
+struct Shared {
+    policy: PolicyId,
+    checking_disabled: bool,
+    rules: u64,
+    rcode: u16,
+    authentic_data: bool,
+    ede: Option<(u16, u32)>,
 }
 
 impl Core {
@@ -105,6 +120,7 @@ impl Core {
             counters: Arc::default(),
             cache,
             queries: Queries::new(),
+            quota: Quota::new(resolver.chance.seeds()),
             resolver,
             class_groups: Vec::new(),
             default_group: 0,
@@ -114,7 +130,7 @@ impl Core {
             answer: Answer::new(),
             body: Body::new(),
             recalled: vec![0; crate::limits::MESSAGE_BYTES_MAX],
-            overflow: Question::EMPTY,
+            shared: None,
             settings: settings.clone(),
             rules: rules.clone(),
         };
@@ -152,9 +168,8 @@ impl Core {
         if from.client.port() == 0 {
             return self.drop_unbegun(DropReason::Unanswerable);
         }
-        let Some((ticket, query)) = self.queries.begin(from) else {
-            return self.turn_away(from, datagram, out);
-        };
+        self.shared = None;
+        let Some((ticket, query)) = self.queries.begin(from) else { return lost() };
         query.rules = self.rules_stamp;
         match question::parse(datagram, from.transport, &mut query.question) {
             Ok(()) => {}
@@ -192,7 +207,11 @@ impl Core {
     fn reply_from_cache(&mut self, now: Now, ticket: Ticket, entry: cache::EntryId, out: &mut [u8]) -> Step {
         let Some(query) = self.queries.get(ticket) else { return lost() };
         self.counters.cache_hits.add(1);
-        let ede = self.cache.head(entry).and_then(|head| head.ede);
+        let head = self.cache.head(entry);
+        if head.is_some_and(|head| head.rcode == rcode::SERVFAIL) {
+            self.counters.servfail.add(1);
+        }
+        let ede = head.and_then(|head| head.ede);
         let text = ede.map_or("", |(_, text)| ede_text(&self.settings, &self.rules, text));
         let bytes = self.cache.write_reply(entry, now, &query.question, query.origin.transport, text, out);
         self.reply(ticket, bytes)
@@ -236,24 +255,34 @@ impl Core {
         self.scan_or_decide(now, ticket, out)
     }
 
-    /// What is to be read or scanned after [`Step::AskStore`] or [`Step::AskPatterns`].
+    /// What is to be scanned after [`Step::AskPatterns`].
     pub fn lookup(&self) -> &Lookup {
         &self.lookup
     }
 
-    /// Stage 6: the store's rows for [`Core::lookup`].
-    pub fn on_rows(&mut self, now: Now, ticket: Ticket, rows: Result<&Rows, StoreFailed>, out: &mut [u8]) -> Step {
+    /// Stage 6: the rules of the name at hand. `read` is told what to look up, and hands over each row that it finds: the
+    /// number of labels and the class. On the hot path.
+    pub fn on_rows(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        out: &mut [u8],
+        read: impl FnOnce(&Lookup, &mut dyn FnMut(u8, ClassId)) -> Result<(), StoreFailed>,
+    ) -> Step {
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
         let Stage::Judging(subject) = query.stage else { return lost() };
         let Some(name) = subject_name(query, &self.answer, subject) else { return lost() };
-        let Ok(rows) = rows else { return self.on_store_failure(now, ticket, subject, out) };
-        if rows.as_slice().is_empty() {
-            self.counters.store_reads_empty.add(1);
-        }
         let asked = query.asked(&name);
-        let mut judgement = query.judgement;
-        for &(labels, class) in rows.as_slice() {
-            judgement.consider_row(&self.rules, &asked, labels, class);
+        let (mut judgement, mut rows, rules) = (query.judgement, 0u32, &self.rules);
+        let read = read(&self.lookup, &mut |labels, class| {
+            rows += 1;
+            judgement.consider_row(rules, &asked, labels, class);
+        });
+        if read.is_err() {
+            return self.on_store_failure(now, ticket, subject, out);
+        }
+        if rows == 0 {
+            self.counters.store_reads_empty.add(1);
         }
         query.judgement = judgement;
         self.scan_or_decide(now, ticket, out)
@@ -279,7 +308,9 @@ impl Core {
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
         let Stage::Judging(subject) = query.stage else { return lost() };
         let Some(name) = subject_name(query, &self.answer, subject) else { return lost() };
-        let Ok(matches) = matches else { return self.on_store_failure(now, ticket, subject, out) };
+        let Some(matches) = matches.ok().filter(|matches| !matches.is_overfull()) else {
+            return self.on_store_failure(now, ticket, subject, out);
+        };
         let asked = query.asked(&name);
         let mut judgement = query.judgement;
         for &pattern in matches.as_slice() {
@@ -456,12 +487,44 @@ impl Core {
         out: &mut [u8],
     ) -> Step {
         let Some(query) = self.queries.get(ticket) else { return lost() };
-        let ede = why.filter(|_| self.settings.ede).map(Why::to_code_and_text);
-        let (rcode, authentic_data) = (self.answer.rcode, self.answer.authentic_data);
-        if ttl_s > 0 && !query.is_private {
-            let rules = query.rules;
-            let head = EntryHead { origin, rcode, authentic_data, ede, rules, stored: now, ttl_s };
-            self.cache.keep(&query.cache_key(), head, &self.body);
+        // The option speaks of blocked answers; why something failed is always told.
+        let why = why.filter(|why| self.settings.ede || matches!(why, Why::Failure(_)));
+        let ede = why.map(Why::to_code_and_text);
+        let (rcode, authentic_data, rules) = (self.answer.rcode, self.answer.authentic_data, query.rules);
+        // What a rule said of a name that an upstream led to holds no longer than the upstream's word.
+        let (origin, ttl_s) = match origin {
+            cache::Origin::Rule if query.is_linked_upstream => {
+                let ttl_s = query.links().iter().map(|link| link.ttl_s).min().unwrap_or(0);
+                (cache::Origin::Upstream { group: query.group, chain: true }, ttl_s.min(self.settings.cache.ttl_s_max))
+            }
+            _ => (origin, ttl_s),
+        };
+        self.shared = None;
+        if !query.is_private {
+            if ttl_s > 0 {
+                let head = EntryHead { origin, rcode, authentic_data, ede, rules, stored: now, ttl_s };
+                self.cache.keep(&query.cache_key(), head, &self.body);
+            }
+            if let (Stage::Upstream(_) | Stage::Judging(_), true) = (query.stage, query.links().is_empty()) {
+                let (policy, checking_disabled) = (query.policy, query.question.checking_disabled);
+                self.shared = Some(Shared { policy, checking_disabled, rules, rcode, authentic_data, ede });
+            }
+        }
+        self.write(ticket, rcode, authentic_data, ede, out)
+    }
+
+    /// Writes the reply that `body` holds the records of.
+    fn write(
+        &mut self,
+        ticket: Ticket,
+        rcode: u16,
+        authentic_data: bool,
+        ede: Option<(u16, u32)>,
+        out: &mut [u8],
+    ) -> Step {
+        let Some(query) = self.queries.get(ticket) else { return lost() };
+        if rcode == rcode::SERVFAIL {
+            self.counters.servfail.add(1);
         }
         let ede = ede.map(|(code, text)| Ede { code, text: ede_text(&self.settings, &self.rules, text) });
         let head = ReplyHead { rcode, authentic_data, ede };
@@ -472,9 +535,6 @@ impl Core {
     /// Replies without records. Failures of upstreams are kept for a while (RFC 9520).
     fn fail(&mut self, now: Now, ticket: Ticket, rcode: u16, failure: Failure, out: &mut [u8]) -> Step {
         let Some(query) = self.queries.get(ticket) else { return lost() };
-        if rcode == rcode::SERVFAIL {
-            self.counters.servfail.add(1);
-        }
         let is_kept = matches!(
             failure,
             Failure::UpstreamsSilent | Failure::UpstreamRefused | Failure::UpstreamBroken | Failure::ChainTooLong
@@ -489,14 +549,23 @@ impl Core {
     fn reply(&mut self, ticket: Ticket, bytes: usize) -> Step {
         let Some(query) = self.queries.get(ticket) else { return lost() };
         let to = query.origin;
-        self.queries.end(ticket);
+        self.end(ticket);
         self.counters.replies.add(1);
         Step::Reply { bytes, to }
     }
 
     fn drop(&mut self, ticket: Ticket, reason: DropReason) -> Step {
-        self.queries.end(ticket);
+        self.end(ticket);
         self.drop_unbegun(reason)
+    }
+
+    fn end(&mut self, ticket: Ticket) {
+        if let Some(query) = self.queries.get(ticket)
+            && query.is_counted
+        {
+            self.quota.give_back(query.origin.client.ip());
+        }
+        self.queries.end(ticket);
     }
 
     fn drop_unbegun(&mut self, reason: DropReason) -> Step {
@@ -513,19 +582,6 @@ impl Core {
                 Step::Reply { bytes: reply::write_error(&reply, datagram, out), to: from }
             }
         }
-    }
-
-    /// All slots are taken: the client is told at once rather than left to wait.
-    fn turn_away(&mut self, from: Origin, datagram: &[u8], out: &mut [u8]) -> Step {
-        if let Err(rejection) = question::parse(datagram, from.transport, &mut self.overflow) {
-            return self.reject(from, rejection, datagram, out);
-        }
-        self.counters.overloaded.add(1);
-        self.counters.servfail.add(1);
-        self.counters.replies.add(1);
-        let (code, text) = Failure::Overloaded.ede();
-        let head = ReplyHead { rcode: rcode::SERVFAIL, authentic_data: false, ede: Some(Ede { code, text }) };
-        Step::Reply { bytes: reply::write_empty(&self.overflow, from.transport, head, out), to: from }
     }
 
     /// What this worker counts.

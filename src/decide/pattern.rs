@@ -5,26 +5,36 @@ use crate::limits::MATCHES_MAX;
 /// The patterns that match one name, by their number in the generation.
 pub struct Matches {
     len: usize,
+    is_overfull: bool,
     ids: [u32; MATCHES_MAX],
 }
 
 impl Matches {
     /// None.
     pub fn new() -> Self {
-        Self { len: 0, ids: [0; MATCHES_MAX] }
+        Self { len: 0, is_overfull: false, ids: [0; MATCHES_MAX] }
     }
 
     /// None again.
     pub fn clear(&mut self) {
         self.len = 0;
+        self.is_overfull = false;
     }
 
-    /// Adds a pattern; past [`MATCHES_MAX`] they are left out.
+    /// Adds a pattern.
     pub fn push(&mut self, id: u32) {
-        if let Some(place) = self.ids.get_mut(self.len) {
-            *place = id;
-            self.len += 1;
+        match self.ids.get_mut(self.len) {
+            Some(place) => {
+                *place = id;
+                self.len += 1;
+            }
+            None => self.is_overfull = true,
         }
+    }
+
+    /// Whether there were more than [`MATCHES_MAX`], so that some are missing.
+    pub fn is_overfull(&self) -> bool {
+        self.is_overfull
     }
 
     /// The patterns found.

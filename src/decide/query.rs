@@ -83,6 +83,12 @@ pub struct Query {
     /// An alias on the root name or on an address was followed. Such a one reaches its own target too, so it is followed
     /// once.
     pub is_led_on: bool,
+    /// Some link of its chain came from an upstream, so that the answer lives no longer than that link.
+    pub is_linked_upstream: bool,
+    /// Its answer is read from the cache: it has been judged, rewritten and bounded before.
+    pub is_recalled: bool,
+    /// Counted among its client's waiting queries.
+    pub is_counted: bool,
     /// Upstream sends made on behalf of this query.
     pub sends: u8,
     /// The next client of the same exchange.
@@ -107,6 +113,9 @@ impl Query {
             is_private: false,
             is_singled_out: false,
             is_led_on: false,
+            is_linked_upstream: false,
+            is_recalled: false,
+            is_counted: false,
             sends: 0,
             next: None,
             links: [Link { ttl_s: 0, target: Name::ROOT }; CHAIN_LINKS_MAX],
@@ -122,6 +131,9 @@ impl Query {
         self.is_private = false;
         self.is_singled_out = false;
         self.is_led_on = false;
+        self.is_linked_upstream = false;
+        self.is_recalled = false;
+        self.is_counted = false;
         self.sends = 0;
         self.next = None;
         self.link_count = 0;
@@ -173,6 +185,10 @@ impl Query {
     }
 }
 
+/// Places for the queries that wait, and one more for the query at hand: that many waiting questions must not keep blocked
+/// and cached names from being answered.
+const SLOTS: usize = QUERIES_WAITING_MAX + 1;
+
 /// All queries of one worker; memory fixed at start.
 pub struct Queries {
     slots: Vec<Query>,
@@ -183,13 +199,13 @@ impl Queries {
     /// Takes all memory.
     pub fn new() -> Self {
         Self {
-            slots: (0..QUERIES_WAITING_MAX).map(|_| Query::idle()).collect(),
+            slots: (0..SLOTS).map(|_| Query::idle()).collect(),
             // The last freed is the first used: a worker whose answers are all at hand stays within one warm slot.
-            free: (0..QUERIES_WAITING_MAX as u32).rev().collect(),
+            free: (0..SLOTS as u32).rev().collect(),
         }
     }
 
-    /// A fresh query; none when [`QUERIES_WAITING_MAX`] are under way.
+    /// A fresh query. There is always a slot for one that can be answered at once: see [`Queries::may_wait`].
     pub fn begin(&mut self, origin: Origin) -> Option<(Ticket, &mut Query)> {
         let index = self.free.pop()?;
         let query = self.slots.get_mut(index as usize)?;
@@ -219,6 +235,11 @@ impl Queries {
 
     /// Queries under way.
     pub fn len(&self) -> usize {
-        QUERIES_WAITING_MAX - self.free.len()
+        SLOTS - self.free.len()
+    }
+
+    /// Whether the query at hand may wait: one slot is kept for those that need not.
+    pub fn may_wait(&self) -> bool {
+        !self.free.is_empty()
     }
 }

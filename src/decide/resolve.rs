@@ -132,8 +132,16 @@ impl Core {
             return self.fail(now, ticket, rcode::SERVFAIL, Failure::NoUpstream, out);
         }
         if query.sends >= UPSTREAM_SENDS_MAX {
-            return self.fail(now, ticket, rcode::SERVFAIL, Failure::ChainTooLong, out);
+            return self.fail(now, ticket, rcode::SERVFAIL, Failure::SendsUsedUp, out);
         }
+        // Only now does the query take a place that others may need: what could be answered at once has been.
+        let (is_counted, client) = (query.is_counted, query.origin.client.ip());
+        if !is_counted && !(self.queries.may_wait() && self.quota.take(client)) {
+            self.counters.overloaded.add(1);
+            return self.fail(now, ticket, rcode::SERVFAIL, Failure::Overloaded, out);
+        }
+        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
+        query.is_counted = true;
         let key = ExchangeKey {
             name: *query.resolved(),
             qtype: query.question.qtype,
@@ -310,6 +318,10 @@ impl Core {
     /// What an event left to be done; drain it before the next event.
     pub fn next_ready(&mut self) -> Option<Ready> {
         if let Some(ready) = self.resolver.ready.pop_front() {
+            if let Ready::Done(_) = ready {
+                // The next clients to be resumed wait for another exchange.
+                self.shared = None;
+            }
             if let Ready::Send(_) = ready {
                 self.counters.upstream_sends.add(1);
             }
@@ -325,6 +337,16 @@ impl Core {
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
         query.next = None;
         query.sends = query.sends.saturating_add(self.resolver.outcome_sends);
+        // Whoever asked the same under the same policy has the same answer: it is read, judged and composed once, however
+        // many wait for it.
+        if let Some(shared) = self.shared
+            && query.links().is_empty()
+            && !query.is_private
+            && (shared.policy, shared.checking_disabled, shared.rules)
+                == (query.policy, query.question.checking_disabled, query.rules)
+        {
+            return self.write(ticket, shared.rcode, shared.authentic_data, shared.ede, out);
+        }
         match self.resolver.outcome {
             Outcome::Answered { rcode, authentic_data } => {
                 let response = std::mem::take(&mut self.resolver.response);

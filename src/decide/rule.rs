@@ -7,45 +7,6 @@ use corewall_sharding::rule::{Class, ClassId, ClientMatch, Condition, Kind, List
 
 use super::rulebook::RuleBook;
 use super::settings::PolicyId;
-use crate::limits::ROWS_MAX;
-
-/// The rows found for the suffixes of one name.
-pub struct Rows {
-    len: usize,
-    rows: [(u8, ClassId); ROWS_MAX],
-}
-
-impl Rows {
-    /// None.
-    pub fn new() -> Self {
-        Self { len: 0, rows: [(0, 0); ROWS_MAX] }
-    }
-
-    /// None again.
-    pub fn clear(&mut self) {
-        self.len = 0;
-    }
-
-    /// Adds a row of the suffix of `labels` labels. The most specific ones come first, so those past [`ROWS_MAX`] that are
-    /// left out weigh least.
-    pub fn push(&mut self, labels: u8, class: ClassId) {
-        if let Some(place) = self.rows.get_mut(self.len) {
-            *place = (labels, class);
-            self.len += 1;
-        }
-    }
-
-    /// The rows, most specific first.
-    pub fn as_slice(&self) -> &[(u8, ClassId)] {
-        self.rows.get(..self.len).unwrap_or_default()
-    }
-}
-
-impl Default for Rows {
-    fn default() -> Self {
-        Self::new()
-    }
-}
 
 /// The tiers of precedence that rules stand in; the first with a match decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -22,6 +22,7 @@ pub(super) enum Failure {
     UpstreamRefused,
     UpstreamBroken,
     ChainTooLong,
+    SendsUsedUp,
     StoreFailed,
     Overloaded,
     ClientNotAllowed,
@@ -29,12 +30,13 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    const ALL: [Failure; 9] = [
+    const ALL: [Failure; 10] = [
         Failure::NoUpstream,
         Failure::UpstreamsSilent,
         Failure::UpstreamRefused,
         Failure::UpstreamBroken,
         Failure::ChainTooLong,
+        Failure::SendsUsedUp,
         Failure::StoreFailed,
         Failure::Overloaded,
         Failure::ClientNotAllowed,
@@ -49,6 +51,7 @@ impl Failure {
             Failure::UpstreamRefused => (22, "the upstream servers failed to resolve the name"),
             Failure::UpstreamBroken => (23, "the upstream server's answer is broken"),
             Failure::ChainTooLong => (0, "the chain of aliases is a loop or too long"),
+            Failure::SendsUsedUp => (22, "the chain of names took too many questions to the upstream servers"),
             Failure::StoreFailed => (0, "the rule store cannot be read"),
             Failure::Overloaded => (0, "too many questions are waiting"),
             Failure::ClientNotAllowed => (18, "this client is not allowed"),

@@ -21,10 +21,7 @@ pub fn carry_out(
 ) -> Step {
     loop {
         step = match step {
-            Step::AskStore(ticket) => {
-                let rows = store.rows(core.lookup());
-                core.on_rows(now, ticket, rows, out)
-            }
+            Step::AskStore(ticket) => core.on_rows(now, ticket, out, |lookup, found| store.read(lookup, found)),
             Step::AskTarget(ticket) => {
                 let target = match core.alias_asked(ticket) {
                     Some((shard, name, class)) => store.target(shard, name, class),

@@ -11,40 +11,38 @@ use corewall_sharding::rule::ClassId;
 
 use crate::decide::StoreFailed;
 use crate::decide::filter::Lookup;
-use crate::decide::rule::Rows;
 
 /// One worker's connections to the shards of one generation.
 pub struct StoreReader {
     shards: Vec<Shard>,
-    rows: Rows,
     is_failing: bool,
 }
 
 impl StoreReader {
     /// Opens every shard. `mmap`: map the files instead of reading pages into SQLite's own cache.
     pub fn open(generation: &Generation, mmap: bool) -> Result<Self, StoreError> {
-        Ok(Self { shards: generation.open_shards(mmap)?, rows: Rows::new(), is_failing: false })
+        Ok(Self { shards: generation.open_shards(mmap)?, is_failing: false })
     }
 
     /// No store: the filters of no generation never ask for a row.
     pub fn empty() -> Self {
-        Self { shards: Vec::new(), rows: Rows::new(), is_failing: false }
+        Self { shards: Vec::new(), is_failing: false }
     }
 
-    /// The rules of every suffix that the filters could not rule out. On the hot path.
-    pub fn rows(&mut self, lookup: &Lookup) -> Result<&Rows, StoreFailed> {
-        let Self { shards, rows, is_failing } = self;
-        rows.clear();
+    /// Hands over the rules of every suffix that the filters could not rule out: number of labels, and class. On the hot
+    /// path.
+    pub fn read(&mut self, lookup: &Lookup, found: &mut dyn FnMut(u8, ClassId)) -> Result<(), StoreFailed> {
+        let Self { shards, is_failing } = self;
         for key in lookup.keys() {
             // A shard that is not there is a failure too: filters and shards are of two generations.
             let shard = shards.get_mut(usize::from(key.shard));
-            let read = shard.map(|shard| shard.classes_of(key.text, &mut |class| rows.push(key.labels, class)));
+            let read = shard.map(|shard| shard.classes_of(key.text, &mut |class| found(key.labels, class)));
             if !matches!(read, Some(Ok(()))) {
                 return Err(failed(is_failing, key.shard, read.and_then(Result::err)));
             }
         }
         recovered(is_failing);
-        Ok(rows)
+        Ok(())
     }
 
     /// The target of the alias rule of `class` on the very name `name`.

@@ -214,7 +214,9 @@ impl Appliance {
         let Self { core, store, patterns, out, now, .. } = self;
         for _ in 0..EVENTS_MAX {
             step = match (self.state, step) {
-                (StoreState::RowsFail, Step::AskStore(ticket)) => core.on_rows(*now, ticket, Err(StoreFailed), out),
+                (StoreState::RowsFail, Step::AskStore(ticket)) => {
+                    core.on_rows(*now, ticket, out, |_, _| Err(StoreFailed))
+                }
                 (StoreState::TargetsFail, Step::AskTarget(ticket)) => {
                     core.on_target(*now, ticket, Err(StoreFailed), out)
                 }
@@ -294,10 +296,7 @@ fn carry_one_out(
     out: &mut [u8],
 ) -> Step {
     match step {
-        Step::AskStore(ticket) => {
-            let rows = store.rows(core.lookup());
-            core.on_rows(now, ticket, rows, out)
-        }
+        Step::AskStore(ticket) => core.on_rows(now, ticket, out, |lookup, found| store.read(lookup, found)),
         Step::AskTarget(ticket) => {
             let target = match core.alias_asked(ticket) {
                 Some((shard, name, class)) => store.target(shard, name, class),

@@ -62,7 +62,7 @@ impl<'a> Finder<'a> {
         let mut rules = Vec::new();
         let mut rows: Vec<_> = self.rules.root_rules(asked, self.is_led_on).map(|class| (0, class)).collect();
         if self.lookup.probe(&self.rules, asked.name) {
-            rows.extend(self.store.rows(&self.lookup).map_err(failed)?.as_slice());
+            self.store.read(&self.lookup, &mut |labels, class| rows.push((labels, class))).map_err(failed)?;
         }
         for (labels, class) in rows {
             let outcome = judgement.examine(&self.rules, asked, labels, class, Key::Name);

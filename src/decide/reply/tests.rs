@@ -186,7 +186,8 @@ fn an_error_echoes_what_was_understood() {
     assert_eq!((reply[3] & 0x0f, reply[reply.len() - 6], reply[reply.len() - 5]), (0, 1, 0), "BADVERS, version 0");
     let mut update = *query;
     update[2] = 5 << 3;
-    assert_eq!(refused(&update), b"\x12\x34\xa8\x14\0\0\0\0\0\0\0\0");
+    let expected = b"\x12\x34\xa8\x14\0\0\0\0\0\0\0\x01\0\0\x29\x04\xd0\0\0\0\0\0\0";
+    assert_eq!(refused(&update), expected, "EDNS is answered, the question of another opcode is not repeated");
 }
 
 #[test]
