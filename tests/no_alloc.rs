@@ -15,8 +15,9 @@ use corewall::serve::answer_here::carry_out;
 use corewall::serve::patterns::{PatternDatabase, PatternScanner};
 use corewall::serve::store::StoreReader;
 use corewall_sharding::build::{BuildOptions, Builder};
+use corewall_sharding::name::Name;
 use corewall_sharding::publish::Store;
-use corewall_sharding::rule::{Class, Kind, List, Rule, RuleKey, Scope};
+use corewall_sharding::rule::{Class, ClientMatch, Condition, Kind, List, Rule, RuleKey, Scope};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -53,6 +54,11 @@ fn allocations(work: impl FnOnce()) -> u64 {
     ALLOCATIONS.with(Cell::get) - before
 }
 
+/// Whom the rules on the root name speak of.
+const HELD_CLIENT: &str = "192.0.2.78/32";
+/// What [`Worker::answer_upstream`] answers.
+const UPSTREAMS_ANSWER: &str = "192.0.2.5/32";
+
 /// A worker's half without sockets, over a real store.
 struct Worker {
     core: Core,
@@ -65,6 +71,11 @@ struct Worker {
 
 impl Worker {
     fn new(cache_bytes: usize) -> Self {
+        Self::with(cache_bytes, Kind::Allow)
+    }
+
+    /// `answer_kind`: of the rule on the address in the upstream's answers.
+    fn with(cache_bytes: usize, answer_kind: Kind) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::create_or_open(folder.path()).unwrap();
         let mut builder = Builder::new(&store, BuildOptions { shards: 4, ..BuildOptions::default() }).unwrap();
@@ -73,6 +84,19 @@ impl Worker {
             let name = format!("host{number}.blocked.example").parse().unwrap();
             let key = RuleKey::Name { name, target: None };
             builder.push(&Rule { class: Class::plain(Kind::Block, Scope::Exact, list), key }).unwrap();
+        }
+        // A client and an address that rules speak of, and others that they have to be told from.
+        for net in [HELD_CLIENT, "198.51.100.0/24", "2001:db8::/32"] {
+            let clients = vec![ClientMatch::Net(net.parse().unwrap())];
+            let condition = Some(Condition { clients, ..Condition::default() });
+            let class = Class { condition, ..Class::plain(Kind::Allow, Scope::Subtree, list) };
+            let key = RuleKey::Name { name: Name::ROOT, target: None };
+            builder.push(&Rule { class, key }).unwrap();
+        }
+        for (net, kind) in [("192.0.2.0/24", Kind::Block), (UPSTREAMS_ANSWER, answer_kind), ("10.0.0.0/8", Kind::Block)]
+        {
+            let key = RuleKey::Address { net: net.parse().unwrap(), target: None };
+            builder.push(&Rule { class: Class::plain(kind, Scope::Address, list), key }).unwrap();
         }
         builder.finish(&mut |_, _, _| {}).unwrap().publish().unwrap();
         let generation = store.current().unwrap();
@@ -91,9 +115,12 @@ impl Worker {
     }
 
     fn ask(&mut self, query: &[u8]) -> Step {
+        self.ask_from("192.0.2.77:5353".parse().unwrap(), query)
+    }
+
+    fn ask_from(&mut self, client: SocketAddr, query: &[u8]) -> Step {
         self.clock += 10;
         let now = Now(self.clock);
-        let client: SocketAddr = "192.0.2.77:5353".parse().unwrap();
         let from = Origin { client, local: None, transport: Transport::Udp, token: 0 };
         let step = self.core.on_datagram(now, from, query, &mut self.out);
         carry_out(&mut self.core, now, step, &mut self.store, &mut self.patterns, &mut self.out)
@@ -219,6 +246,27 @@ fn an_unlisted_name_is_forwarded_and_kept_without_allocation() {
         }
     });
     assert_eq!(count, 0, "not even when the cache is full and entries are evicted ({} kept)", worker.core.cached());
+}
+
+#[test]
+fn rules_on_addresses_and_on_clients_are_judged_without_allocation() {
+    let mut worker = Worker::with(1 << 20, Kind::Block);
+    let queries: Vec<_> = (0..1_000).map(|number| query(&format!("www{number}.unlisted.example"))).collect();
+    let held: SocketAddr = "192.0.2.78:5353".parse().unwrap();
+    let count = allocations(|| {
+        for query in &queries {
+            worker.ask(query);
+            let step = worker.answer_upstream();
+            is_reply(step, &worker.out, 0, 1);
+            // Spared by the rule for this client: neither the block nor the cache is for it.
+            worker.ask_from(held, query);
+            let step = worker.answer_upstream();
+            is_reply(step, &worker.out, 0, 1);
+        }
+    });
+    assert_eq!(worker.core.counters().blocked_by_address.value(), 1_000);
+    assert_eq!(worker.core.counters().exchanges.value(), 2_000);
+    assert_eq!(count, 0);
 }
 
 #[test]

@@ -133,6 +133,67 @@ fn rules_of_every_kind_scope_condition_and_answer_read_back_equal() {
 }
 
 #[test]
+fn rules_on_addresses_read_back_and_of_equal_ones_the_first_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create_or_open(dir.path()).unwrap();
+    let mut builder = Builder::new(&store, BuildOptions { shards: 3, threads: None }).unwrap();
+    add_lists(&mut builder);
+    let class = |kind, list| Class::plain(kind, Scope::Address, list);
+    let rules = [
+        ("10.0.0.0/8", class(Kind::Block, 0), None),
+        ("10.0.0.0/8", class(Kind::Block, 1), None),
+        ("10.0.0.0/8", class(Kind::Block, 0), None),
+        ("192.0.2.1/32", class(Kind::Allow, 0), None),
+        ("2001:db8::/32", class(Kind::Alias, 1), Some(name("first.example"))),
+        ("2001:db8::/32", class(Kind::Alias, 1), Some(name("second.example"))),
+    ];
+    for (net, class, target) in rules {
+        let key = RuleKey::Address { net: net.parse().unwrap(), target };
+        builder.push(&Rule { class, key }).unwrap();
+    }
+    let built = builder.finish(&mut |_, _, _| {}).unwrap();
+    assert_eq!((built.report.rules, built.report.duplicates), (4, 2));
+    assert_eq!(built.report.lists[0].rules[&(Kind::Block, Scope::Address)], 1);
+    assert_eq!(built.report.lists[1].duplicates, 1);
+    built.publish().unwrap();
+    let generation = store.current().unwrap();
+    assert_eq!((generation.manifest.addresses, generation.rule_count()), (4, 4));
+    let mut read: Vec<_> = generation
+        .addresses
+        .iter()
+        .map(|row| {
+            let Class { kind, list, scope, .. } = generation.classes[row.class as usize];
+            assert_eq!(scope, Scope::Address);
+            let target = row.target.as_ref().map(|target| target.to_string()).unwrap_or_default();
+            format!("{} {kind:?} {list} {target}", row.net)
+        })
+        .collect();
+    read.sort();
+    assert_eq!(
+        read,
+        ["10.0.0.0/8 Block 0 ", "10.0.0.0/8 Block 1 ", "192.0.2.1/32 Allow 0 ", "2001:db8::/32 Alias 1 first.example"]
+    );
+}
+
+#[test]
+fn the_classes_of_the_root_name_come_with_the_generation() {
+    for shards in [1, 7] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create_or_open(dir.path()).unwrap();
+        let subtree = Class::plain(Kind::Block, Scope::Subtree, 0);
+        let rules =
+            [named(&subtree, "example"), named(&subtree, ""), named(&Class::plain(Kind::Allow, Scope::Below, 0), "")];
+        build(&store, shards, rules).unwrap().publish().unwrap();
+        let generation = store.current().unwrap();
+        let mut kinds: Vec<_> = generation.root.iter().map(|&id| generation.classes[id as usize].kind).collect();
+        kinds.sort();
+        assert_eq!(kinds, [Kind::Allow, Kind::Block]);
+        build(&store, shards, [blocked("a.example")]).unwrap().publish().unwrap();
+        assert!(store.current().unwrap().root.is_empty());
+    }
+}
+
+#[test]
 fn an_empty_condition_is_no_class_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::create_or_open(dir.path()).unwrap();
@@ -254,6 +315,10 @@ fn the_classic_views_together_give_the_classic_rows() {
             class: class(Kind::Block, Scope::Pattern),
             key: RuleKey::Pattern { regex: "^ad[0-9]'".into(), target: None },
         },
+        Rule {
+            class: class(Kind::Block, Scope::Address),
+            key: RuleKey::Address { net: "192.0.2.0/24".parse().unwrap(), target: None },
+        },
     ] {
         builder.push(&rule).unwrap();
     }
@@ -283,7 +348,8 @@ fn the_classic_views_together_give_the_classic_rows() {
     assert_eq!(rows("Source_IPv4, Target_IPv4", "ip_rewrite_v4"), ["10.0.0.0/8 192.0.2.2", "10.0.0.1 192.0.2.1"]);
     assert_eq!(rows("Source_IPv6, Target_IPv6", "ip_rewrite_v6"), ["2001:db8::1 ::1"]);
     assert_eq!(rows("Domain, Scope", "allow"), ["fine.example subtree"]);
-    assert_eq!(rows("Name", "every_rule").len(), 13);
+    assert_eq!(rows("Name", "every_rule").len(), 14);
+    assert_eq!(rows("Name, Kind", "every_rule WHERE Scope = 'address'"), ["192.0.2.0/24 block"]);
 }
 
 #[test]
@@ -317,6 +383,9 @@ fn rules_that_no_reader_produces_are_refused_in_words() {
     builder.push(&blocked("a.example")).unwrap();
     assert!(builder.push(&named(&Class::plain(Kind::Alias, Scope::Exact, 0), "a.example")).is_err());
     assert!(builder.push(&named(&Class::plain(Kind::Block, Scope::Pattern, 0), "a.example")).is_err());
+    assert!(builder.push(&named(&Class::plain(Kind::Block, Scope::Address, 0), "a.example")).is_err());
+    let key = RuleKey::Address { net: "192.0.2.0/24".parse().unwrap(), target: None };
+    assert!(builder.push(&Rule { class: Class::plain(Kind::Block, Scope::Exact, 0), key }).is_err());
 }
 
 #[test]

@@ -89,3 +89,32 @@ fn address(record: Record<'_>) -> Option<IpAddr> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rules_that_hold_an_address_come_by_prefix_each_with_its_target() {
+        let row = |net: &str, class, target: Option<&str>| AddressRow {
+            net: net.parse().unwrap(),
+            class,
+            target: target.map(|target| Box::new(target.parse().unwrap())),
+        };
+        let rules = AddressRules::new(&[
+            row("10.0.0.0/8", 0, Some("a.example")),
+            row("10.0.0.0/8", 1, None),
+            row("10.1.0.0/16", 2, Some("b.example")),
+            row("2001:db8::/32", 3, None),
+        ]);
+        let found: Vec<_> = rules
+            .holding("10.1.2.3".parse().unwrap())
+            .map(|(bits, rule)| (bits, rule.class, rule.target.and_then(|target| rules.target(target))))
+            .map(|(bits, class, target)| (bits, class, target.map(|target| target.to_string()).unwrap_or_default()))
+            .collect();
+        assert_eq!(found, [(16, 2, "b.example".into()), (8, 0, "a.example".into()), (8, 1, String::new())]);
+        assert_eq!(rules.holding("2001:db8::1".parse().unwrap()).count(), 1);
+        assert_eq!(rules.holding("11.0.0.1".parse().unwrap()).count(), 0);
+        assert!(!rules.is_empty() && AddressRules::default().is_empty());
+    }
+}

@@ -7,7 +7,7 @@
 //!                                                         └────────────────────────────┴── verdict ◄─────────────────┘
 //!        alias: AskTarget ── on_target ── (cache ... verdict again for the target) ◄──────────┤
 //!        not blocked: AskUpstream, or Wait for an equal question in flight ◄──────────────────┘
-//!                 on_upstream / on_tick ── next_ready ── resume ── uncloak (AskStore ... again) ─ rewrite ─ keep ─ Reply
+//!        on_upstream / on_tick ── next_ready ── resume ── uncloak (AskStore ... again) ─ addresses ─ rewrite ─ keep ─ Reply
 //! ```
 //!
 //! Architecture invariant: nothing here performs I/O, reads a clock, logs, panics on what a packet holds, or allocates after

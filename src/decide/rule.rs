@@ -426,6 +426,19 @@ mod tests {
     }
 
     #[test]
+    fn of_a_lists_rules_for_several_clients_the_longest_prefix_wins() {
+        let of = |net: &str, list| {
+            let clients = vec![ClientMatch::Net(net.parse().unwrap())];
+            let condition = Some(Condition { clients, ..Condition::default() });
+            (Class { condition, ..Class::plain(Kind::Block, Scope::Subtree, list) }, "example")
+        };
+        let bench = Bench::new(&[of("192.0.2.0/24", 1), of("192.0.2.9/32", 1), of("192.0.2.0/28", 1)]);
+        assert_eq!(bench.winner("x.example"), Some(1));
+        let bench = Bench::new(&[of("192.0.2.9/32", 1), of("192.0.2.0/24", 0)]);
+        assert_eq!(bench.winner("x.example"), Some(1), "the lower list number comes first");
+    }
+
+    #[test]
     fn a_policy_leaves_lists_out() {
         let bench = Bench::new(&[(class(Kind::Block, Scope::Exact), "a.example")]);
         let name = "a.example".parse().unwrap();

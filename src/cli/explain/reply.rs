@@ -44,7 +44,7 @@ pub fn of(
     match carry_out(&mut core, now, step, store, scanner, &mut out) {
         Step::Reply { bytes, .. } => shown(out.get(..bytes).unwrap_or_default()),
         Step::Drop(reason) => Ok(format!("  none at all ({reason:?})\n")),
-        _ => Ok("  what the upstream says, its CNAME targets judged and its addresses rewritten\n".to_owned()),
+        _ => Ok("  what the upstream says, its CNAME targets and addresses judged, then rewritten\n".to_owned()),
     }
 }
 
