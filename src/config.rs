@@ -50,6 +50,8 @@ pub struct Config {
     pub clients_allowed: Vec<IpNet>,
     /// Whether special-use names are answered here (RFC 6761).
     pub special_use_names: bool,
+    /// Whether reverse zones of private and local addresses are answered here (RFC 6303).
+    pub local_reverse_zones: bool,
     /// What a worker does when nothing is asked.
     pub wait: Wait,
     /// Least severe log lines that are written.
@@ -85,6 +87,7 @@ impl Default for Config {
             on_store_error: OnStoreError::Servfail,
             clients_allowed: Vec::new(),
             special_use_names: true,
+            local_reverse_zones: true,
             wait: Wait::Sleep,
             log: LogLevel::Info,
             upstream_timeout_ms: 600,

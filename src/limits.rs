@@ -121,6 +121,16 @@ pub const REFUSED_SHOWN_MAX: usize = 20;
 /// Bytes of the file of refused lines: a list in the wrong format has nothing else, and is told by its first ones.
 pub const REFUSED_FILE_BYTES_MAX: usize = 64 << 20;
 
+/// Bytes that a compressed database is unpacked to: 16 GiB are some 200 million rows, and more is no list of names.
+pub const DATABASE_UNPACKED_BYTES_MAX: u64 = 16 << 30;
+/// The same for each byte of the compressed file: tables of names shrink to a third or a tenth. What shrinks to less was made
+/// to fill the disk.
+pub const DATABASE_UNPACKED_RATIO_MAX: u64 = 100;
+/// The same whatever the ratio: nearly empty databases shrink to nothing, and so little harms nobody.
+pub const DATABASE_UNPACKED_BYTES_FREE: u64 = 64 << 20;
+const _: () =
+    assert!(DATABASE_UNPACKED_BYTES_FREE < DATABASE_UNPACKED_BYTES_MAX, "the ratio counts for most databases");
+
 /// Datagrams taken from or given to the kernel by one call: gains flatten between 8 and 32.
 pub const BATCH_DATAGRAMS: usize = 32;
 

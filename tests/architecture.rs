@@ -122,6 +122,28 @@ fn every_unsafe_block_gives_its_reason() {
 }
 
 #[test]
+fn every_dependency_gives_its_reason_and_a_version() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for file in ["Cargo.toml", "sharding/Cargo.toml", "bench/Cargo.toml"] {
+        let text = fs::read_to_string(root.join(file)).unwrap();
+        let mut seen = 0;
+        for section in text.split("\n[").filter(|section| section.contains("dependencies]\n")) {
+            let lines: Vec<&str> = section.lines().skip(1).filter(|line| !line.is_empty()).collect();
+            let is_comment = |line: &str| line.starts_with('#');
+            let named = lines.iter().filter(|line| !is_comment(line));
+            let names: Vec<&str> = named.filter_map(|line| line.split([' ', '=']).next()).collect();
+            assert!(names.is_sorted(), "{file}: sort {names:?}");
+            for (place, line) in lines.iter().enumerate().filter(|(_, line)| !is_comment(line)) {
+                assert!(place > 0 && is_comment(lines[place - 1]), "{file}: `{line}` does not say what it is for");
+                assert!(!line.contains("\"*\""), "{file}: `{line}` takes any version");
+                seen += 1;
+            }
+        }
+        assert!(seen > 5, "{file} has {seen} dependencies");
+    }
+}
+
+#[test]
 fn files_that_the_readme_names_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = fs::read_to_string(root.join("README.md")).unwrap();

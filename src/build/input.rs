@@ -10,6 +10,7 @@ use corewall_sharding::rule::{IpRewrite, Kind, ListId, Rule};
 
 use super::{BuildError, ListSpec};
 use crate::config::WildcardAction;
+use crate::limits;
 use crate::lists::{self, Counts, Disabled, Format};
 
 /// What a SQLite database begins with.
@@ -155,7 +156,17 @@ impl Database {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no SQLite database"));
         }
         let (database, mut file) = Self::create()?;
-        io::copy(&mut reader, &mut file)?;
+        let bytes_max = unpacked_bytes_max(std::fs::metadata(path)?.len());
+        // One byte more tells a database that is too large from one that just fits.
+        if io::copy(&mut reader.take(bytes_max + 1), &mut file)? > bytes_max {
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                format!(
+                    "unpacked, the database has more than {} MiB; if that is right, unpack it and name the unpacked file",
+                    bytes_max >> 20
+                ),
+            ));
+        }
         Ok(database)
     }
 
@@ -179,11 +190,51 @@ impl Database {
     }
 }
 
+/// Bytes that a compressed database of so many bytes may be unpacked to: it goes into the directory for temporary files, which
+/// a few kilobytes made for it could fill.
+fn unpacked_bytes_max(compressed_bytes: u64) -> u64 {
+    compressed_bytes
+        .saturating_mul(limits::DATABASE_UNPACKED_RATIO_MAX)
+        .clamp(limits::DATABASE_UNPACKED_BYTES_FREE, limits::DATABASE_UNPACKED_BYTES_MAX)
+}
+
 impl Drop for Database {
     fn drop(&mut self) {
         if let Self::Unpacked(path) = self {
             // Left behind, it only takes space that the system reclaims.
             let _ = std::fs::remove_file(path);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of `bytes` zeros behind what a database begins with, compressed.
+    fn compressed(folder: &Path, bytes: u64) -> PathBuf {
+        let path = folder.join(format!("{bytes}.db.zst"));
+        let mut zeros = DATABASE_MAGIC.chain(io::repeat(0)).take(bytes);
+        zstd::stream::copy_encode(&mut zeros, File::create(&path).unwrap(), 1).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_database_is_unpacked_up_to_the_bound_and_no_further() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes_max = limits::DATABASE_UNPACKED_BYTES_FREE;
+        let fits = Database::open(&compressed(folder.path(), bytes_max)).unwrap();
+        assert_eq!(std::fs::metadata(fits.path()).unwrap().len(), bytes_max);
+        let Err(error) = Database::open(&compressed(folder.path(), bytes_max + 1)) else { panic!("it was unpacked") };
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+        assert!(error.to_string().contains("more than 64 MiB; if that is right, unpack it"), "{error}");
+    }
+
+    #[test]
+    fn the_bound_grows_with_the_file_but_not_for_ever() {
+        assert_eq!(unpacked_bytes_max(0), limits::DATABASE_UNPACKED_BYTES_FREE);
+        assert_eq!(unpacked_bytes_max(10 << 20), 1_000 << 20);
+        assert_eq!(unpacked_bytes_max(1 << 40), limits::DATABASE_UNPACKED_BYTES_MAX);
+        assert_eq!(unpacked_bytes_max(u64::MAX), limits::DATABASE_UNPACKED_BYTES_MAX);
     }
 }

@@ -14,6 +14,7 @@ pub mod patterns;
 mod refused;
 pub mod report;
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
@@ -171,7 +172,8 @@ impl From<StoreError> for BuildError {
 /// Builds a generation of the store in `dir`, which is made when there is none, and publishes it.
 ///
 /// # Errors
-/// A list cannot be read, the patterns cannot be compiled, or the store cannot be written. Then nothing has changed.
+/// A list cannot be read, the patterns cannot be compiled, or the store cannot be written. Then nothing has changed. What goes
+/// wrong after the publication is a warning of the report.
 pub fn run(
     specs: &[ListSpec],
     dir: &Path,
@@ -200,9 +202,12 @@ pub fn run(
     patterns.attach(&mut built)?;
     let refused_file = build.refused.save(&mut built, &store, options.refused.as_deref())?;
     let report = built.report.clone();
+    // Asked while the store's lock is held. A symlink that leads nowhere is what this build is about to replace.
+    let previous = store.current_number().ok().flatten();
     let generation = built.publish()?;
-    remove_old(&store, generation)?;
-    Ok(Report::new(generation, report, build.reports, patterns.counts(), refused_file, started))
+    let mut report = Report::new(generation, report, build.reports, patterns.counts(), refused_file, started);
+    report.warnings = remove_old(&store, generation, previous);
+    Ok(report)
 }
 
 /// The first pass: what the `$badfilter` rules of all lists in Adblock syntax switch off in any of them.
@@ -215,15 +220,22 @@ fn find_disabled(inputs: &[Input<'_>]) -> Result<Disabled, BuildError> {
     Ok(disabled)
 }
 
-/// Generations past [`limits::GENERATIONS_KEPT`] go. A server that still reads one keeps its open files.
-fn remove_old(store: &Store, newest: u64) -> Result<(), BuildError> {
-    let mut old = store.numbers()?;
+/// Generations past [`limits::GENERATIONS_KEPT`] go, and what could not be removed is told: the new one is in use by then.
+/// A server that still reads one keeps its open files.
+///
+/// The previous one, which was current until now, is always among those kept. After a roll-back it is the one that is known
+/// to be good, though newer ones lie beside it.
+fn remove_old(store: &Store, newest: u64, previous: Option<u64>) -> Vec<String> {
+    let still_there = |error: StoreError| format!("an old generation is still there: {error}");
+    let mut old = match store.numbers() {
+        Ok(numbers) => numbers,
+        Err(error) => return vec![still_there(error)],
+    };
     old.retain(|&number| number < newest);
-    old.sort_unstable_by(|a, b| b.cmp(a));
-    for &number in old.iter().skip(limits::GENERATIONS_KEPT - 1) {
-        store.remove(number)?;
-    }
-    Ok(())
+    // The previous one first, then from the newest to the oldest.
+    old.sort_unstable_by_key(|&number| (Some(number) != previous, Reverse(number)));
+    let removed = old.iter().skip(limits::GENERATIONS_KEPT - 1).map(|&number| store.remove(number));
+    removed.filter_map(Result::err).map(still_there).collect()
 }
 
 /// A pattern rule on its way into the store, with where it came from for when it is refused.

@@ -42,6 +42,8 @@ pub struct Report {
     pub rss_bytes_max: u64,
     /// File of the refused lines; none without any.
     pub refused_file: Option<PathBuf>,
+    /// What went wrong after the publication, and does not touch the new generation.
+    pub warnings: Vec<String>,
     /// By list, in their order.
     pub lists: Vec<ListReport>,
 }
@@ -166,6 +168,7 @@ impl Report {
             seconds: started.elapsed().as_secs_f64(),
             rss_bytes_max: rss_bytes_max().unwrap_or(0),
             refused_file,
+            warnings: Vec::new(),
             lists,
         }
     }
@@ -213,6 +216,9 @@ impl fmt::Display for Report {
         writeln!(f, "  duplicates {}, skipped {}, refused {}", self.duplicates, self.skipped, self.refused)?;
         if let Some(file) = &self.refused_file {
             writeln!(f, "  refused lines: {}", file.display())?;
+        }
+        for warning in &self.warnings {
+            writeln!(f, "  warning: {warning}")?;
         }
         if self.gained_by_stripping > 0 {
             let gain = self.gained_by_stripping;

@@ -223,6 +223,37 @@ fn old_generations_go_but_the_last_ones_stay() {
 }
 
 #[test]
+fn the_generation_rolled_back_to_outlives_newer_ones() {
+    let mut bench = Bench::new();
+    bench.list("plain", Format::Plain, "a.example.com\n");
+    for _ in 1..=3 {
+        bench.build().unwrap();
+    }
+    let store = Store::open(&bench.store()).unwrap();
+    store.switch(1).unwrap();
+    assert_eq!(bench.build().unwrap().generation, 4);
+    assert_eq!(store.numbers().unwrap(), [1, 3, 4], "the good one stays, the older of the bad ones goes");
+}
+
+#[test]
+fn an_old_generation_that_cannot_be_removed_is_a_warning() {
+    let mut bench = Bench::new();
+    bench.list("plain", Format::Plain, "a.example.com\n");
+    for _ in 1..=3 {
+        bench.build().unwrap();
+    }
+    let store = Store::open(&bench.store()).unwrap();
+    // A file in place of the directory: not even root removes it as one.
+    let oldest = store.generation_dir(1);
+    std::fs::remove_dir_all(&oldest).unwrap();
+    std::fs::write(&oldest, "").unwrap();
+    let report = bench.build().unwrap();
+    assert_eq!((report.generation, bench.published()), (4, Some(4)));
+    assert_eq!(report.warnings.len(), 1, "{report}");
+    assert!(report.to_string().contains("\n  warning: an old generation is still there: "), "{report}");
+}
+
+#[test]
 fn the_report_counts_what_the_store_counts() {
     let report = Report::new(
         4,

@@ -6,7 +6,7 @@ use corewall_sharding::rule::{AnswerRecord, Kind, List as StoredList};
 use super::check::POLICY_DEFAULT;
 use super::{Config, List, ListKind};
 use crate::build::ListSpec;
-use crate::decide::local::LocalRecords;
+use crate::decide::local::{LocalRecords, Served};
 use crate::decide::settings::{CacheBounds, Group, Policy, PolicyId, Settings};
 use crate::{lists, rdata};
 
@@ -51,9 +51,13 @@ impl Config {
             .map(|(name, group)| Group { name: name.to_owned(), servers: group.servers.clone() })
             .to_vec(),
             upstream_timeout_ms: self.upstream_timeout_ms,
-            local: LocalRecords::new(self.local_records(), self.special_use_names),
+            local: LocalRecords::new(self.local_records(), self.served_locally()),
             on_store_error: self.on_store_error,
         }
+    }
+
+    fn served_locally(&self) -> Served {
+        Served { special_use_names: self.special_use_names, reverse_zones: self.local_reverse_zones }
     }
 
     /// The local records in wire format.

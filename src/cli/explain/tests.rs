@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::build::{self, ListSpec, Options};
-use crate::decide::local::LocalRecords;
+use crate::decide::local::{LocalRecords, Served};
 use crate::lists::Format;
 
 /// A store of these lists: name, format, text.
@@ -26,7 +26,7 @@ fn explained(dir: &tempfile::TempDir, name: &str, rtype: &str) -> String {
         rtype: parse_type(rtype).unwrap(),
         client: "192.0.2.7".parse().unwrap(),
     };
-    let local = LocalRecords::new(Vec::new(), true);
+    let local = LocalRecords::new(Vec::new(), Served { special_use_names: true, reverse_zones: true });
     let settings = Settings { local, ede_text: true, ..Settings::default() };
     explain(&dir.path().join("store"), settings, false, &question).unwrap()
 }
