@@ -43,8 +43,10 @@ pub const EXCHANGE_CLIENTS_MAX: u16 = 1_024;
 /// Microseconds after which an upstream answer is dropped whatever the timers say (DNSBomb, CVE-2024-33655).
 pub const UPSTREAM_ANSWER_US_MAX: u64 = 1_900_000;
 
-/// Upstream servers that one worker knows: those of the groups and those that rules name.
-pub const SERVERS_MAX: usize = 4_096;
+/// Upstream servers that the rules of a generation may name. Those of the configuration do not count.
+pub const RULE_SERVERS_MAX: usize = 4_096;
+/// Sets of upstream servers that the rules of a generation may name: each is a group of its own.
+pub const RULE_GROUPS_MAX: usize = 4_096;
 /// Servers of one upstream group.
 pub const GROUP_SERVERS_MAX: usize = 16;
 /// Sockets (source ports) of one worker for each upstream server.
