@@ -163,6 +163,8 @@ pub const TCP_OUTBOX_BYTES_HIGH: usize = 16_384;
 /// Queries of one TCP connection answered before the other connections are looked at.
 pub const TCP_QUERIES_IN_A_ROW_MAX: usize = 16;
 
+/// Events from signals and workers that wait for the control thread: a worker has two to tell in its life.
+pub const CONTROL_EVENTS_MAX: usize = 4 * WORKERS_MAX;
 /// Messages from the control thread that wait for one worker.
 pub const ORDERS_MAX: usize = 4;
 /// Milliseconds that a start waits for an address that a server which has just ended may still have: up to 190 were seen.
