@@ -48,8 +48,10 @@ pub const EXCHANGE_CLIENTS_MAX: u16 = 1_024;
 /// Microseconds after which an upstream answer is dropped whatever the timers say (DNSBomb, CVE-2024-33655).
 pub const UPSTREAM_ANSWER_US_MAX: u64 = 1_900_000;
 
-/// Upstream servers that one worker knows: those of the groups and those that rules name.
-pub const SERVERS_MAX: usize = 4_096;
+/// Upstream servers that the rules of a generation may name. Those of the configuration do not count.
+pub const RULE_SERVERS_MAX: usize = 4_096;
+/// Sets of upstream servers that the rules of a generation may name: each is a group of its own.
+pub const RULE_GROUPS_MAX: usize = 4_096;
 /// Servers of one upstream group.
 pub const GROUP_SERVERS_MAX: usize = 16;
 /// Sockets (source ports) of one worker for each upstream server.
@@ -175,6 +177,8 @@ pub const TCP_OUTBOX_BYTES_HIGH: usize = 16_384;
 /// Queries of one TCP connection answered before the other connections are looked at.
 pub const TCP_QUERIES_IN_A_ROW_MAX: usize = 16;
 
+/// Events from signals and workers that wait for the control thread: a worker has two to tell in its life.
+pub const CONTROL_EVENTS_MAX: usize = 4 * WORKERS_MAX;
 /// Messages from the control thread that wait for one worker.
 pub const ORDERS_MAX: usize = 4;
 /// Milliseconds that a start waits for an address that a server which has just ended may still have: up to 190 were seen.

@@ -13,6 +13,7 @@ mod input;
 pub mod patterns;
 mod refused;
 pub mod report;
+mod servers;
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -30,6 +31,7 @@ use self::input::Input;
 use self::patterns::{CompileError, Engine, Outcome, Wanted, compile_bounded, sidecar, taken};
 use self::refused::Refused;
 use self::report::{ListReport, Report};
+use self::servers::RuleServers;
 use crate::config::WildcardAction;
 use crate::limits;
 use crate::lists::{self, Disabled, Format};
@@ -279,6 +281,7 @@ struct Build {
     reports: Vec<ListReport>,
     refused: Refused,
     patterns: Vec<PatternRule>,
+    servers: RuleServers,
     /// Rules handed on so far, for the progress.
     rules: u64,
 }
@@ -290,7 +293,14 @@ impl Build {
             builder.list(input.spec.list.clone())?;
         }
         let reports = inputs.iter().map(|input| ListReport::new(input.spec)).collect();
-        Ok(Build { builder, reports, refused: Refused::default(), patterns: Vec::new(), rules: 0 })
+        Ok(Build {
+            builder,
+            reports,
+            refused: Refused::default(),
+            patterns: Vec::new(),
+            servers: RuleServers::default(),
+            rules: 0,
+        })
     }
 
     fn read(
@@ -299,7 +309,7 @@ impl Build {
         disabled: &Disabled,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<(), BuildError> {
-        let Build { builder, reports, refused, patterns, rules } = self;
+        let Build { builder, reports, refused, patterns, servers, rules } = self;
         let report = &mut reports[usize::from(input.id)];
         // The reader cannot be stopped half-way: after a failure the rest of the list is passed over.
         let mut failure = Ok(());
@@ -314,6 +324,13 @@ impl Build {
             }
             match item {
                 input::Item::Rule(rule, place) => {
+                    if let Err(reason) = servers.add(&rule.class.servers) {
+                        let text = match &rule.key {
+                            RuleKey::Name { name, .. } => name.to_string(),
+                            RuleKey::Pattern { regex, .. } => regex.clone(),
+                        };
+                        return refused.add(report, &input.spec.path, &place.to_string(), &text, &reason);
+                    }
                     *rules += 1;
                     match rule.key {
                         RuleKey::Name { .. } | RuleKey::Address { .. } => failure = builder.push(&rule),

@@ -24,6 +24,7 @@ pub struct Arguments {
 
 /// Serves; comes back when the server has been stopped.
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
+    let signals = serve::catch_signals().map_err(Failure::runtime)?;
     let (config, file) = arguments.config.load()?;
     hear_log(&config);
     let plan = plan(&config, arguments.hints).map_err(Failure::usage)?;
@@ -31,10 +32,15 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
         let (config, _) = config::find(file.as_deref().map(Path::new)).map_err(|error| error.to_string())?;
         plan_of(&config, false)
     };
-    serve::run(plan, Box::new(reread)).map_err(|error| match error {
+    serve::run(plan, Box::new(reread), signals).map_err(failure)
+}
+
+/// Exit code 2 is for what starting again cannot make right.
+fn failure(error: ServeError) -> Failure {
+    match error {
         ServeError::Plan(_) => Failure::usage(error),
         _ => Failure::runtime(error),
-    })
+    }
 }
 
 fn plan_of(config: &Config, hints: bool) -> Result<Plan, String> {
@@ -59,4 +65,17 @@ fn hear_log(config: &Config) {
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A journal or a file is to be read without a terminal's colours.
     let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_that_takes_too_long_may_be_tried_again_and_a_wrong_plan_not() {
+        let slow = failure(ServeError::Slow { serving: 1, workers: 2 });
+        assert_eq!(slow.code, 1);
+        assert!(slow.messages[0].starts_with("only 1 of 2 workers serve after 30 s"), "{:?}", slow.messages);
+        assert_eq!(failure(ServeError::Plan("no cores".to_owned())).code, 2);
+    }
 }

@@ -141,17 +141,10 @@ impl Core {
     /// Goes over to other settings and rules, between two batches. Cached answers are judged again when they are asked for.
     pub fn switch(&mut self, settings: Arc<Settings>, rules: Arc<RuleBook>) {
         let upstreams = &mut self.resolver.upstreams;
-        upstreams.configure(&settings.groups);
+        self.class_groups = upstreams.switch(&settings.groups, rules.classes());
         self.default_group = upstreams.group("default");
         self.allow_group = upstreams.group("allow");
         self.block_group = upstreams.group("block");
-        self.class_groups.clear();
-        self.class_groups.extend(
-            rules
-                .classes()
-                .iter()
-                .map(|class| (!class.servers.is_empty()).then(|| upstreams.group_of_rule(&class.servers))),
-        );
         self.rules_stamp += 1;
         if !rules.treats_addresses_as(&self.rules) {
             // What the addresses of a cached answer were before, it does not tell.

@@ -1,18 +1,31 @@
 //! Stage 8, upstream: which servers there are, which one is asked next, and what a question to it looks like.
+//!
+//! Invariants: no number of a server or group is given twice while the process runs, for cached answers are partitioned by
+//! the group and sockets belong to a server. At most [`RULE_SERVERS_MAX`] servers in [`RULE_GROUPS_MAX`] sets are known
+//! because rules name them, beside those of the configuration, which come first and are never left out. What two reloads
+//! have not named is forgotten.
 
 use std::net::SocketAddr;
 
+use ahash::RandomState;
 use corewall_sharding::name::{NAME_BYTES_MAX, Name};
+use corewall_sharding::rule::Class;
+use hashbrown::HashMap;
 use rand::Rng;
 
 use super::Now;
 use super::settings::Group;
-use crate::limits::{GROUP_SERVERS_MAX, HEADER_BYTES, OPT_BYTES_MIN, SERVERS_MAX, UDP_PAYLOAD_BYTES_MAX};
+use crate::limits::{
+    GROUP_SERVERS_MAX, HEADER_BYTES, OPT_BYTES_MIN, RULE_GROUPS_MAX, RULE_SERVERS_MAX, UDP_PAYLOAD_BYTES_MAX,
+};
 
 /// A server's number within a worker; it keeps it over reloads.
 pub type ServerId = u32;
-/// A group's number within a worker; it keeps it over reloads, for cached answers are partitioned by it.
-pub type GroupId = u16;
+/// A group's number within a worker; it keeps it over reloads.
+pub type GroupId = u32;
+
+/// A group without servers that is always there.
+pub const NO_SERVERS: GroupId = GroupId::MAX;
 
 const _: () = assert!(GROUP_SERVERS_MAX <= u16::BITS as usize, "a bit for each server of a group");
 
@@ -43,100 +56,188 @@ impl Tried {
     }
 }
 
+/// What is known of a server.
 struct Server {
     address: SocketAddr,
     /// Not asked first before then.
     failing_until: Now,
+    /// The last switch that named it.
+    named: u64,
 }
 
+/// What is known of a group.
 struct Servers {
-    name: String,
     servers: Vec<ServerId>,
+    /// The last switch that named it.
+    named: u64,
 }
 
-/// The servers and groups that one worker knows. Grows at start and reload only.
+/// The servers and groups that one worker knows. Allocates at start and reload only.
 pub struct Upstreams {
-    servers: Vec<Server>,
-    groups: Vec<Servers>,
+    servers: HashMap<ServerId, Server, RandomState>,
+    groups: HashMap<GroupId, Servers, RandomState>,
+    by_address: HashMap<SocketAddr, ServerId, RandomState>,
+    /// Groups of the configuration.
+    by_name: HashMap<String, GroupId, RandomState>,
+    /// Groups made of the servers that a rule names, in its order.
+    by_servers: HashMap<Vec<SocketAddr>, GroupId, RandomState>,
+    /// Switches so far.
+    switches: u64,
+    /// Servers and sets of them that the last switch named for rules alone.
+    rule_servers: usize,
+    rule_groups: usize,
+    left_out: usize,
+    // The next numbers; none is ever given again.
+    next_server: ServerId,
+    next_group: GroupId,
 }
 
 impl Upstreams {
     /// None yet.
     pub fn new() -> Self {
-        Self { servers: Vec::new(), groups: Vec::new() }
+        Self {
+            servers: HashMap::default(),
+            groups: HashMap::default(),
+            by_address: HashMap::default(),
+            by_name: HashMap::default(),
+            by_servers: HashMap::default(),
+            switches: 0,
+            rule_servers: 0,
+            rule_groups: 0,
+            left_out: 0,
+            next_server: 0,
+            next_group: 0,
+        }
     }
 
-    /// Takes over the groups of a configuration; one that has gone loses its servers.
-    pub fn configure(&mut self, groups: &[Group]) {
-        for known in self.groups.iter_mut().filter(|group| !group.name.starts_with(RULE_GROUP)) {
-            known.servers.clear();
+    /// Goes over to the groups of another configuration and the servers that other rules name. Returns the group of each
+    /// class that names servers. A bounded number of steps a class, for the worker's queries wait meanwhile.
+    ///
+    /// What nobody names any more is kept until the next switch: questions to it may be in flight.
+    pub fn switch(&mut self, configured: &[Group], classes: &[Class]) -> Vec<Option<GroupId>> {
+        self.switches += 1;
+        (self.rule_servers, self.rule_groups, self.left_out) = (0, 0, 0);
+        for Group { name, servers } in configured {
+            let servers = servers.iter().filter_map(|&address| self.server(address, usize::MAX)).collect();
+            let group = self.by_name.get(name).copied().or_else(|| {
+                let group = self.new_group()?;
+                self.by_name.insert(name.clone(), group);
+                Some(group)
+            });
+            self.name_group(group.unwrap_or(NO_SERVERS), servers);
         }
-        for Group { name, servers } in groups {
-            self.set(name, servers);
-        }
+        let mut group_of = |class: &Class| (!class.servers.is_empty()).then(|| self.group_of_rule(&class.servers));
+        let class_groups = classes.iter().map(&mut group_of).collect();
+        self.forget_unnamed();
+        class_groups
+    }
+
+    /// The configured group of this name; one that is not configured has no servers.
+    pub fn group(&self, name: &str) -> GroupId {
+        let is_named = |group: &&GroupId| self.groups.get(*group).is_some_and(|known| known.named == self.switches);
+        self.by_name.get(name).filter(is_named).copied().unwrap_or(NO_SERVERS)
+    }
+
+    /// Classes of the last switch some of whose servers are not known, for there are too many.
+    pub fn left_out(&self) -> usize {
+        self.left_out
     }
 
     /// The group of a forwarding rule's own servers.
-    pub fn group_of_rule(&mut self, servers: &[SocketAddr]) -> GroupId {
-        let mut name = String::from(RULE_GROUP);
-        for server in servers.iter().take(GROUP_SERVERS_MAX) {
-            name.push_str(&server.to_string());
-            name.push(' ');
+    fn group_of_rule(&mut self, addresses: &[SocketAddr]) -> GroupId {
+        let addresses = addresses.get(..GROUP_SERVERS_MAX).unwrap_or(addresses);
+        let known = self.by_servers.get(addresses).copied();
+        if let Some(group) = known.filter(|group| self.groups.get(group).is_some_and(|it| it.named == self.switches)) {
+            let is_short = self.server_count(group) < addresses.len();
+            self.left_out += usize::from(is_short);
+            return group;
         }
-        self.set(&name, servers)
-    }
-
-    /// The group of this name; one that is not configured has no servers.
-    pub fn group(&mut self, name: &str) -> GroupId {
-        let known = self.groups.iter().position(|group| group.name == name);
-        known.map_or_else(|| self.set(name, &[]), |index| index as GroupId)
-    }
-
-    fn set(&mut self, name: &str, addresses: &[SocketAddr]) -> GroupId {
+        if self.rule_groups >= RULE_GROUPS_MAX {
+            self.left_out += 1;
+            return NO_SERVERS;
+        }
         let servers: Vec<ServerId> =
-            addresses.iter().take(GROUP_SERVERS_MAX).filter_map(|&address| self.server(address)).collect();
-        if let Some(index) = self.groups.iter().position(|group| group.name == name) {
-            if let Some(group) = self.groups.get_mut(index) {
-                group.servers = servers;
-            }
-            return index as GroupId;
+            addresses.iter().filter_map(|&address| self.server(address, RULE_SERVERS_MAX)).collect();
+        self.left_out += usize::from(servers.len() < addresses.len());
+        let Some(group) = known.or_else(|| self.new_group()) else { return NO_SERVERS };
+        if known.is_none() {
+            self.by_servers.insert(addresses.to_vec(), group);
         }
-        self.groups.push(Servers { name: name.to_owned(), servers });
-        (self.groups.len() - 1) as GroupId
+        self.rule_groups += 1;
+        self.name_group(group, servers);
+        group
     }
 
-    fn server(&mut self, address: SocketAddr) -> Option<ServerId> {
-        if let Some(known) = self.servers.iter().position(|server| server.address == address) {
-            return Some(known as ServerId);
+    fn name_group(&mut self, group: GroupId, servers: Vec<ServerId>) {
+        if group != NO_SERVERS {
+            self.groups.insert(group, Servers { servers, named: self.switches });
         }
-        if self.servers.len() >= SERVERS_MAX {
+    }
+
+    /// A number for a group; none when all have been given, which is after billions of sets of servers.
+    fn new_group(&mut self) -> Option<GroupId> {
+        let group = Some(self.next_group).filter(|&group| group != NO_SERVERS)?;
+        self.next_group += 1;
+        Some(group)
+    }
+
+    /// The number of a server; none when it would be one more than `rule_servers_max` that only rules name.
+    fn server(&mut self, address: SocketAddr, rule_servers_max: usize) -> Option<ServerId> {
+        let known = self.by_address.get(&address).copied();
+        let entry = known.and_then(|server| self.servers.get_mut(&server));
+        if entry.as_ref().is_some_and(|server| server.named == self.switches) {
+            return known;
+        }
+        let is_of_rule = rule_servers_max != usize::MAX;
+        if is_of_rule && self.rule_servers >= rule_servers_max {
             return None;
         }
-        self.servers.push(Server { address, failing_until: Now(0) });
-        Some((self.servers.len() - 1) as ServerId)
+        let id = match (known, entry) {
+            (Some(id), Some(server)) => {
+                server.named = self.switches;
+                id
+            }
+            _ => {
+                let id = self.next_server;
+                self.next_server = id.checked_add(1)?;
+                self.by_address.insert(address, id);
+                self.servers.insert(id, Server { address, failing_until: Now(0), named: self.switches });
+                id
+            }
+        };
+        self.rule_servers += usize::from(is_of_rule);
+        Some(id)
+    }
+
+    fn forget_unnamed(&mut self) {
+        let Self { servers, groups, by_address, by_name, by_servers, switches, .. } = self;
+        servers.retain(|_, server| server.named + 1 >= *switches);
+        groups.retain(|_, group| group.named + 1 >= *switches);
+        by_address.retain(|_, server| servers.contains_key(server));
+        by_name.retain(|_, group| groups.contains_key(group));
+        by_servers.retain(|_, group| groups.contains_key(group));
     }
 
     /// A server's address.
     pub fn address(&self, server: ServerId) -> Option<SocketAddr> {
-        self.servers.get(server as usize).map(|server| server.address)
+        self.servers.get(&server).map(|server| server.address)
     }
 
     /// Servers of a group.
     pub fn server_count(&self, group: GroupId) -> usize {
-        self.groups.get(usize::from(group)).map_or(0, |group| group.servers.len())
+        self.groups.get(&group).map_or(0, |group| group.servers.len())
     }
 
     /// Whom to ask next for a question that `tried` have been asked for already: in the order of the group, but servers that
     /// failed lately stand behind the others. When all were asked it begins again. Notes the choice in `tried`.
     pub fn choose(&self, group: GroupId, tried: &mut Tried, now: Now) -> Option<ServerId> {
-        let servers = &self.groups.get(usize::from(group))?.servers;
+        let servers = &self.groups.get(&group)?.servers;
         // A reload may have taken servers away.
         if (0..servers.len()).all(|place| tried.has(place)) {
             *tried = Tried::default();
         }
         let untried = || servers.iter().enumerate().filter(|(place, _)| !tried.has(*place));
-        let is_healthy =
-            |id: &ServerId| self.servers.get(*id as usize).is_none_or(|server| server.failing_until <= now);
+        let is_healthy = |id: &ServerId| self.servers.get(id).is_none_or(|server| server.failing_until <= now);
         let (place, server) = untried().find(|(_, id)| is_healthy(id)).or_else(|| untried().next())?;
         let server = *server;
         tried.add(place);
@@ -145,14 +246,14 @@ impl Upstreams {
 
     /// The server did not answer in time, or could not be reached.
     pub fn note_failure(&mut self, server: ServerId, now: Now) {
-        if let Some(server) = self.servers.get_mut(server as usize) {
+        if let Some(server) = self.servers.get_mut(&server) {
             server.failing_until = now.plus_us(SERVER_PENALTY_US);
         }
     }
 
     /// The server answered.
     pub fn note_answer(&mut self, server: ServerId) {
-        if let Some(server) = self.servers.get_mut(server as usize) {
+        if let Some(server) = self.servers.get_mut(&server) {
             server.failing_until = Now(0);
         }
     }
@@ -163,9 +264,6 @@ impl Default for Upstreams {
         Self::new()
     }
 }
-
-/// Before the name of a group made of a rule's servers; no configured name can begin with a space.
-const RULE_GROUP: &str = " ";
 
 /// Writes a question to an upstream: RD set, CD not (the upstream is to validate), an OPT record of our own with DO as the
 /// client wants it (OPT is rebuilt, never passed on). Returns its length.
@@ -217,6 +315,8 @@ impl Chance {
 
 #[cfg(test)]
 mod tests {
+    use corewall_sharding::rule::{Kind, Scope};
+
     use super::*;
 
     fn group(name: &str, servers: &[&str]) -> Group {
@@ -226,7 +326,7 @@ mod tests {
     #[test]
     fn servers_are_tried_in_order_and_failing_ones_last() {
         let mut upstreams = Upstreams::new();
-        upstreams.configure(&[group("default", &["192.0.2.1:53", "192.0.2.2:53", "192.0.2.3:53"])]);
+        upstreams.switch(&[group("default", &["192.0.2.1:53", "192.0.2.2:53", "192.0.2.3:53"])], &[]);
         let id = upstreams.group("default");
         let order = |upstreams: &Upstreams, now| -> Vec<_> {
             let mut tried = Tried::default();
@@ -244,7 +344,7 @@ mod tests {
     #[test]
     fn a_server_that_fails_while_a_question_is_tried_is_not_asked_for_it_again_before_the_others() {
         let mut upstreams = Upstreams::new();
-        upstreams.configure(&[group("default", &["192.0.2.1:53", "192.0.2.2:53", "192.0.2.3:53"])]);
+        upstreams.switch(&[group("default", &["192.0.2.1:53", "192.0.2.2:53", "192.0.2.3:53"])], &[]);
         let id = upstreams.group("default");
         let mut tried = Tried::default();
         let mut order = Vec::new();
@@ -256,19 +356,81 @@ mod tests {
         assert_eq!(order, [0, 1, 2, 0]);
     }
 
+    fn class(servers: &[SocketAddr]) -> Class {
+        Class { servers: servers.to_vec(), ..Class::plain(Kind::ForwardAllow, Scope::Subtree, 0) }
+    }
+
+    fn address(number: usize) -> SocketAddr {
+        SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 53))
+    }
+
+    /// Each class names one server, of these numbers.
+    fn classes(servers: std::ops::Range<usize>) -> Vec<Class> {
+        servers.map(|number| class(&[address(number)])).collect()
+    }
+
     #[test]
     fn numbers_of_servers_and_groups_outlive_a_reload() {
         let mut upstreams = Upstreams::new();
-        upstreams.configure(&[group("default", &["192.0.2.1:53"]), group("allow", &["192.0.2.2:53"])]);
+        let rules = [class(&["192.0.2.2:53".parse().unwrap()])];
+        let both = [group("default", &["192.0.2.1:53"]), group("allow", &["192.0.2.2:53"])];
+        let before = upstreams.switch(&both, &rules);
         let (default, allow) = (upstreams.group("default"), upstreams.group("allow"));
-        let rule = upstreams.group_of_rule(&["192.0.2.2:53".parse().unwrap()]);
-        upstreams.configure(&[group("default", &["192.0.2.3:53"])]);
-        assert_eq!((upstreams.group("default"), upstreams.group("allow")), (default, allow));
-        assert_eq!(upstreams.server_count(allow), 0, "a group that is configured no more has no servers");
-        assert_eq!(upstreams.server_count(rule), 1);
+        let after = upstreams.switch(&[group("default", &["192.0.2.3:53"])], &rules);
+        assert_eq!((upstreams.group("default"), after), (default, before.clone()));
         let choose = |group| upstreams.choose(group, &mut Tried::default(), Now(0));
         assert_eq!(choose(default).and_then(|server| upstreams.address(server)), "192.0.2.3:53".parse().ok());
-        assert_eq!(choose(allow), None);
+        assert_eq!(
+            choose(before[0].unwrap()).and_then(|server| upstreams.address(server)),
+            "192.0.2.2:53".parse().ok()
+        );
+        assert_eq!(upstreams.group("allow"), NO_SERVERS, "a group that is configured no more has no servers");
+        assert_eq!(choose(NO_SERVERS), None);
+        assert_eq!(upstreams.server_count(allow), 1, "but a question to it may be in flight");
+    }
+
+    #[test]
+    fn what_two_reloads_do_not_name_is_forgotten_and_its_number_not_given_again() {
+        let mut upstreams = Upstreams::new();
+        let mut given = std::collections::HashSet::new();
+        for reload in 0..100 {
+            let groups = upstreams.switch(&[], &classes(10 * reload..10 * reload + 10));
+            assert!(groups.into_iter().all(|group| given.insert(group.unwrap())), "a number was given twice");
+            let known = (upstreams.servers.len(), upstreams.groups.len(), upstreams.by_servers.len());
+            assert_eq!(known, if reload == 0 { (10, 10, 10) } else { (20, 20, 20) });
+            assert_eq!(upstreams.by_address.len(), known.0);
+        }
+        assert_eq!(given.len(), 1_000);
+    }
+
+    #[test]
+    fn rules_cannot_displace_the_servers_of_the_configuration_and_those_left_out_are_counted() {
+        let mut upstreams = Upstreams::new();
+        let groups = upstreams.switch(&[group("default", &["192.0.2.1:53"])], &classes(0..RULE_SERVERS_MAX + 9));
+        assert_eq!(upstreams.left_out(), 9);
+        assert_eq!(upstreams.server_count(upstreams.group("default")), 1);
+        assert!(groups[..RULE_SERVERS_MAX].iter().all(|group| upstreams.server_count(group.unwrap()) == 1));
+        let without = &groups[RULE_SERVERS_MAX..];
+        assert!(without.iter().all(|group| upstreams.server_count(group.unwrap()) == 0), "not sent elsewhere");
+        // Those of the last rules do not hold the places of the next ones.
+        upstreams.switch(&[], &classes(RULE_SERVERS_MAX..2 * RULE_SERVERS_MAX));
+        assert_eq!(upstreams.left_out(), 0);
+    }
+
+    #[test]
+    fn more_sets_of_servers_than_groups_are_left_out_and_get_no_other_sets_servers() {
+        let mut upstreams = Upstreams::new();
+        // Pairs of 400 servers: 70,000 sets, more than two octets count.
+        let pairs = (0..400).flat_map(|a| (0..175).map(move |b| class(&[address(a), address(400 + b)])));
+        let classes: Vec<Class> = pairs.collect();
+        let groups = upstreams.switch(&[], &classes);
+        assert_eq!(upstreams.left_out(), 70_000 - RULE_GROUPS_MAX);
+        assert_eq!(upstreams.groups.len(), RULE_GROUPS_MAX);
+        for (class, group) in classes.iter().zip(&groups).take(RULE_GROUPS_MAX) {
+            let first = upstreams.choose(group.unwrap(), &mut Tried::default(), Now(0)).unwrap();
+            assert_eq!(upstreams.address(first), class.servers.first().copied());
+        }
+        assert!(groups[RULE_GROUPS_MAX..].iter().all(|group| *group == Some(NO_SERVERS)));
     }
 
     #[test]

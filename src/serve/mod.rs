@@ -4,9 +4,10 @@
 //! pinned to its core with sockets, cache, store connections, regex scratch, upstream ports and timers of its own. `serve` is
 //! the only code that waits; what is to be done is decided by [`crate::decide`].
 //!
-//! The order of a start: the machine is probed, every listening socket is bound, the store is opened, the workers start, and
-//! only when all of them serve is `ready` printed. Any failure before that ends the process with a message that says what to
-//! change. A worker that ends while it should serve stops the whole server: half a server would hide the loss.
+//! The order of a start: signals are caught, the machine is probed, every listening socket is bound, the store is opened, the
+//! workers start, and only when all of them serve is `ready` printed. Any failure before that ends the process with a message
+//! that says what to change. SIGTERM and SIGINT end a start as they end service; a SIGHUP that comes too early is carried out
+//! after `ready`. A worker that ends while it should serve stops the whole server: half a server would hide the loss.
 
 pub mod answer_here;
 pub mod clock;
@@ -28,6 +29,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::panic;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -43,7 +45,9 @@ use self::metrics::Totals;
 use self::reload::{Commander, Knowledge, Order, Orders, Wanted};
 use self::wait::Wait;
 use self::worker::Worker;
-use crate::limits::{ADDRESS_FREE_MS_MAX, LISTEN_ADDRESSES_MAX, START_MS_MAX, STOP_MS_MAX, WORKERS_MAX};
+use crate::limits::{
+    ADDRESS_FREE_MS_MAX, CONTROL_EVENTS_MAX, LISTEN_ADDRESSES_MAX, START_MS_MAX, STOP_MS_MAX, WORKERS_MAX,
+};
 
 /// Bytes of memory registered with each executor's rings: the least it takes, for no file is read through them.
 const RING_BYTES: usize = 64 * 1024;
@@ -55,8 +59,6 @@ const PREEMPT: Duration = Duration::from_millis(1);
 const TCP_BACKLOG: i32 = 1_024;
 /// Between two looks whether an address is free.
 const ADDRESS_PAUSE: Duration = Duration::from_millis(10);
-/// Events from signals and workers that wait for the control thread.
-const EVENTS_MAX: usize = 4 * WORKERS_MAX;
 
 /// What to serve, ready to use.
 #[derive(Clone, Debug)]
@@ -94,6 +96,13 @@ pub enum ServeError {
     },
     /// The store, or something made of it, cannot be used.
     Store(String),
+    /// Some workers did not serve in time.
+    Slow {
+        /// How many did.
+        serving: usize,
+        /// Of so many.
+        workers: usize,
+    },
     /// A worker did not start, or ended while it should serve.
     Worker {
         /// Its core.
@@ -137,6 +146,12 @@ impl fmt::Display for ServeError {
                     _ => Ok(()),
                 }
             }
+            Self::Slow { serving, workers } => write!(
+                f,
+                "only {serving} of {workers} workers serve after {} s; if the machine is busy or its disks are slow, start \
+                 again, or name fewer `cores`",
+                START_MS_MAX / 1_000
+            ),
             Self::Worker { core, reason } => write!(f, "the worker on core {core} failed: {reason}"),
             Self::System { doing, source } => write!(f, "cannot {doing}: {source}"),
         }
@@ -151,26 +166,73 @@ struct Sockets {
     tcp: Vec<TcpListener>,
 }
 
-/// What the control thread is told.
+/// What the control thread waits for.
 enum Event {
     Signal(i32),
+    /// Configuration and store were read, or cannot be used.
+    Loaded(Result<Arc<Knowledge>, String>),
     Serving,
     Ended(usize, Result<Totals, String>),
 }
 
+/// Whether the server goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Course {
+    Serving,
+    /// A signal ends it.
+    Stopped,
+}
+
+/// What became of reading the store.
+enum Load {
+    Done(Arc<Knowledge>),
+    /// Why.
+    Unusable(String),
+    /// A signal came that ends the server.
+    Stopped,
+}
+
+/// Signals that wait to be carried out; see [`catch_signals`].
+pub struct CaughtSignals(Signals);
+
+/// Catches SIGHUP, SIGINT and SIGTERM from now on, to be carried out by [`run`]. To be called first of all: uncaught, a
+/// SIGHUP ends the process.
+///
+/// # Errors
+/// The operating system refuses.
+pub fn catch_signals() -> Result<CaughtSignals, ServeError> {
+    let failed = |source| ServeError::System { doing: "catch signals", source };
+    Signals::new([SIGHUP, SIGINT, SIGTERM]).map(CaughtSignals).map_err(failed)
+}
+
 /// Serves until SIGTERM or SIGINT. Prints one line that begins with `ready` to the standard output when every worker serves.
 /// SIGHUP reads the configuration again and goes over to the newest generation.
-pub fn run(plan: Plan, reread: Reread) -> Result<(), ServeError> {
+pub fn run(plan: Plan, reread: Reread, signals: CaughtSignals) -> Result<(), ServeError> {
     let started = Instant::now();
+    let (sender, events) = mpsc::sync_channel(CONTROL_EVENTS_MAX);
+    forward_signals(signals, sender.clone())?;
     check(&plan)?;
     probe::probe(plan.cores.len()).map_err(ServeError::Probe)?;
     let sockets = listen(&plan)?;
-    let knowledge = Arc::new(Knowledge::load(&plan.wanted).map_err(ServeError::Store)?);
-    let (sender, events) = mpsc::sync_channel(EVENTS_MAX);
-    hear_signals(sender.clone())?;
-    let mut server =
-        Server { commanders: Vec::new(), threads: Vec::new(), events, totals: Totals::default(), plan, reread };
-    let outcome = server.start(sockets, &knowledge, &sender).and_then(|()| {
+    let mut server = Server {
+        commanders: Vec::new(),
+        threads: Vec::new(),
+        sender,
+        events,
+        totals: Totals::default(),
+        must_reload: false,
+        plan,
+        reread,
+    };
+    let knowledge = match server.load(server.plan.wanted.clone())? {
+        Load::Done(knowledge) => knowledge,
+        Load::Unusable(reason) => return Err(ServeError::Store(reason)),
+        Load::Stopped => return Ok(()),
+    };
+    let outcome = server.start(sockets, &knowledge).and_then(|start| {
+        if start == Course::Stopped {
+            return Ok(());
+        }
         server.say_ready(&knowledge, started);
         drop(knowledge);
         server.serve()
@@ -195,8 +257,8 @@ fn listen(plan: &Plan) -> Result<Vec<Sockets>, ServeError> {
     let failed = |address, transport| move |source| ServeError::Listen { address, transport, source };
     let until = Instant::now() + Duration::from_millis(ADDRESS_FREE_MS_MAX);
     for &address in &plan.listen {
-        soon_free(until, || udp::is_free(address)).map_err(failed(address, "UDP"))?;
-        soon_free(until, || listen_tcp(address, false)).map_err(failed(address, "TCP"))?;
+        retry_while_in_use(until, || udp::is_free(address)).map_err(failed(address, "UDP"))?;
+        retry_while_in_use(until, || listen_tcp(address, false)).map_err(failed(address, "TCP"))?;
     }
     let of_worker = |_| {
         let udp = plan.listen.iter().map(|&address| udp::bind(address).map_err(failed(address, "UDP")));
@@ -208,7 +270,7 @@ fn listen(plan: &Plan) -> Result<Vec<Sockets>, ServeError> {
 
 /// Takes an address, and tries again until then while somebody has it: the kernel closes the sockets of a server that has just
 /// ended a moment after its end, when its io_uring is taken down, and a restart is not to fail over that.
-fn soon_free<Taken>(until: Instant, mut take: impl FnMut() -> io::Result<Taken>) -> io::Result<Taken> {
+fn retry_while_in_use<Taken>(until: Instant, mut take: impl FnMut() -> io::Result<Taken>) -> io::Result<Taken> {
     loop {
         match take() {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
@@ -232,40 +294,73 @@ fn listen_tcp(address: SocketAddr, is_shared: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-fn hear_signals(events: SyncSender<Event>) -> Result<(), ServeError> {
-    let failed = |source| ServeError::System { doing: "hear signals", source };
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(failed)?;
-    let hear = move || {
+fn forward_signals(signals: CaughtSignals, events: SyncSender<Event>) -> Result<(), ServeError> {
+    let CaughtSignals(mut signals) = signals;
+    let forward = move || {
         for signal in signals.forever() {
             // The control thread is gone only when the process ends.
             let _ = events.send(Event::Signal(signal));
         }
     };
-    thread::Builder::new().name("signals".to_owned()).spawn(hear).map(drop).map_err(failed)
+    let failed = |source| ServeError::System { doing: "start a thread", source };
+    thread::Builder::new().name("signals".to_owned()).spawn(forward).map(drop).map_err(failed)
 }
 
 /// The control thread's view of the workers.
 struct Server {
     commanders: Vec<Commander>,
     threads: Vec<Option<ExecutorJoinHandle<()>>>,
+    /// For those who have something to tell.
+    sender: SyncSender<Event>,
     events: Receiver<Event>,
     totals: Totals,
+    /// A SIGHUP came and is to be carried out.
+    must_reload: bool,
     plan: Plan,
     reread: Reread,
 }
 
 impl Server {
-    fn start(
-        &mut self,
-        sockets: Vec<Sockets>,
-        knowledge: &Arc<Knowledge>,
-        events: &SyncSender<Event>,
-    ) -> Result<(), ServeError> {
+    /// Reads the store, on a thread of its own: it may take long, and neither SIGTERM nor a worker's end is to wait for it.
+    /// When one of them comes first the thread, which changes nothing, ends with the process.
+    fn load(&mut self, wanted: Wanted) -> Result<Load, ServeError> {
+        let sender = self.sender.clone();
+        let load = move || {
+            let loaded = panic::catch_unwind(|| Knowledge::load(&wanted));
+            let loaded = loaded.unwrap_or_else(|_| Err("reading the store panicked".to_owned()));
+            // The control thread has stopped waiting when the server ends.
+            let _ = sender.send(Event::Loaded(loaded.map(Arc::new)));
+        };
+        let failed = |source| ServeError::System { doing: "start a thread", source };
+        thread::Builder::new().name("load".to_owned()).spawn(load).map_err(failed)?;
+        loop {
+            match self.events.recv() {
+                Ok(Event::Loaded(Ok(knowledge))) => return Ok(Load::Done(knowledge)),
+                Ok(Event::Loaded(Err(reason))) => return Ok(Load::Unusable(reason)),
+                Ok(Event::Signal(signal)) if self.must_stop(signal) => return Ok(Load::Stopped),
+                Ok(Event::Ended(worker, outcome)) => return Err(self.ended(worker, outcome)),
+                Ok(Event::Signal(_) | Event::Serving) => {}
+                Err(_) => return Ok(Load::Stopped),
+            }
+        }
+    }
+
+    /// Whether a signal ends the server; SIGHUP is remembered instead.
+    fn must_stop(&mut self, signal: i32) -> bool {
+        if signal == SIGHUP {
+            self.must_reload = true;
+            return false;
+        }
+        tracing::info!(signal, "stopping");
+        true
+    }
+
+    fn start(&mut self, sockets: Vec<Sockets>, knowledge: &Arc<Knowledge>) -> Result<Course, ServeError> {
         for (index, (sockets, &core)) in sockets.into_iter().zip(&self.plan.cores).enumerate() {
             let (commander, orders) =
                 reload::orders().map_err(|source| ServeError::System { doing: "make a pair of sockets", source })?;
             let (knowledge, wait) = (knowledge.clone(), self.plan.wait);
-            let report = Report { events: events.clone(), index, is_made: false };
+            let report = Report { events: self.sender.clone(), index, is_made: false };
             let thread = LocalExecutorBuilder::new(Placement::Fixed(core))
                 .name("worker")
                 .io_memory(RING_BYTES)
@@ -277,15 +372,17 @@ impl Server {
             self.threads.push(Some(thread));
         }
         let until = Instant::now() + Duration::from_millis(START_MS_MAX);
-        for _ in 0..self.commanders.len() {
+        let (mut serving, workers) = (0, self.commanders.len());
+        while serving < workers {
             match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(Event::Serving) => {}
+                Ok(Event::Serving) => serving += 1,
                 Ok(Event::Ended(worker, outcome)) => return Err(self.ended(worker, outcome)),
-                Ok(Event::Signal(_)) => return Err(ServeError::Plan("stopped by a signal while starting".to_owned())),
-                Err(_) => return Err(ServeError::Plan("the workers did not start in time".to_owned())),
+                Ok(Event::Signal(signal)) if self.must_stop(signal) => return Ok(Course::Stopped),
+                Ok(Event::Signal(_) | Event::Loaded(_)) => {}
+                Err(_) => return Err(ServeError::Slow { serving, workers }),
             }
         }
-        Ok(())
+        Ok(Course::Serving)
     }
 
     fn say_ready(&self, knowledge: &Knowledge, started: Instant) {
@@ -318,26 +415,38 @@ impl Server {
 
     fn serve(&mut self) -> Result<(), ServeError> {
         loop {
-            match self.events.recv() {
-                Ok(Event::Signal(SIGHUP)) => self.reload(),
-                Ok(Event::Signal(signal)) => {
-                    tracing::info!(signal, "stopping");
-                    return Ok(());
+            // A SIGHUP may have come while the workers started, or during the last reload.
+            while std::mem::take(&mut self.must_reload) {
+                match self.reload() {
+                    Ok(Course::Serving) => {}
+                    Ok(Course::Stopped) => return Ok(()),
+                    Err(error) => return Err(error),
                 }
+            }
+            match self.events.recv() {
+                Ok(Event::Signal(signal)) if self.must_stop(signal) => return Ok(()),
                 Ok(Event::Ended(worker, outcome)) => return Err(self.ended(worker, outcome)),
-                Ok(Event::Serving) => {}
+                Ok(Event::Signal(_) | Event::Serving | Event::Loaded(_)) => {}
                 Err(_) => return Ok(()),
             }
         }
     }
 
     /// Reads configuration and store again. What cannot be used leaves the old ones serving.
-    fn reload(&mut self) {
+    fn reload(&mut self) -> Result<Course, ServeError> {
         let started = Instant::now();
-        let loaded = (self.reread)().and_then(|plan| Knowledge::load(&plan.wanted).map(|knowledge| (plan, knowledge)));
-        let (plan, knowledge) = match loaded {
-            Ok((plan, knowledge)) => (plan, Arc::new(knowledge)),
-            Err(reason) => return tracing::error!("reload failed, serving as before: {reason}"),
+        let not_reloaded = |reason| {
+            tracing::error!("reload failed, serving as before: {reason}");
+            Ok(Course::Serving)
+        };
+        let plan = match (self.reread)() {
+            Ok(plan) => plan,
+            Err(reason) => return not_reloaded(reason),
+        };
+        let knowledge = match self.load(plan.wanted.clone())? {
+            Load::Done(knowledge) => knowledge,
+            Load::Unusable(reason) => return not_reloaded(reason),
+            Load::Stopped => return Ok(Course::Stopped),
         };
         if (&plan.cores, &plan.listen, plan.wait) != (&self.plan.cores, &self.plan.listen, self.plan.wait) {
             tracing::warn!(
@@ -352,6 +461,7 @@ impl Server {
         if failures.is_empty() {
             tracing::info!("reloaded in {} ms: {}", started.elapsed().as_millis(), knowledge.describe());
         }
+        Ok(Course::Serving)
     }
 
     fn ended(&mut self, worker: usize, outcome: Result<Totals, String>) -> ServeError {

@@ -1,12 +1,16 @@
 //! What is wrong is said at start, with what to change, and nothing serves half.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
+use std::thread;
+use std::time::Instant;
 
 use crate::client::{ask, question};
 use crate::corewall::{PROGRAM, Site};
-use crate::process::{Done, Process};
+use crate::process::{Done, PATIENCE, Process};
 
 fn site() -> Site {
     Site::new().list("rules", "adblock", "", "||blocked.example.org^\n")
@@ -148,4 +152,52 @@ fn the_ready_line_tells_cores_sockets_rules_and_time() {
     }
     assert!(site.addresses().iter().all(|address| line.contains(&address.to_string())), "{line}");
     server.stop();
+}
+
+/// A server that reads its store's key from a pipe, and so is held up in its start until the key is written to it.
+fn held_up(site: &Site) -> (Process, File) {
+    let key = site.path("store/key");
+    fs::rename(&key, site.path("key")).unwrap();
+    assert!(Command::new("mkfifo").arg(&key).status().unwrap().success());
+    let mut process = site.start(&["serve"]);
+    let until = Instant::now() + PATIENCE;
+    loop {
+        // Refused until somebody reads.
+        match OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&key) {
+            Ok(pipe) => return (process, pipe),
+            Err(error) => assert!(process.is_running() && Instant::now() < until, "{error}\n{}", process.output()),
+        }
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_reload_asked_for_during_the_start_is_done_after_it() {
+    let site = site();
+    site.build();
+    let (process, mut pipe) = held_up(&site);
+    process.signal("HUP");
+    let key = fs::read(site.path("key")).unwrap();
+    // The reload reads the key from a file again.
+    fs::rename(site.path("key"), site.path("store/key")).unwrap();
+    pipe.write_all(&key).unwrap();
+    drop(pipe);
+    assert!(process.out.wait_for("ready", 0).is_some(), "not ready\n{}", process.output());
+    assert!(process.err.wait_for("reloaded", 0).is_some(), "not reloaded\n{}", process.output());
+    assert!(ask(site.addresses()[0], &question("blocked.example.org", "A")).is_zero());
+    process.signal("TERM");
+    assert_eq!(process.finish().code, Some(0));
+}
+
+#[test]
+fn sigterm_and_sigint_during_the_start_are_a_clean_end() {
+    for signal in ["TERM", "INT"] {
+        let site = site();
+        site.build();
+        let (process, pipe) = held_up(&site);
+        process.signal(signal);
+        let done = process.finish();
+        assert_eq!((done.code, done.out.as_str()), (Some(0), ""), "{done:?}");
+        drop(pipe);
+    }
 }
