@@ -328,6 +328,7 @@ impl Build {
                         let text = match &rule.key {
                             RuleKey::Name { name, .. } => name.to_string(),
                             RuleKey::Pattern { regex, .. } => regex.clone(),
+                            RuleKey::Address { net, .. } => net.to_string(),
                         };
                         return refused.add(report, &input.spec.path, &place.to_string(), &text, &reason);
                     }
