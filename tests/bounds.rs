@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use corewall::decide::local::LocalRecords;
+use corewall::decide::local::{LocalRecords, Served};
 use corewall::decide::rulebook::RuleBook;
 use corewall::decide::settings::{Group, Policy, Settings};
 use corewall::decide::{Core, Now, Origin, Ready, Step, Transport};
@@ -21,7 +21,7 @@ const SERVFAIL: u8 = 2;
 fn settings() -> Settings {
     let mut settings = Settings::default();
     settings.groups[0] = Group { name: "default".to_owned(), servers: vec!["192.0.2.1:53".parse().unwrap()] };
-    settings.local = LocalRecords::new(Vec::new(), true);
+    settings.local = LocalRecords::new(Vec::new(), Served { special_use_names: true, reverse_zones: true });
     settings
 }
 

@@ -584,7 +584,7 @@ impl Core {
 
     /// Queries under way: 0 when every one taken in was replied to or dropped.
     pub fn queries_waiting(&self) -> usize {
-        self.queries.len()
+        self.queries.under_way()
     }
 
     /// Answers in the cache.

@@ -195,6 +195,12 @@ pub struct Queries {
     free: Vec<u32>,
 }
 
+impl Default for Queries {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Queries {
     /// Takes all memory.
     pub fn new() -> Self {
@@ -234,7 +240,7 @@ impl Queries {
     }
 
     /// Queries under way.
-    pub fn len(&self) -> usize {
+    pub fn under_way(&self) -> usize {
         SLOTS - self.free.len()
     }
 

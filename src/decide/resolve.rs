@@ -136,7 +136,8 @@ impl Core {
         }
         // Only now does the query take a place that others may need: what could be answered at once has been.
         let (is_counted, client) = (query.is_counted, query.origin.client.ip());
-        if !is_counted && !(self.queries.may_wait() && self.quota.take(client)) {
+        let has_place = is_counted || (self.queries.may_wait() && self.quota.take(client));
+        if !has_place {
             self.counters.overloaded.add(1);
             return self.fail(now, ticket, rcode::SERVFAIL, Failure::Overloaded, out);
         }

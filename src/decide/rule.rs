@@ -478,7 +478,7 @@ mod tests {
         };
         let block = (class(Kind::Block, Scope::Exact), "a.example");
         let allow = (important(Kind::Allow, Scope::Exact), "a.example");
-        assert!(!needs(&[block.clone()]), "there are none");
+        assert!(!needs(std::slice::from_ref(&block)), "there are none");
         assert!(!needs(&[block.clone(), (class(Kind::Block, Scope::Pattern), "p")]), "they cannot overrule a name");
         assert!(needs(&[block, (class(Kind::Allow, Scope::Pattern), "p")]), "an exception by pattern can");
         assert!(!needs(&[allow, (class(Kind::Allow, Scope::Pattern), "p")]), "nothing stands above the first tier");
