@@ -14,33 +14,35 @@
 //! [`Core::new`]. Time comes in as [`Now`]; randomness from a generator that [`Core::new`] is given the seed of.
 
 // In the order of a query's life.
-pub mod address;
-pub mod answer;
-pub mod block;
-pub mod cache;
-pub mod client;
-pub mod filter;
-pub mod local;
-pub mod pattern;
-pub mod question;
-pub mod reply;
-pub mod rewrite;
-pub mod root;
-pub mod rule;
-pub mod rulebook;
 pub mod step;
+pub mod question;
+pub mod client;
+pub mod cache;
+pub mod local;
+pub mod filter;
+pub mod rule;
+pub mod pattern;
+pub mod block;
+mod resolve;
 pub mod upstream;
 pub mod waiting;
-// What the stages share.
 mod chain;
-pub mod counters;
-pub mod prefixes;
+pub mod address;
+pub mod rewrite;
+mod conclude;
+pub mod reply;
+
+// What the stages share.
 pub mod query;
 pub mod quota;
-mod resolve;
+pub mod answer;
+pub mod rulebook;
+pub mod root;
+pub mod prefixes;
 pub mod settings;
 mod why;
 pub mod wire;
+pub mod counters;
 
 use std::sync::Arc;
 
@@ -53,19 +55,20 @@ pub use self::step::{
 
 use self::answer::Answer;
 use self::block::Blocked;
-use self::cache::{Cache, EntryHead};
+use self::cache::Cache;
 use self::chain::push_links;
+use self::conclude::Shared;
 use self::counters::Counters;
 use self::filter::Lookup;
 use self::pattern::Matches;
 use self::query::{AliasAsked, Link, Queries, Stage, Subject};
-use self::question::{Question, Rejection};
+use self::question::Question;
 use self::quota::Quota;
-use self::reply::{Body, Ede, ReplyHead};
+use self::reply::Body;
 use self::resolve::Resolver;
 use self::rule::Key;
 use self::rulebook::RuleBook;
-use self::settings::{OnStoreError, PolicyId, Settings};
+use self::settings::{OnStoreError, Settings};
 use self::upstream::GroupId;
 use self::why::{Failure, Why, ede_text};
 use self::wire::{rcode, rtype};
@@ -96,17 +99,6 @@ pub struct Core {
     recalled: Vec<u8>,
     /// What the last client of the exchange at hand was answered, for the next ones: see [`Core::resume`].
     shared: Option<Shared>,
-}
-
-/// An answer that is still in `body`, and for whom else it is the answer.
-#[derive(Clone, Copy)]
-struct Shared {
-    policy: PolicyId,
-    checking_disabled: bool,
-    rules: u64,
-    rcode: u16,
-    authentic_data: bool,
-    ede: Option<(u16, u32)>,
 }
 
 impl Core {
@@ -423,14 +415,14 @@ impl Core {
 
     fn let_pass_to(&mut self, now: Now, ticket: Ticket, subject: Subject, out: &mut [u8]) -> Step {
         match subject {
-            Subject::Resolved => self.resolve(now, ticket, out),
+            Subject::Resolved => self.recall_or_ask(now, ticket, out),
             Subject::Chained(index) => self.uncloak(now, ticket, index + 1, out),
             Subject::Addresses => self.finish_answer(now, ticket, out),
         }
     }
 
     /// Stage 8: the name is not blocked: from the cache after all, or from upstream.
-    fn resolve(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
+    fn recall_or_ask(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
         if query.question.qtype == rtype::ANY {
             let Ok(()) = block::answer_any(&mut self.answer, &query.question.name) else { return lost() };
@@ -467,114 +459,6 @@ impl Core {
             return self.fail(now, ticket, rcode::REFUSED, Failure::NotRecursive, out);
         }
         self.ask_upstream(now, ticket, out)
-    }
-
-    /// Stages 10 and 11: keeps what `answer` and `body` hold for `ttl_s` seconds and replies.
-    fn conclude(
-        &mut self,
-        now: Now,
-        ticket: Ticket,
-        origin: cache::Origin,
-        ttl_s: u32,
-        why: Option<Why>,
-        out: &mut [u8],
-    ) -> Step {
-        let Some(query) = self.queries.get(ticket) else { return lost() };
-        // The option speaks of blocked answers; why something failed is always told.
-        let why = why.filter(|why| self.settings.ede || matches!(why, Why::Failure(_)));
-        let ede = why.map(Why::to_code_and_text);
-        let (rcode, authentic_data, rules) = (self.answer.rcode, self.answer.authentic_data, query.rules);
-        // What a rule said of a name that an upstream led to holds no longer than the upstream's word.
-        let (origin, ttl_s) = match origin {
-            cache::Origin::Rule if query.is_linked_upstream => {
-                let ttl_s = query.links().iter().map(|link| link.ttl_s).min().unwrap_or(0);
-                (cache::Origin::Upstream { group: query.group, chain: true }, ttl_s.min(self.settings.cache.ttl_s_max))
-            }
-            _ => (origin, ttl_s),
-        };
-        self.shared = None;
-        if !query.is_private {
-            if ttl_s > 0 {
-                let head = EntryHead { origin, rcode, authentic_data, ede, rules, stored: now, ttl_s };
-                self.cache.keep(&query.cache_key(), head, &self.body);
-            }
-            if let (Stage::Upstream(_) | Stage::Judging(_), true) = (query.stage, query.links().is_empty()) {
-                let (policy, checking_disabled) = (query.policy, query.question.checking_disabled);
-                self.shared = Some(Shared { policy, checking_disabled, rules, rcode, authentic_data, ede });
-            }
-        }
-        self.write(ticket, rcode, authentic_data, ede, out)
-    }
-
-    /// Writes the reply that `body` holds the records of.
-    fn write(
-        &mut self,
-        ticket: Ticket,
-        rcode: u16,
-        authentic_data: bool,
-        ede: Option<(u16, u32)>,
-        out: &mut [u8],
-    ) -> Step {
-        let Some(query) = self.queries.get(ticket) else { return lost() };
-        if rcode == rcode::SERVFAIL {
-            self.counters.servfail.add(1);
-        }
-        let ede = ede.map(|(code, text)| Ede { code, text: ede_text(&self.settings, &self.rules, text) });
-        let head = ReplyHead { rcode, authentic_data, ede };
-        let bytes = reply::write(&query.question, query.origin.transport, head, &self.body, out);
-        self.reply(ticket, bytes)
-    }
-
-    /// Replies without records. Failures of upstreams are kept for a while (RFC 9520).
-    fn fail(&mut self, now: Now, ticket: Ticket, rcode: u16, failure: Failure, out: &mut [u8]) -> Step {
-        let Some(query) = self.queries.get(ticket) else { return lost() };
-        let is_kept = matches!(
-            failure,
-            Failure::UpstreamsSilent | Failure::UpstreamRefused | Failure::UpstreamBroken | Failure::ChainTooLong
-        );
-        self.answer.clear();
-        self.answer.rcode = rcode;
-        self.body.compose(&query.question, &self.answer);
-        let ttl_s = if is_kept { self.settings.cache.failure_ttl_s } else { 0 };
-        self.conclude(now, ticket, cache::Origin::Failure, ttl_s, Some(Why::Failure(failure)), out)
-    }
-
-    fn reply(&mut self, ticket: Ticket, bytes: usize) -> Step {
-        let Some(query) = self.queries.get(ticket) else { return lost() };
-        let to = query.origin;
-        self.end(ticket);
-        self.counters.replies.add(1);
-        Step::Reply { bytes, to }
-    }
-
-    fn drop(&mut self, ticket: Ticket, reason: DropReason) -> Step {
-        self.end(ticket);
-        self.drop_unbegun(reason)
-    }
-
-    fn end(&mut self, ticket: Ticket) {
-        if let Some(query) = self.queries.get(ticket)
-            && query.is_counted
-        {
-            self.quota.give_back(query.origin.client.ip());
-        }
-        self.queries.end(ticket);
-    }
-
-    fn drop_unbegun(&mut self, reason: DropReason) -> Step {
-        self.counters.dropped(reason);
-        Step::Drop(reason)
-    }
-
-    fn reject(&mut self, from: Origin, rejection: Rejection, datagram: &[u8], out: &mut [u8]) -> Step {
-        match rejection {
-            Rejection::Drop(reason) => self.drop_unbegun(reason),
-            Rejection::Reply(reply) => {
-                self.counters.rejected.add(1);
-                self.counters.replies.add(1);
-                Step::Reply { bytes: reply::write_error(&reply, datagram, out), to: from }
-            }
-        }
     }
 
     /// What this worker counts.

@@ -1,0 +1,132 @@
+//! Stages 10 and 11, keep and reply: how every query ends.
+
+use super::cache::{self, EntryHead};
+use super::query::Stage;
+use super::question::Rejection;
+use super::reply::{self, Ede, ReplyHead};
+use super::settings::PolicyId;
+use super::step::{DropReason, Now, Origin, Step, Ticket};
+use super::why::{Failure, Why, ede_text};
+use super::wire::rcode;
+use super::{Core, lost};
+
+/// An answer that is still in `body`, and for whom else it is the answer.
+#[derive(Clone, Copy)]
+pub(super) struct Shared {
+    pub(super) policy: PolicyId,
+    pub(super) checking_disabled: bool,
+    pub(super) rules: u64,
+    pub(super) rcode: u16,
+    pub(super) authentic_data: bool,
+    pub(super) ede: Option<(u16, u32)>,
+}
+
+impl Core {
+    /// Stages 10 and 11: keeps what `answer` and `body` hold for `ttl_s` seconds and replies.
+    pub(super) fn conclude(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        origin: cache::Origin,
+        ttl_s: u32,
+        why: Option<Why>,
+        out: &mut [u8],
+    ) -> Step {
+        let Some(query) = self.queries.get(ticket) else { return lost() };
+        // The option speaks of blocked answers; why something failed is always told.
+        let why = why.filter(|why| self.settings.ede || matches!(why, Why::Failure(_)));
+        let ede = why.map(Why::to_code_and_text);
+        let (rcode, authentic_data, rules) = (self.answer.rcode, self.answer.authentic_data, query.rules);
+        // What a rule said of a name that an upstream led to holds no longer than the upstream's word.
+        let (origin, ttl_s) = match origin {
+            cache::Origin::Rule if query.is_linked_upstream => {
+                let ttl_s = query.links().iter().map(|link| link.ttl_s).min().unwrap_or(0);
+                (cache::Origin::Upstream { group: query.group, chain: true }, ttl_s.min(self.settings.cache.ttl_s_max))
+            }
+            _ => (origin, ttl_s),
+        };
+        self.shared = None;
+        if !query.is_private {
+            if ttl_s > 0 {
+                let head = EntryHead { origin, rcode, authentic_data, ede, rules, stored: now, ttl_s };
+                self.cache.keep(&query.cache_key(), head, &self.body);
+            }
+            if let (Stage::Upstream(_) | Stage::Judging(_), true) = (query.stage, query.links().is_empty()) {
+                let (policy, checking_disabled) = (query.policy, query.question.checking_disabled);
+                self.shared = Some(Shared { policy, checking_disabled, rules, rcode, authentic_data, ede });
+            }
+        }
+        self.write(ticket, rcode, authentic_data, ede, out)
+    }
+
+    /// Writes the reply that `body` holds the records of.
+    pub(super) fn write(
+        &mut self,
+        ticket: Ticket,
+        rcode: u16,
+        authentic_data: bool,
+        ede: Option<(u16, u32)>,
+        out: &mut [u8],
+    ) -> Step {
+        let Some(query) = self.queries.get(ticket) else { return lost() };
+        if rcode == rcode::SERVFAIL {
+            self.counters.servfail.add(1);
+        }
+        let ede = ede.map(|(code, text)| Ede { code, text: ede_text(&self.settings, &self.rules, text) });
+        let head = ReplyHead { rcode, authentic_data, ede };
+        let bytes = reply::write(&query.question, query.origin.transport, head, &self.body, out);
+        self.reply(ticket, bytes)
+    }
+
+    /// Replies without records. Failures of upstreams are kept for a while (RFC 9520).
+    pub(super) fn fail(&mut self, now: Now, ticket: Ticket, rcode: u16, failure: Failure, out: &mut [u8]) -> Step {
+        let Some(query) = self.queries.get(ticket) else { return lost() };
+        let is_kept = matches!(
+            failure,
+            Failure::UpstreamsSilent | Failure::UpstreamRefused | Failure::UpstreamBroken | Failure::ChainTooLong
+        );
+        self.answer.clear();
+        self.answer.rcode = rcode;
+        self.body.compose(&query.question, &self.answer);
+        let ttl_s = if is_kept { self.settings.cache.failure_ttl_s } else { 0 };
+        self.conclude(now, ticket, cache::Origin::Failure, ttl_s, Some(Why::Failure(failure)), out)
+    }
+
+    pub(super) fn reply(&mut self, ticket: Ticket, bytes: usize) -> Step {
+        let Some(query) = self.queries.get(ticket) else { return lost() };
+        let to = query.origin;
+        self.end(ticket);
+        self.counters.replies.add(1);
+        Step::Reply { bytes, to }
+    }
+
+    pub(super) fn drop(&mut self, ticket: Ticket, reason: DropReason) -> Step {
+        self.end(ticket);
+        self.drop_unbegun(reason)
+    }
+
+    pub(super) fn end(&mut self, ticket: Ticket) {
+        if let Some(query) = self.queries.get(ticket)
+            && query.is_counted
+        {
+            self.quota.give_back(query.origin.client.ip());
+        }
+        self.queries.end(ticket);
+    }
+
+    pub(super) fn drop_unbegun(&mut self, reason: DropReason) -> Step {
+        self.counters.dropped(reason);
+        Step::Drop(reason)
+    }
+
+    pub(super) fn reject(&mut self, from: Origin, rejection: Rejection, datagram: &[u8], out: &mut [u8]) -> Step {
+        match rejection {
+            Rejection::Drop(reason) => self.drop_unbegun(reason),
+            Rejection::Reply(reply) => {
+                self.counters.rejected.add(1);
+                self.counters.replies.add(1);
+                Step::Reply { bytes: reply::write_error(&reply, datagram, out), to: from }
+            }
+        }
+    }
+}
