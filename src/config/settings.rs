@@ -28,9 +28,9 @@ impl Config {
             policies.push(entry);
         }
         Settings {
-            clients_allowed: self.clients_allowed.clone(),
+            clients_allowed: self.clients_allowed.iter().map(|net| (*net, ())).collect(),
             policies,
-            policy_clients,
+            policy_clients: policy_clients.into_iter().collect(),
             block_mode: self.block.mode,
             block_ttl_s: self.block.ttl_s,
             alias_ttl_s: self.alias.ttl_s,

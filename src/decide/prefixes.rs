@@ -47,6 +47,16 @@ impl<T> Prefixes<T> {
     }
 }
 
+impl<T> FromIterator<(IpNet, T)> for Prefixes<T> {
+    fn from_iter<I: IntoIterator<Item = (IpNet, T)>>(values: I) -> Self {
+        let mut prefixes = Self::default();
+        for (net, value) in values {
+            prefixes.file(&net, value);
+        }
+        prefixes
+    }
+}
+
 impl<T> Default for Prefixes<T> {
     fn default() -> Self {
         Self { v4: Vec::new(), v6: Vec::new() }

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 
 use corewall_sharding::rule::{BlockMode, ListId};
-use ipnet::IpNet;
 
 use super::local::LocalRecords;
+use super::prefixes::Prefixes;
 use crate::limits::TTL_S_MAX;
 
 /// A policy's number; 0 is the default one.
@@ -63,11 +63,11 @@ pub struct CacheBounds {
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Clients that are answered; empty means all. Others get REFUSED.
-    pub clients_allowed: Vec<IpNet>,
+    pub clients_allowed: Prefixes<()>,
     /// Policy 0 is the default one.
     pub policies: Vec<Policy>,
     /// Which clients have which policy; the longest prefix wins.
-    pub policy_clients: Vec<(IpNet, PolicyId)>,
+    pub policy_clients: Prefixes<PolicyId>,
     /// Answer to a blocked question unless list or policy say otherwise.
     pub block_mode: BlockMode,
     /// Seconds in blocked answers.
@@ -95,9 +95,9 @@ impl Default for Settings {
     fn default() -> Self {
         let group = |name: &str| Group { name: name.to_owned(), servers: Vec::new() };
         Self {
-            clients_allowed: Vec::new(),
+            clients_allowed: Prefixes::default(),
             policies: vec![Policy { name: "default".to_owned(), lists: None, block_mode: None }],
-            policy_clients: Vec::new(),
+            policy_clients: Prefixes::default(),
             block_mode: BlockMode::Zero,
             block_ttl_s: 60,
             alias_ttl_s: 60,
