@@ -138,7 +138,7 @@ pub const BATCH_DATAGRAMS: usize = 32;
 
 /// TCP connections of one worker.
 pub const TCP_CONNECTIONS_MAX: usize = 512;
-/// TCP connections of one client address on one worker.
+/// TCP connections on one worker of one client: an IPv4 address, or an IPv6 /64, which a single host has all of.
 pub const TCP_CONNECTIONS_PER_CLIENT_MAX: usize = 32;
 /// Milliseconds that a TCP connection may stay without a query (RFC 7766 §6.2.3).
 pub const TCP_IDLE_MS_MAX: u64 = 10_000;

@@ -35,8 +35,10 @@ socket_counters! {
     udp_failed,
     /// TCP connections accepted.
     tcp_accepted,
-    /// TCP connections closed at once: too many in all, or of one client.
+    /// TCP connections closed at once: too many of one client, or too many in all and none of them idle.
     tcp_refused,
+    /// Idle TCP connections closed to make room for new ones.
+    tcp_displaced,
     /// TCP connections closed because nothing was asked, or nothing was read, for too long.
     tcp_idle,
     /// TCP connections closed because the client does not read its replies.

@@ -124,7 +124,7 @@ fn begin(worker: &Shared, stream: TcpStream, client: SocketAddr) {
     }
     let counters = borrowed.counters().clone();
     counters.tcp_accepted.add(1);
-    let Some(token) = borrowed.connections().admit(client, now) else {
+    let Some(token) = borrowed.connections().admit(client, now, &counters) else {
         return counters.tcp_refused.add(1);
     };
     // Replies are written whole, so waiting to fill a segment only delays the last one.

@@ -1,14 +1,15 @@
 //! TCP towards clients (RFC 7766): messages with a length in front, many on one connection, answered as they are ready.
 //!
-//! Invariants: a worker has at most [`TCP_CONNECTIONS_MAX`] connections and one client address at most
-//! [`TCP_CONNECTIONS_PER_CLIENT_MAX`] of them; a connection has at most [`TCP_PIPELINE_MAX`] queries waiting and
+//! Invariants: a worker has at most [`TCP_CONNECTIONS_MAX`] connections and one client at most
+//! [`TCP_CONNECTIONS_PER_CLIENT_MAX`] of them, a client being an IPv4 address or an IPv6 /64; when all are taken, the one that
+//! has been idle for longest is closed for a newcomer; a connection has at most [`TCP_PIPELINE_MAX`] queries waiting and
 //! [`TCP_OUTBOX_BYTES_MAX`] of replies unread, past which it is closed; one on which nothing is asked or read for
 //! [`TCP_IDLE_MS_MAX`] is closed. So neither many clients nor slow ones make memory grow without a bound.
 //!
-//! Here is what a connection is and what it has to say; [`super::worker`] answers, [`converse`] carries the bytes.
+//! Here is what a connection is and what it has to say; [`super::worker`] answers, the tasks of `tasks.rs` carry the bytes.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::task::Waker;
 
 use super::metrics::SocketCounters;
@@ -167,6 +168,7 @@ impl Connection {
 pub struct Connections {
     slots: Vec<Connection>,
     free: Vec<u32>,
+    /// By [`site_of`].
     of_client: HashMap<IpAddr, usize>,
     open_count: usize,
 }
@@ -182,16 +184,18 @@ impl Connections {
         self.open_count
     }
 
-    /// Takes a connection in; none when there are too many, in all or of this client. The token stands for it from now on.
-    pub fn admit(&mut self, client: SocketAddr, now: Now) -> Option<u64> {
-        let of_client = self.of_client.entry(client.ip().to_canonical()).or_default();
-        if self.open_count >= TCP_CONNECTIONS_MAX || *of_client >= TCP_CONNECTIONS_PER_CLIENT_MAX {
-            if *of_client == 0 {
-                self.of_client.remove(&client.ip().to_canonical());
-            }
+    /// Takes a connection in; none when this client has too many, or all clients together have and every connection waits for
+    /// us. The token stands for it from now on.
+    pub fn admit(&mut self, client: SocketAddr, now: Now, counters: &SocketCounters) -> Option<u64> {
+        let of_client = self.of_client.get(&site_of(client.ip())).copied().unwrap_or_default();
+        if of_client >= TCP_CONNECTIONS_PER_CLIENT_MAX {
             return None;
         }
-        *of_client += 1;
+        if self.open_count >= TCP_CONNECTIONS_MAX {
+            self.close(self.idlest()?);
+            counters.tcp_displaced.add(1);
+        }
+        *self.of_client.entry(site_of(client.ip())).or_default() += 1;
         self.open_count += 1;
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Connection {
@@ -222,19 +226,28 @@ impl Connections {
         Some(u64::from(slot.turn) << 32 | u64::from(index))
     }
 
+    /// The connection that has been silent for longest and waits for no answer. Walks all of them, a bounded number.
+    fn idlest(&self) -> Option<u64> {
+        let open = self.slots.iter().zip(0u64..).filter(|(slot, _)| slot.is_open && slot.is_settled());
+        let (slot, index) = open.min_by_key(|(slot, _)| slot.active)?;
+        Some(u64::from(slot.turn) << 32 | index)
+    }
+
     /// A connection that is open.
     pub fn get_mut(&mut self, token: u64) -> Option<&mut Connection> {
         let (turn, index) = ((token >> 32) as u32, token as u32);
         self.slots.get_mut(index as usize).filter(|slot| slot.is_open && slot.turn == turn)
     }
 
-    /// Forgets a connection and everything that waits to be written on it.
+    /// Forgets a connection and everything that waits to be written on it. Its task, if it still runs, ends.
     pub fn close(&mut self, token: u64) {
         let Some(slot) = self.get_mut(token) else { return };
         slot.is_open = false;
         slot.outbox = Vec::new();
-        slot.task = None;
-        let client = slot.client.ip().to_canonical();
+        if let Some(task) = slot.task.take() {
+            task.wake();
+        }
+        let client = site_of(slot.client.ip());
         self.free.push(token as u32);
         self.open_count -= 1;
         if let Some(count) = self.of_client.get_mut(&client) {
@@ -292,6 +305,14 @@ impl Connections {
         for connection in self.slots.iter_mut().filter(|slot| slot.is_open) {
             connection.wake();
         }
+    }
+}
+
+/// Whom connections are counted for: an IPv4 address, or the /64 of an IPv6 one, for a single host has all of a /64.
+fn site_of(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
     }
 }
 
@@ -358,32 +379,73 @@ mod tests {
         SocketAddr::from(([192, 0, 2, number], 4_000))
     }
 
+    fn admit(connections: &mut Connections, client: SocketAddr, at: u64) -> Option<u64> {
+        connections.admit(client, Now(at), &SocketCounters::default())
+    }
+
     #[test]
     fn one_client_cannot_take_every_connection_and_all_clients_together_not_more_than_there_are() {
         let mut connections = Connections::new();
         let mine: Vec<u64> =
-            (0..TCP_CONNECTIONS_PER_CLIENT_MAX).filter_map(|_| connections.admit(client(1), Now(0))).collect();
+            (0..TCP_CONNECTIONS_PER_CLIENT_MAX).filter_map(|_| admit(&mut connections, client(1), 0)).collect();
         assert_eq!(mine.len(), TCP_CONNECTIONS_PER_CLIENT_MAX);
-        assert_eq!(connections.admit(client(1), Now(0)), None);
+        assert_eq!(admit(&mut connections, client(1), 0), None);
         let mapped = "[::ffff:192.0.2.1]:9".parse().unwrap();
-        assert_eq!(connections.admit(mapped, Now(0)), None, "the same client by its mapped address");
+        assert_eq!(admit(&mut connections, mapped, 0), None, "the same client by its mapped address");
         connections.close(mine[0]);
-        let again = connections.admit(client(1), Now(0)).unwrap();
+        let again = admit(&mut connections, client(1), 0).unwrap();
         assert!(connections.get_mut(mine[0]).is_none() && connections.get_mut(again).is_some());
         let others = (2..=200).flat_map(|number| std::iter::repeat_n(client(number), 8));
-        let admitted = others.filter_map(|client| connections.admit(client, Now(0))).count();
-        assert_eq!(admitted + TCP_CONNECTIONS_PER_CLIENT_MAX, TCP_CONNECTIONS_MAX);
+        for client in others {
+            let _ = admit(&mut connections, client, 0);
+        }
         assert_eq!(connections.open_count(), TCP_CONNECTIONS_MAX);
-        assert!(connections.of_client.len() <= 1 + admitted);
+        assert!(connections.of_client.len() <= TCP_CONNECTIONS_MAX);
+    }
+
+    #[test]
+    fn all_addresses_of_a_slash_64_are_one_client() {
+        let mut connections = Connections::new();
+        let address = |network: u16, host: u16| SocketAddr::from(([0x2001, 0xdb8, 0, network, 0, 0, 0, host], 4_000));
+        for host in 0..TCP_CONNECTIONS_PER_CLIENT_MAX as u16 {
+            admit(&mut connections, address(1, host), 0).unwrap();
+        }
+        assert_eq!(admit(&mut connections, address(1, 999), 0), None);
+        assert!(admit(&mut connections, address(2, 999), 0).is_some());
+        assert_eq!(connections.of_client.len(), 2);
+    }
+
+    #[test]
+    fn the_connection_idle_for_longest_makes_room_and_those_that_wait_for_us_do_not() {
+        let counters = SocketCounters::default();
+        let mut connections = Connections::new();
+        let address = |number: usize| SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 4_000));
+        let all: Vec<u64> = (0..TCP_CONNECTIONS_MAX)
+            .map(|number| connections.admit(address(number), Now(number as u64), &counters).unwrap())
+            .collect();
+        assert_eq!(counters.tcp_displaced.value(), 0);
+        // The oldest waits for an upstream, the next is still to be written to, the third has just asked.
+        connections.get_mut(all[0]).unwrap().query_waits();
+        connections.reply(all[1], b"unread", &counters);
+        connections.get_mut(all[2]).unwrap().query_came(Now(1_000));
+        connections.admit(address(600), Now(1_001), &counters).unwrap();
+        assert_eq!(connections.open_count(), TCP_CONNECTIONS_MAX);
+        let is_open = |connections: &mut Connections, index: usize| connections.get_mut(all[index]).is_some();
+        assert_eq!([0, 1, 2, 3, 4].map(|index| is_open(&mut connections, index)), [true, true, true, false, true]);
+        for index in (4..all.len()).chain([2]) {
+            connections.get_mut(all[index]).unwrap().query_waits();
+        }
+        assert!(connections.admit(address(601), Now(1_002), &counters).is_some(), "the newcomer of before is idle");
+        assert_eq!(counters.tcp_displaced.value(), 2);
     }
 
     #[test]
     fn a_reply_goes_to_its_own_connection_or_nowhere() {
         let counters = SocketCounters::default();
         let mut connections = Connections::new();
-        let old = connections.admit(client(1), Now(0)).unwrap();
+        let old = admit(&mut connections, client(1), 0).unwrap();
         connections.close(old);
-        let new = connections.admit(client(2), Now(0)).unwrap();
+        let new = admit(&mut connections, client(2), 0).unwrap();
         assert_eq!(old as u32, new as u32, "the slot is used again");
         connections.reply(old, b"late", &counters);
         connections.reply(new, b"answer", &counters);
@@ -395,7 +457,7 @@ mod tests {
     fn a_client_that_does_not_read_is_asked_no_more_and_then_cut_off() {
         let counters = SocketCounters::default();
         let mut connections = Connections::new();
-        let token = connections.admit(client(1), Now(0)).unwrap();
+        let token = admit(&mut connections, client(1), 0).unwrap();
         let reply = vec![0; TCP_OUTBOX_BYTES_HIGH];
         let mut replies = 0;
         while !connections.get_mut(token).unwrap().must_close() {
@@ -413,7 +475,7 @@ mod tests {
     fn a_reader_gets_every_reply_in_order_and_frees_the_memory() {
         let counters = SocketCounters::default();
         let mut connections = Connections::new();
-        let token = connections.admit(client(1), Now(0)).unwrap();
+        let token = admit(&mut connections, client(1), 0).unwrap();
         let mut read = Vec::new();
         let mut written = Vec::new();
         for number in 0..100u8 {
@@ -435,7 +497,7 @@ mod tests {
     #[test]
     fn too_many_waiting_queries_stop_the_reading_until_one_is_answered() {
         let mut connections = Connections::new();
-        let token = connections.admit(client(1), Now(0)).unwrap();
+        let token = admit(&mut connections, client(1), 0).unwrap();
         for _ in 0..TCP_PIPELINE_MAX {
             let connection = connections.get_mut(token).unwrap();
             assert!(connection.takes_queries());
@@ -450,7 +512,7 @@ mod tests {
     fn a_silent_connection_is_closed_and_one_that_waits_for_an_answer_is_not() {
         let counters = SocketCounters::default();
         let mut connections = Connections::new();
-        let [silent, waiting, deaf] = [1, 2, 3].map(|number| connections.admit(client(number), Now(0)).unwrap());
+        let [silent, waiting, deaf] = [1, 2, 3].map(|number| admit(&mut connections, client(number), 0).unwrap());
         connections.get_mut(waiting).unwrap().query_waits();
         connections.get_mut(deaf).unwrap().query_waits();
         connections.reply(deaf, b"unread", &counters);

@@ -66,6 +66,8 @@ pub enum Heard {
     Message { server: ServerId, slot: u16, bytes: usize },
     /// An ICMP error came back.
     Refused { server: ServerId, slot: u16 },
+    /// The same on a port that was given up: what is in flight on the one that followed it has not failed.
+    RefusedLate,
     /// Nothing (more).
     Nothing,
 }
@@ -106,7 +108,8 @@ impl Ports {
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Heard::Nothing,
                 // Refused, unreachable: reading the error has cleared it.
-                _ => Heard::Refused { server, slot },
+                _ if self.current(server, usize::from(slot)) == Some(index) => Heard::Refused { server, slot },
+                _ => Heard::RefusedLate,
             },
         }
     }
@@ -126,8 +129,7 @@ impl Ports {
 
     fn port_for(&mut self, now: Now, request: &UpstreamRequest<'_>, epoll: &Epoll) -> Result<u32, Unsent> {
         let slot = usize::from(request.socket);
-        let known = self.servers.get(&request.server).and_then(|slots| slots.get(slot).copied().flatten());
-        if let Some(index) = known {
+        if let Some(index) = self.current(request.server, slot) {
             let port = self.places.get(index as usize).and_then(Option::as_ref).ok_or(Unsent::Failed)?;
             if port.sends < UPSTREAM_PORT_SENDS_MAX {
                 return Ok(index);
@@ -165,15 +167,25 @@ impl Ports {
     fn close(&mut self, index: u32) {
         let Some(port) = self.places.get_mut(index as usize).and_then(Option::take) else { return };
         let slot = usize::from(port.slot);
-        if self.servers.get(&port.server).and_then(|slots| slots.get(slot).copied().flatten()) == Some(index) {
+        if self.current(port.server, slot) == Some(index) {
             self.forget(port.server, slot);
         }
         self.free.push(index);
     }
 
+    /// The port that sends for this slot.
+    fn current(&self, server: ServerId, slot: usize) -> Option<u32> {
+        self.servers.get(&server).and_then(|slots| slots.get(slot).copied().flatten())
+    }
+
     fn forget(&mut self, server: ServerId, slot: usize) {
-        if let Some(place) = self.servers.get_mut(&server).and_then(|slots| slots.get_mut(slot)) {
+        let Some(slots) = self.servers.get_mut(&server) else { return };
+        if let Some(place) = slots.get_mut(slot) {
             *place = None;
+        }
+        // Servers come and go with reloads; their numbers are not given again.
+        if slots.iter().all(Option::is_none) {
+            self.servers.remove(&server);
         }
     }
 }
@@ -203,7 +215,7 @@ fn open(server: SocketAddr, chance: &mut Chance) -> io::Result<UdpSocket> {
 }
 
 /// Asks one question over a TCP connection of its own. Its task is dropped when the exchange is over, and so is bounded by
-/// the exchange's life; `connected` is told the stream's descriptor before anything is awaited on it.
+/// the exchange's life; `connected` gets the stream before anything is awaited on it.
 pub async fn ask_over_tcp(
     server: SocketAddr,
     question: &[u8],
@@ -307,6 +319,40 @@ mod tests {
         epoll.wait(&mut events, 1_000).unwrap();
         let Some(Tag::Port(index)) = events.tag(0).map(Tag::from) else { panic!("no port is ready") };
         assert_eq!(ports.receive(index, &mut [0; 64]), Heard::Refused { server: 3, slot: 1 });
+    }
+
+    #[test]
+    fn a_refusal_of_a_port_that_was_given_up_is_told_apart_from_one_of_its_follower() {
+        let epoll = Epoll::new().unwrap();
+        let mut ports = Ports::new([12; 32]);
+        let server = Server::start();
+        let request = server.request(1);
+        for _ in 1..UPSTREAM_PORT_SENDS_MAX {
+            ports.send(Now(0), &request, &epoll).unwrap();
+        }
+        let worn = ports.current(3, 1).unwrap();
+        drop(server);
+        ports.send(Now(0), &request, &epoll).unwrap();
+        let mut events = Events::<4>::new();
+        epoll.wait(&mut events, 1_000).unwrap();
+        assert_eq!(events.tag(0).map(Tag::from), Some(Tag::Port(worn)));
+        ports.send(Now(1), &request, &epoll).unwrap();
+        let follower = ports.current(3, 1).unwrap();
+        assert_ne!(follower, worn);
+        assert_eq!(ports.receive(worn, &mut [0; 64]), Heard::RefusedLate);
+        epoll.wait(&mut events, 1_000).unwrap();
+        assert_eq!(ports.receive(follower, &mut [0; 64]), Heard::Refused { server: 3, slot: 1 });
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_server_whose_ports_are_all_closed() {
+        let (server, epoll) = (Server::start(), Epoll::new().unwrap());
+        let mut ports = Ports::new([13; 32]);
+        ports.send(Now(0), &server.request(0), &epoll).unwrap();
+        assert_eq!(ports.servers.len(), 1);
+        ports.free.clear();
+        ports.take_idle(Now(UPSTREAM_ANSWER_US_MAX)).unwrap();
+        assert!(ports.servers.is_empty());
     }
 
     #[test]

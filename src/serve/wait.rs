@@ -21,15 +21,20 @@
 //! that have nothing else to do.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::future::poll_fn;
-use std::io;
 use std::net::UdpSocket;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
+use glommio::timer::sleep;
 use serde::{Deserialize, Serialize};
 
 use super::kernel::adopt;
+
+/// Before a socket is watched again after that has failed: the most that its next datagram may wait then.
+const WATCH_PAUSE: Duration = Duration::from_millis(10);
 
 /// What a worker does between two batches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +78,7 @@ impl From<u64> for Tag {
     }
 }
 
-/// The worker's bed: one task parks in it, any other wakes it.
+/// Where a worker's main task sleeps when nothing is to be done; any other task wakes it.
 #[derive(Debug, Default)]
 pub struct Park {
     is_parked: Cell<bool>,
@@ -120,16 +125,21 @@ impl Park {
 
 /// Wakes the parked worker when a datagram is at `socket`; runs for ever. It peeks at one octet, for glommio has no plain
 /// readiness (and panics on an empty buffer), and only while the worker is parked, else it would be woken for each batch.
-pub async fn watch(park: Rc<Park>, socket: UdpSocket) -> io::Error {
+pub async fn watch(park: Rc<Park>, socket: UdpSocket) -> Infallible {
     let socket: glommio::net::UdpSocket = adopt(socket);
+    let mut has_failed = false;
     loop {
         park.until_parked().await;
-        if let Err(error) = socket.peek_from(&mut [0]).await {
-            // The worker is to see for itself; its receive takes a pending error off the socket.
-            park.wake();
-            return io::Error::from(error);
-        }
+        let peeked = socket.peek_from(&mut [0]).await;
+        // After an error too: the worker is to see for itself, and its receive takes a pending one off the socket.
         park.wake();
+        if let Err(error) = peeked {
+            // No memory, or no room in a ring: for as long as it lasts this goes round, so it is said once and slowly tried.
+            if !std::mem::replace(&mut has_failed, true) {
+                tracing::warn!("a listening socket cannot be watched, and is looked at again and again: {error}");
+            }
+            sleep(WATCH_PAUSE).await;
+        }
     }
 }
 
@@ -172,6 +182,39 @@ mod tests {
                     assert_eq!(buffer[0], round);
                 }
             }
+        });
+    }
+
+    #[test]
+    fn an_error_on_a_socket_does_not_end_the_watch_over_it() {
+        let executor = glommio::LocalExecutorBuilder::default().io_memory(1 << 16).make().unwrap();
+        executor.run(async {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let from = client.local_addr().unwrap();
+            socket.connect(from).unwrap();
+            drop(client);
+            let park = Rc::new(Park::default());
+            glommio::spawn_local(watch(park.clone(), socket.try_clone().unwrap())).detach();
+            let is_woken = || {
+                let woken = async {
+                    park.sleep().await;
+                    true
+                };
+                let never = async {
+                    sleep(Duration::from_secs(30)).await;
+                    false
+                };
+                futures_lite::future::or(woken, never)
+            };
+            for round in 0..3 {
+                // Nobody is there: the next look at the socket is refused.
+                socket.send(b"x").unwrap();
+                assert!(is_woken().await, "nothing wakes the worker any more in round {round}");
+            }
+            UdpSocket::bind(from).unwrap().send_to(b"datagram", socket.local_addr().unwrap()).unwrap();
+            assert!(is_woken().await, "nothing wakes the worker any more");
+            assert_eq!(socket.recv(&mut [0; 64]).unwrap(), 8);
         });
     }
 }

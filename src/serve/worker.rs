@@ -283,6 +283,8 @@ impl Worker {
                     self.core.on_upstream(now, server, Transport::Udp, slot, message);
                 }
                 Heard::Refused { server, slot } => self.failed.push_back(Failed::Socket(server, slot)),
+                // Which of the questions of then it is about is not known; each has its time-out.
+                Heard::RefusedLate => {}
                 Heard::Nothing => return heard > 0,
             }
             self.drain(now);

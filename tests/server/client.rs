@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use domain::base::iana::{Class, Rtype};
 use domain::base::{Message, MessageBuilder, Name};
 use domain::rdata::AllRecordData;
+use socket2::{Domain, Socket, Type};
 
 use crate::process::PATIENCE;
 
@@ -246,7 +247,18 @@ pub struct TcpClient(pub TcpStream);
 impl TcpClient {
     /// Connects.
     pub fn new(server: SocketAddr) -> Self {
-        let stream = TcpStream::connect(server).unwrap();
+        Self::with(TcpStream::connect(server).unwrap())
+    }
+
+    /// Connects from this address of the machine.
+    pub fn from_address(client: IpAddr, server: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(server), Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::new(client, 0).into()).unwrap();
+        socket.connect(&server.into()).unwrap();
+        Self::with(socket.into())
+    }
+
+    fn with(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         // What is written at once is sent at once.

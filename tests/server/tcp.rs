@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 
-use corewall::limits::{MESSAGE_BYTES_MAX, TCP_CONNECTIONS_PER_CLIENT_MAX, TCP_PIPELINE_MAX};
+use corewall::limits::{MESSAGE_BYTES_MAX, TCP_CONNECTIONS_MAX, TCP_CONNECTIONS_PER_CLIENT_MAX, TCP_PIPELINE_MAX};
 
 use crate::client::{TcpClient, UdpClient, framed, next_id, question};
 use crate::corewall::{Server, Site};
@@ -185,6 +185,23 @@ fn one_client_address_has_so_many_connections_and_no_more_until_one_is_closed() 
         assert!(std::time::Instant::now() < until, "the place of a closed connection stays taken");
     }
     assert!(server.stop().get("tcp_refused") >= 1);
+}
+
+#[test]
+fn when_all_connections_are_taken_the_idlest_is_closed_for_a_newcomer() {
+    let server = server();
+    let ask = question("blocked.example.org", "A");
+    let client = |number: usize| [127, 0, 1, (number / TCP_CONNECTIONS_PER_CLIENT_MAX) as u8].into();
+    let mut open: Vec<TcpClient> = (0..=TCP_CONNECTIONS_MAX)
+        .map(|number| {
+            let mut connection = TcpClient::from_address(client(number), server.address());
+            assert!(connection.ask(&ask).is_zero(), "connection {number}");
+            connection
+        })
+        .collect();
+    assert_eq!(open[0].receive(), None, "the first one is closed");
+    assert!(open[1].ask(&ask).is_zero());
+    assert_eq!(server.stop().get("tcp_displaced"), 1);
 }
 
 /// Whether a question over a new connection is answered before the connection is closed.
