@@ -10,17 +10,20 @@
 #   mix.names        a sample of the same with the expected answers
 #   root.zone        the upstream's zone: an address for each top-level domain (see nsd/wildcard.sh)
 #
-# Real names come from ../shared/data when it is there, made-up ones of the same numbers otherwise.
+# Real names come from ../shared/data, or the folder that COREWALL_DATA names (relative to the repository root), when it is there,
+# made-up ones of the same numbers otherwise.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 out=${1:-target/bench/names}
-data=../shared/data
+data=${COREWALL_DATA:-../shared/data}
 # As many names as the figures of other servers were taken with.
 names=${NAMES:-200000}
 made_up_rules=2000000
 
-if [ -f "$out/done" ] && [ "$(cat "$out/done")" = "$names" ] && [ "$out/done" -nt "$0" ]; then exit 0; fi
+# What the names that are there were made from.
+made_from="$names $data"
+if [ -f "$out/done" ] && [ "$(cat "$out/done")" = "$made_from" ] && [ "$out/done" -nt "$0" ]; then exit 0; fi
 mkdir -p "$out"
 raw=$(mktemp -d "$out/raw.XXXXXX")
 trap 'rm -rf -- "$raw"' EXIT
@@ -85,4 +88,4 @@ awk '{ print $1, $2 }' "$raw/mix" > "$out/mix.dnsperf"
 awk 'NR % 16 == 0' "$raw/mix" > "$out/mix.names"
 
 wc -l "$out"/union.txt "$out"/*.names "$out/mix.dnsperf" "$out/root.zone" | sed '$d'
-echo "$names" > "$out/done"
+echo "$made_from" > "$out/done"

@@ -67,10 +67,10 @@ json() { awk -v name="\"$1\":" '$1 == name { gsub(/,/, "", $2); print $2; exit }
 lost=$(figure "Queries lost") sent=$(figure "Queries sent") qps=$(figure "Queries per second")
 servfail=$(awk '/Response codes/ { for (i = 1; i <= NF; i++) if ($i == "SERVFAIL") print $(i + 1) }' "$work/dnsperf.txt")
 grown=$(((after_private - before_private) * 100 / before_private))
-printf '{"seconds":%s,"cores":"%s","sent":%s,"lost":%s,"servfail":%s,"qps":%s,"checked":%s,"checked_wrong":%s,"checked_lost":%s,"private_kib":[%s,%s],"resident_kib":[%s,%s],"commit":"%s","kernel":"%s"}\n' \
+printf '{"seconds":%s,"cores":"%s","sent":%s,"lost":%s,"servfail":%s,"qps":%s,"checked":%s,"checked_wrong":%s,"checked_lost":%s,"private_kib":[%s,%s],"resident_kib":[%s,%s],%s}\n' \
     "$seconds" "$cores" "$sent" "$lost" "${servfail:-0}" "$qps" "$(json answered)" "$(json wrong)" "$(json lost)" \
     "$before_private" "$after_private" "$before_resident" "$after_resident" \
-    "$(git describe --always --dirty 2> /dev/null || true)" "$(uname -r)" > "$out"
+    "$(bench/machine.sh)" > "$out"
 cat "$out"
 
 failed=0

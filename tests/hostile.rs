@@ -3,8 +3,9 @@
 //! Every message here goes through both directions: as a query (parse, then the reply or the error that is due), and as an
 //! upstream's response (head, records kept, reply composed and cached), and `domain` must be able to read what we write.
 
+mod real_data;
+
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use corewall::decide::answer::{Answer, Section, response_head};
 use corewall::decide::cache::{self, Cache, CacheKey, EntryHead};
@@ -410,27 +411,9 @@ fn a_response_made_of_pointers_and_links_costs_no_more_than_its_octets() {
     assert_eq!(bench.responses, 0, "pointers to pointers beyond the bound, and a loop");
 }
 
-/// A folder with the unpacked data set, or none, which is said.
-fn data(name: &str) -> Option<PathBuf> {
-    let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../shared/data/{name}.tar.zst"));
-    if !archive.exists() {
-        println!("SKIPPED: {} is not there", archive.display());
-        return None;
-    }
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("hostile-{name}"));
-    if !folder.exists() {
-        let fresh = folder.with_extension(std::process::id().to_string());
-        std::fs::create_dir_all(&fresh).unwrap();
-        let status = Command::new("tar").arg("--zstd").arg("-xf").arg(&archive).arg("-C").arg(&fresh).status().unwrap();
-        assert!(status.success());
-        std::fs::rename(&fresh, &folder).unwrap();
-    }
-    Some(folder)
-}
-
 #[test]
 fn every_packet_of_the_corpus_is_survived_and_no_response_is_answered() {
-    let Some(folder) = data("packets-dev") else { return };
+    let Some(folder) = real_data::folder("packets-dev") else { return };
     let found = find(&folder, "packets-dev.tsv").expect("the packets are in the archive");
     let text = std::fs::read_to_string(found).unwrap();
     let mut bench = Bench::new();

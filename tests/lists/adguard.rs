@@ -7,8 +7,8 @@ use corewall::lists::{Format, Options, SkipReason};
 use corewall_sharding::name::Name;
 use domain::base::iana::Rtype;
 
-use crate::data;
 use crate::evaluate::{Rules, Verdict};
+use crate::real_data;
 
 /// Share of rows that must agree, in thousandths (the bound).
 const AGREE_MIN_PERMILLE: usize = 995;
@@ -39,7 +39,7 @@ fn is_known_disagreement(rule: &str, name: &str) -> bool {
 
 #[test]
 fn single_rules_mean_what_adguards_engine_makes_of_them() {
-    let Some(folder) = data::folder("vectors-dev") else { return };
+    let Some(folder) = real_data::folder("vectors-dev") else { return };
     let text = String::from_utf8_lossy(&fs::read(folder.join("micro-dev.tsv")).unwrap()).into_owned();
     let (mut rows, mut agreed, mut known, mut known_agreed) = (0, 0, 0, 0);
     let mut statuses: BTreeMap<(String, String), usize> = BTreeMap::new();
@@ -96,7 +96,7 @@ fn ours(rules: &Rules) -> &'static str {
 
 #[test]
 fn whole_lists_give_adguards_verdicts() {
-    let Some(folder) = data::folder("vectors-dev") else { return };
+    let Some(folder) = real_data::folder("vectors-dev") else { return };
     for list in ["adguard-sdn-2019", "dandelion-nordic-agh", "hagezi-pro.mini"] {
         let rules = Rules::read(Format::Adblock, &fs::read(folder.join(list).join("list.txt")).unwrap(), &options());
         let rows = fs::read_to_string(folder.join(list).join("expect-adguard.tsv")).unwrap();

@@ -117,7 +117,7 @@ fn items(format: Format, text: &[u8], options: &Options) -> String {
 fn every_line_of_the_cases_becomes_what_is_written_beside_it() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lists/cases");
     let mut seen = 0;
-    for path in crate::data::files(&folder) {
+    for path in crate::files::below(&folder) {
         let name = path.file_name().unwrap().to_str().unwrap();
         let Some((_, format)) = name.rsplit_once('.').filter(|(_, format)| *format != "expect") else { continue };
         let found = items(format.parse().unwrap(), &fs::read(&path).unwrap(), &Options::new(0));

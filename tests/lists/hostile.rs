@@ -36,7 +36,7 @@ fn survive(format: Format, text: &[u8]) {
 
 fn cases() -> Vec<(Format, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lists/cases");
-    let paths = crate::data::files(&folder);
+    let paths = crate::files::below(&folder);
     let list = paths.iter().filter_map(|path| {
         let format = path.extension()?.to_str()?.parse().ok()?;
         Some((format, fs::read(path).unwrap()))

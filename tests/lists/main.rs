@@ -1,11 +1,13 @@
 //! List readers against real lists, against verdicts of other engines, and against damage.
 //!
-//! Real lists lie in `../shared/data` beside the repository where there is one; tests that want them say so when they skip.
+//! Real lists come from `real_data`; tests that want them say so when they skip.
 
 mod adguard;
 mod cases;
-mod data;
 mod evaluate;
+mod files;
 mod hostile;
 mod real;
+#[path = "../real_data/mod.rs"]
+mod real_data;
 mod servers;

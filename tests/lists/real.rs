@@ -9,7 +9,7 @@ use std::path::Path;
 use corewall::lists::{Counts, Disabled, Format, Item, Options, RefuseReason, SkipReason, find_badfilters, open, read};
 use corewall_sharding::rule::{Kind, RuleKey, Scope};
 
-use crate::data;
+use crate::{files, real_data};
 
 /// Lines of a list that are looked at to tell its format.
 const LINES_SEEN: usize = 400;
@@ -92,8 +92,8 @@ fn every_real_list_is_read_without_a_wrong_guess() {
     let mut samples: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
     let mut lists = 0;
     for archive in ["lists-dev", "samples"] {
-        let Some(folder) = data::folder(archive) else { return };
-        for path in data::files(&folder) {
+        let Some(folder) = real_data::folder(archive) else { return };
+        for path in files::below(&folder) {
             let Some(format) = format_of(&path) else { continue };
             let mut disabled = Disabled::default();
             if format == Format::Adblock {

@@ -6,11 +6,11 @@ use corewall::lists::{Format, Options};
 use corewall_sharding::rule::BlockMode;
 use domain::base::iana::Rtype;
 
-use crate::data;
 use crate::evaluate::{Rules, Verdict, own_mode};
+use crate::real_data;
 
 fn compare(format: Format, list: &str, rows: &str) {
-    let Some(folder) = data::folder("vectors-dev") else { return };
+    let Some(folder) = real_data::folder("vectors-dev") else { return };
     let folder = folder.join("server");
     let rules = Rules::read(format, &fs::read(folder.join(list)).unwrap(), &Options::new(0));
     let rows = fs::read_to_string(folder.join(rows)).unwrap();

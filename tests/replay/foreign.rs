@@ -6,13 +6,13 @@
 //! is not ours to set, and RA says nothing about the answer.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::message;
 use crate::parse::{read_header, read_match};
+use crate::real_data;
 use crate::run::{self, Strictness};
 use crate::scenario::{Adjust, Entry, Event, File, Match, Range, Scenario, Step};
 
@@ -33,19 +33,13 @@ const PASSED_BY_ALL: [&str; 13] = [
     "cache_nxdomain",
 ];
 
-/// Where the data is, relative to the repository.
-const ARCHIVE: &str = "../shared/data/rpl-dev.tar.zst";
 /// The server that all their servers are for us.
 const SERVER: &str = "[upstream.default]\nservers = [\"192.0.2.53\"]\n";
 
 /// A test for each of [`PASSED_BY_ALL`]; the others are run with `--ignored`, for information.
 pub fn trials() -> Vec<Trial> {
-    let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join(ARCHIVE);
-    if !archive.exists() {
-        println!("SKIPPED: scenarios of other programs: {} is not there", archive.display());
-        return Vec::new();
-    }
-    let cases = match unpack(&archive).and_then(|folder| read_all(&folder)) {
+    let Some(folder) = real_data::folder("rpl-dev") else { return Vec::new() };
+    let cases = match read_all(&folder.join("rpl-json")) {
         Ok(cases) => cases,
         Err(error) => return vec![Trial::test("foreign", move || Err(error.into()))],
     };
@@ -62,17 +56,6 @@ pub fn trials() -> Vec<Trial> {
         trials.push(trial.with_ignored_flag(!is_ours));
     }
     trials
-}
-
-fn unpack(archive: &Path) -> Result<PathBuf, String> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rpl-dev");
-    std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    let status = Command::new("tar").arg("--zstd").arg("-xf").arg(archive).arg("-C").arg(&folder).status();
-    match status {
-        Ok(status) if status.success() => Ok(folder.join("rpl-json")),
-        Ok(status) => Err(format!("tar ended with {status} on {}", archive.display())),
-        Err(error) => Err(format!("cannot start tar: {error}")),
-    }
 }
 
 fn read_all(folder: &Path) -> Result<Vec<(String, Value)>, String> {

@@ -8,6 +8,8 @@ mod compare;
 mod foreign;
 mod message;
 mod parse;
+#[path = "../real_data/mod.rs"]
+mod real_data;
 mod run;
 mod scenario;
 

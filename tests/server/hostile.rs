@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::client::{TcpClient, UdpClient, framed, next_id, question};
 use crate::corewall::{Server, Site};
-use crate::data;
+use crate::real_data;
 use crate::upstream::Upstream;
 
 /// Without an upstream every question is answered at once: replies come in the order of the questions.
@@ -93,7 +93,7 @@ fn trailing_octets_and_oversize_datagrams_get_at_most_one_reply() {
 
 /// The packets of the corpus.
 fn packets() -> Option<Vec<Vec<u8>>> {
-    let table = fs::read_to_string(data::folder("packets-dev")?.join("packets-dev.tsv")).unwrap();
+    let table = fs::read_to_string(real_data::folder("packets-dev")?.join("packets-dev.tsv")).unwrap();
     let rows = table.lines().filter(|line| !line.starts_with('#'));
     let packets: Vec<Vec<u8>> = rows.map(|row| from_hex(row.rsplit('\t').next().unwrap())).collect();
     assert!(packets.len() > 9_000, "{} packets", packets.len());

@@ -9,8 +9,8 @@ use fancy_regex::Regex;
 
 use crate::client::{Question, Reply, UdpClient, question};
 use crate::corewall::{Server, Site, sample};
-use crate::data;
 use crate::nsd::Nsd;
+use crate::real_data;
 
 /// Questions in flight from one socket: far fewer than a socket's buffer holds.
 const WINDOW: usize = 64;
@@ -133,7 +133,7 @@ fn every_name_of_a_whole_hosts_list_is_blocked() {
 
 #[test]
 fn popular_names_that_no_rule_covers_are_not_blocked_and_the_others_are() {
-    let Some(folder) = data::folder("names") else { return };
+    let Some(folder) = real_data::folder("names") else { return };
     let Some(nsd) = Nsd::start() else { return };
     let server = sample_with(&nsd);
     let rules = Rules::read();

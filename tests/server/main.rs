@@ -7,12 +7,11 @@
 
 mod client;
 mod corewall;
-#[path = "../lists/data.rs"]
-#[expect(dead_code, reason = "lists its files for other tests")]
-mod data;
 mod nsd;
 mod ports;
 mod process;
+#[path = "../real_data/mod.rs"]
+mod real_data;
 mod upstream;
 
 // What is tested.

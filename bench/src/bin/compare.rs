@@ -114,6 +114,8 @@ struct Results {
     commit: String,
     kernel: String,
     cpu: String,
+    /// Year, month and day, UTC.
+    date: String,
     cores: usize,
     seconds: u64,
     window: usize,
@@ -194,6 +196,7 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
         commit: first_line(Command::new("git").args(["describe", "--always", "--dirty"])),
         kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().into(),
         cpu: cpu_model(),
+        date: first_line(Command::new("date").args(["-u", "+%F"])),
         cores: thread::available_parallelism()?.get(),
         seconds: options.seconds,
         window: options.window,
