@@ -65,6 +65,9 @@ pub const PATTERN_NESTING_MAX: u32 = 64;
 pub const PATTERN_EXAMPLE_BYTES_MAX: usize = 255;
 /// Steps back that confirming one candidate may take, some 10 ns each; past it the name counts as not readable.
 pub const PATTERN_STEPS_MAX: usize = 10_000;
+/// Microseconds of CPU time that confirming all candidates of one name may take: ten that each take all their steps. Past it
+/// the name counts as not readable, for a name made to be a candidate of many patterns would hold up its core.
+pub const PATTERN_CONFIRM_US_MAX: u64 = 1_000;
 /// Bytes of the compiled form of one confirming expression.
 pub const PATTERN_PROGRAM_BYTES_MAX: usize = 1 << 20;
 /// Patterns that the engine may call too large when all are compiled together, each costing another attempt.
