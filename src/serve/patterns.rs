@@ -17,7 +17,7 @@ use fancy_regex::Regex;
 use hyperscan::{HsError, Matching, Scratch};
 
 use super::kernel::thread_cpu_time;
-use crate::build::patterns::{CompileError, Compiled, Outcome, Wanted, compile, sidecar};
+use crate::build::patterns::{Bounded, CompileError, Compiled, Outcome, Wanted, compile_bounded, sidecar};
 use crate::decide::StoreFailed;
 use crate::decide::pattern::Matches;
 use crate::limits::{PATTERN_CONFIRM_US_MAX, PATTERN_STEPS_MAX};
@@ -64,10 +64,10 @@ impl std::error::Error for PatternError {}
 
 impl PatternDatabase {
     /// The patterns of a generation: loaded from its file of compiled ones, or compiled again when this engine or this
-    /// processor cannot use that.
+    /// processor cannot use that; in a process of their own, for that may take a minute and a gigabyte.
     ///
     /// # Errors
-    /// The file's checksum is wrong, or the patterns do not compile.
+    /// The file's checksum is wrong, or the patterns do not compile within the limits of a build.
     pub fn load(generation: &Generation) -> Result<PatternDatabase, PatternError> {
         let regexes: Vec<&str> = generation.patterns.iter().map(|row| row.regex.as_str()).collect();
         if regexes.is_empty() {
@@ -104,13 +104,15 @@ impl PatternDatabase {
     fn compile(regexes: &[&str], why: String) -> Result<PatternDatabase, PatternError> {
         let wanted = |regex: &&str| Wanted { regex: (*regex).to_owned(), may_match_empty: true };
         let wanted: Vec<Wanted> = regexes.iter().map(wanted).collect();
-        let (outcomes, compiled) = compile(&wanted).map_err(PatternError::Compile)?;
+        let Bounded { outcomes, sidecar: file } = compile_bounded(&wanted).map_err(PatternError::Compile)?;
         // A refused one would shift the numbers of all that follow it.
         for (Wanted { regex, .. }, outcome) in wanted.into_iter().zip(outcomes) {
             if let Outcome::Refused(reason) = outcome {
                 return Err(PatternError::Refused { regex, reason });
             }
         }
+        let unusable = |unusable: sidecar::Unusable| PatternError::Compile(CompileError::Engine(unusable.to_string()));
+        let compiled = sidecar::read(&file, regexes).map_err(unusable)?;
         Ok(PatternDatabase { compiled, recompiled: Some(why) })
     }
 }
