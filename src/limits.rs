@@ -143,7 +143,7 @@ pub const UDP_RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 /// a timer of the worker may be late.
 pub const NAP_MS_MAX: u16 = 1;
 /// Sockets that one wait may report as ready; the others are reported by the next one.
-pub const EVENTS_MAX: usize = 64;
+pub const READY_SOCKETS_MAX: usize = 64;
 /// Batches received from one socket before the other sockets are looked at.
 pub const BATCHES_IN_A_ROW_MAX: usize = 8;
 
@@ -155,7 +155,7 @@ pub const UPSTREAM_PORT_SENDS_MAX: u32 = 256;
 pub const UPSTREAM_PORT_DRAWS_MAX: usize = 16;
 /// Upstream answers taken from one port before the other sockets are looked at.
 pub const UPSTREAM_ANSWERS_IN_A_ROW_MAX: usize = 16;
-/// Upstream sends that failed at once and wait to be told to `decide`.
+/// Upstream sends that failed at once and wait to be reported to `decide`.
 pub const UPSTREAM_FAILURES_MAX: usize = EXCHANGES_MAX;
 
 /// Bytes of replies that wait for one TCP client to read them. A client that lets more gather is cut off.

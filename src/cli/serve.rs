@@ -1,4 +1,4 @@
-//! `corewall serve`: answers queries until it is told to stop.
+//! `corewall serve`: answers queries until SIGTERM or SIGINT.
 
 use std::io::IsTerminal;
 use std::path::Path;

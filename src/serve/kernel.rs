@@ -1,8 +1,8 @@
 //! The few system calls that neither the standard library nor glommio offers safely: readiness of many sockets at once,
 //! packet information, process limits, a thread's CPU time, a trial ring.
 //!
-//! Invariant: with `udp.rs` this is the only file of `serve` with `unsafe` in it, and nothing unsafe leaves it: every
-//! function takes and returns owned or borrowed descriptors and plain values.
+//! Invariant: with `udp.rs` this is the only file of `serve` with `unsafe` in it (`tests/architecture.rs` holds that), and
+//! nothing unsafe leaves it: every function takes and returns owned or borrowed descriptors and plain values.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
 //! Stage 7, pattern: the regular expressions of a generation, found in a name by Hyperscan.
 //!
 //! [`PatternDatabase`] is immutable and shared by all workers of a generation; each worker has a [`PatternScanner`] of its
-//! own, with all the memory that scanning takes. How patterns are compiled is told in `build/patterns.rs`.
+//! own, with all the memory that scanning takes. How patterns are compiled: `build/patterns.rs`.
 //!
 //! Invariants: a database that exists holds every pattern of its generation, and found each pattern's example when it was
 //! loaded. A scan takes a bounded time whatever the name and the patterns are, and one that fails is said with the pattern,
