@@ -69,6 +69,9 @@ pub const PATTERN_NESTING_MAX: u32 = 64;
 pub const PATTERN_EXAMPLE_BYTES_MAX: usize = 255;
 /// Steps back that confirming one candidate may take, some 10 ns each; past it the name counts as not readable.
 pub const PATTERN_STEPS_MAX: usize = 10_000;
+/// Microseconds of CPU time that confirming all candidates of one name may take: ten that each take all their steps. Past it
+/// the name counts as not readable, for a name made to be a candidate of many patterns would hold up its core.
+pub const PATTERN_CONFIRM_US_MAX: u64 = 1_000;
 /// Bytes of the compiled form of one confirming expression.
 pub const PATTERN_PROGRAM_BYTES_MAX: usize = 1 << 20;
 /// Patterns that the engine may call too large when all are compiled together, each costing another attempt.
@@ -154,7 +157,7 @@ pub const UDP_RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 /// a timer of the worker may be late.
 pub const NAP_MS_MAX: u16 = 1;
 /// Sockets that one wait may report as ready; the others are reported by the next one.
-pub const EVENTS_MAX: usize = 64;
+pub const READY_SOCKETS_MAX: usize = 64;
 /// Batches received from one socket before the other sockets are looked at.
 pub const BATCHES_IN_A_ROW_MAX: usize = 8;
 
@@ -166,7 +169,7 @@ pub const UPSTREAM_PORT_SENDS_MAX: u32 = 256;
 pub const UPSTREAM_PORT_DRAWS_MAX: usize = 16;
 /// Upstream answers taken from one port before the other sockets are looked at.
 pub const UPSTREAM_ANSWERS_IN_A_ROW_MAX: usize = 16;
-/// Upstream sends that failed at once and wait to be told to `decide`.
+/// Upstream sends that failed at once and wait to be reported to `decide`.
 pub const UPSTREAM_FAILURES_MAX: usize = EXCHANGES_MAX;
 
 /// Bytes of replies that wait for one TCP client to read them. A client that lets more gather is cut off.

@@ -37,7 +37,7 @@ enum Command {
     Explain(Box<explain::Arguments>),
     /// Print the default configuration with the meaning of every option.
     DefaultConfig,
-    /// Compile patterns from standard input, within limits; started by `build`.
+    /// Compile patterns from standard input, within limits; started by `build` and `serve`.
     #[command(name = patterns::SUBCOMMAND, hide = true)]
     CompilePatterns,
 }

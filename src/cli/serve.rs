@@ -1,4 +1,4 @@
-//! `corewall serve`: answers queries until it is told to stop.
+//! `corewall serve`: answers queries until SIGTERM or SIGINT.
 
 use std::io::IsTerminal;
 use std::path::Path;
@@ -53,6 +53,7 @@ fn plan(config: &Config, hints: bool) -> Result<Plan, cores::CoresError> {
         cores: cores::resolve(config.cores.named())?,
         listen: config.listen.clone(),
         wait: config.wait,
+        log: config.log.as_str().to_owned(),
         hints,
         wanted: Wanted { settings: Arc::new(config.settings()), store: Some(config.store.clone()), mmap: config.mmap },
     })

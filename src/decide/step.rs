@@ -85,7 +85,8 @@ pub enum Ready {
     Done(ExchangeId),
 }
 
-/// The store or the patterns could not be read. The reason was counted and said by who found it.
+/// The store or the patterns could not be read. Who found it has said why, though not for each query, and `decide` counts the
+/// query ([`super::counters::Counters::store_failures`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreFailed;
 

@@ -1,12 +1,13 @@
 //! The few system calls that neither the standard library nor glommio offers safely: readiness of many sockets at once,
-//! packet information, process limits, a trial ring.
+//! packet information, process limits, a thread's CPU time, a trial ring.
 //!
-//! Invariant: with `udp.rs` this is the only file of `serve` with `unsafe` in it, and nothing unsafe leaves it: every
-//! function takes and returns owned or borrowed descriptors and plain values.
+//! Invariant: with `udp.rs` this is the only file of `serve` with `unsafe` in it (`tests/architecture.rs` holds that), and
+//! nothing unsafe leaves it: every function takes and returns owned or borrowed descriptors and plain values.
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::time::Duration;
 
 /// A limit of the process.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +40,18 @@ pub fn raise(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
     // SAFETY: `limit` is a valid rlimit that the kernel only reads.
     check(unsafe { libc::setrlimit(resource.number(), &limit) }).map(drop)
+}
+
+/// CPU time that the calling thread has taken so far; nothing when the kernel does not say. Some 0.2 us.
+pub fn thread_cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid, writable timespec for the duration of the call.
+    let status = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    let (seconds, nanoseconds) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    match (status, seconds, nanoseconds) {
+        (0, Ok(seconds), Ok(nanoseconds)) => Duration::new(seconds, nanoseconds),
+        _ => Duration::ZERO,
+    }
 }
 
 /// Sets a small io_uring up and closes it again.
@@ -189,6 +202,17 @@ mod tests {
         socket.recv(&mut [0; 1]).unwrap();
         level.wait(&mut events, 0).unwrap();
         assert_eq!(events.count(), 0);
+    }
+
+    #[test]
+    fn a_thread_that_works_takes_cpu_time() {
+        let began = thread_cpu_time();
+        assert!(began > Duration::ZERO);
+        let mut rounds = 0u64;
+        while thread_cpu_time() == began {
+            rounds += 1;
+        }
+        assert!(thread_cpu_time() > began, "after {rounds} rounds");
     }
 
     #[test]

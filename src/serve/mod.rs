@@ -69,10 +69,27 @@ pub struct Plan {
     pub listen: Vec<SocketAddr>,
     /// What a worker does when nothing is asked.
     pub wait: Wait,
+    /// What is logged, as the configuration says it; the caller has set it up.
+    pub log: String,
     /// After `ready`, print commands to try.
     pub hints: bool,
     /// What may change while the server runs.
     pub wanted: Wanted,
+}
+
+impl Plan {
+    /// The options that `newer` has changed and that a running server keeps as they are.
+    fn kept_against(&self, newer: &Plan) -> Vec<&'static str> {
+        let cache_bytes = |plan: &Plan| plan.wanted.settings.cache.bytes;
+        let changed = [
+            ("`cores`", self.cores != newer.cores),
+            ("`listen`", self.listen != newer.listen),
+            ("`wait`", self.wait != newer.wait),
+            ("`log`", self.log != newer.log),
+            ("`cache.bytes`", cache_bytes(self) != cache_bytes(newer)),
+        ];
+        changed.into_iter().filter(|(_, is_changed)| *is_changed).map(|(option, _)| option).collect()
+    }
 }
 
 /// Reads the configuration again at SIGHUP. The error is shown as it is.
@@ -448,10 +465,9 @@ impl Server {
             Load::Unusable(reason) => return not_reloaded(reason),
             Load::Stopped => return Ok(Course::Stopped),
         };
-        if (&plan.cores, &plan.listen, plan.wait) != (&self.plan.cores, &self.plan.listen, self.plan.wait) {
-            tracing::warn!(
-                "`cores`, `listen` and `wait` change at a restart only; the rest of the configuration is taken over"
-            );
+        let kept = self.plan.kept_against(&plan);
+        if !kept.is_empty() {
+            tracing::warn!("{} change at a restart only; the rest of the configuration is taken over", kept.join(", "));
         }
         let failures = reload::switch_all(&self.commanders, &knowledge);
         for (worker, reason) in &failures {

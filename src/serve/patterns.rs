@@ -1,22 +1,26 @@
 //! Stage 7, pattern: the regular expressions of a generation, found in a name by Hyperscan.
 //!
 //! [`PatternDatabase`] is immutable and shared by all workers of a generation; each worker has a [`PatternScanner`] of its
-//! own, with all the memory that scanning takes. How patterns are compiled is told in `build/patterns.rs`.
+//! own, with all the memory that scanning takes. How patterns are compiled: `build/patterns.rs`.
 //!
-//! Invariant: a database that exists holds every pattern of its generation, and found each pattern's example when it was
-//! loaded.
+//! Invariants: a database that exists holds every pattern of its generation, and found each pattern's example when it was
+//! loaded. A scan takes a bounded time whatever the name and the patterns are, and one that fails is said with the pattern,
+//! though not for each query: at the 1st, 10th, 100th... of a scanner.
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use corewall_sharding::StoreError;
 use corewall_sharding::publish::Generation;
 use fancy_regex::Regex;
 use hyperscan::{HsError, Matching, Scratch};
 
-use crate::build::patterns::{CompileError, Compiled, Outcome, Wanted, compile, sidecar};
+use super::kernel::thread_cpu_time;
+use crate::build::patterns::{Bounded, CompileError, Compiled, Outcome, Wanted, compile_bounded, sidecar};
 use crate::decide::StoreFailed;
 use crate::decide::pattern::Matches;
+use crate::limits::{PATTERN_CONFIRM_US_MAX, PATTERN_STEPS_MAX};
 
 /// The compiled patterns of one generation.
 pub struct PatternDatabase {
@@ -60,10 +64,10 @@ impl std::error::Error for PatternError {}
 
 impl PatternDatabase {
     /// The patterns of a generation: loaded from its file of compiled ones, or compiled again when this engine or this
-    /// processor cannot use that.
+    /// processor cannot use that; in a process of their own, for that may take a minute and a gigabyte.
     ///
     /// # Errors
-    /// The file's checksum is wrong, or the patterns do not compile.
+    /// The file's checksum is wrong, or the patterns do not compile within the limits of a build.
     pub fn load(generation: &Generation) -> Result<PatternDatabase, PatternError> {
         let regexes: Vec<&str> = generation.patterns.iter().map(|row| row.regex.as_str()).collect();
         if regexes.is_empty() {
@@ -100,13 +104,15 @@ impl PatternDatabase {
     fn compile(regexes: &[&str], why: String) -> Result<PatternDatabase, PatternError> {
         let wanted = |regex: &&str| Wanted { regex: (*regex).to_owned(), may_match_empty: true };
         let wanted: Vec<Wanted> = regexes.iter().map(wanted).collect();
-        let (outcomes, compiled) = compile(&wanted).map_err(PatternError::Compile)?;
+        let Bounded { outcomes, sidecar: file } = compile_bounded(&wanted).map_err(PatternError::Compile)?;
         // A refused one would shift the numbers of all that follow it.
         for (Wanted { regex, .. }, outcome) in wanted.into_iter().zip(outcomes) {
             if let Outcome::Refused(reason) = outcome {
                 return Err(PatternError::Refused { regex, reason });
             }
         }
+        let unusable = |unusable: sidecar::Unusable| PatternError::Compile(CompileError::Engine(unusable.to_string()));
+        let compiled = sidecar::read(&file, regexes).map_err(unusable)?;
         Ok(PatternDatabase { compiled, recompiled: Some(why) })
     }
 }
@@ -120,6 +126,8 @@ pub struct PatternScanner {
     confirm: Vec<(u32, Regex)>,
     /// Candidates of one scan; room for each confirmed pattern.
     candidates: Vec<u32>,
+    /// Scans that failed.
+    failures: u64,
 }
 
 impl PatternScanner {
@@ -140,6 +148,7 @@ impl PatternScanner {
             candidates_scratch: scratch(&compiled.candidates)?,
             confirm: compiled.confirm.clone(),
             candidates: Vec::with_capacity(compiled.confirm.len()),
+            failures: 0,
             database,
         })
     }
@@ -148,54 +157,116 @@ impl PatternScanner {
     /// is cleared first. On the packet path; does not allocate unless a candidate must be confirmed.
     ///
     /// # Errors
-    /// The engine failed, or confirming took more than [`crate::limits::PATTERN_STEPS_MAX`] steps: whether the name is
-    /// listed is not known.
+    /// The engine failed, or confirming took more than [`PATTERN_STEPS_MAX`] steps for one pattern or
+    /// [`PATTERN_CONFIRM_US_MAX`] for all of them: whether the name is listed is not known.
     pub fn scan(&mut self, text: &str, matches: &mut Matches) -> Result<(), StoreFailed> {
         matches.clear();
-        let compiled = &self.database.compiled;
-        if let (Some(database), Some(scratch)) = (&compiled.plain, &self.plain_scratch) {
-            let on_match = |id: u32, _: u64, _: u64, _: u32| {
-                matches.push(id);
-                Matching::Continue
-            };
-            completed(database.scan(text, scratch, on_match))?;
-        }
-        if let (Some(database), Some(scratch)) = (&compiled.candidates, &self.candidates_scratch) {
-            let candidates = &mut self.candidates;
-            candidates.clear();
-            let on_match = |id: u32, _: u64, _: u64, _: u32| {
-                // The engine reports each pattern once (SINGLEMATCH), so that there is room; were there none, this must
-                // not allocate.
-                if candidates.len() < candidates.capacity() {
-                    candidates.push(id);
-                }
-                Matching::Continue
-            };
-            completed(database.scan(text, scratch, on_match))?;
-            self.confirm_candidates(text, matches)?;
-        }
-        Ok(())
+        self.find_plain(text, matches)
+            .and_then(|()| self.find_candidates(text))
+            .and_then(|()| self.confirm_candidates(text, matches))
+            .map_err(|failed| self.say(&failed))
     }
 
-    fn confirm_candidates(&self, text: &str, matches: &mut Matches) -> Result<(), StoreFailed> {
-        for &id in &self.candidates {
-            let Ok(place) = self.confirm.binary_search_by_key(&id, |(number, _)| *number) else {
-                return Err(StoreFailed);
-            };
-            let Some((_, regex)) = self.confirm.get(place) else { return Err(StoreFailed) };
-            if regex.is_match(text.as_bytes()).map_err(|_| StoreFailed)? {
+    fn find_plain(&self, text: &str, matches: &mut Matches) -> Result<(), ScanFailed> {
+        let (Some(database), Some(scratch)) = (&self.database.compiled.plain, &self.plain_scratch) else {
+            return Ok(());
+        };
+        let on_match = |id: u32, _: u64, _: u64, _: u32| {
+            matches.push(id);
+            Matching::Continue
+        };
+        completed(database.scan(text, scratch, on_match))
+    }
+
+    fn find_candidates(&mut self, text: &str) -> Result<(), ScanFailed> {
+        let Self { database, candidates_scratch, candidates, .. } = self;
+        candidates.clear();
+        let (Some(database), Some(scratch)) = (&database.compiled.candidates, candidates_scratch) else {
+            return Ok(());
+        };
+        let on_match = |id: u32, _: u64, _: u64, _: u32| {
+            // The engine reports each pattern once (SINGLEMATCH), so that there is room; were there none, this must not
+            // allocate.
+            if candidates.len() < candidates.capacity() {
+                candidates.push(id);
+            }
+            Matching::Continue
+        };
+        completed(database.scan(text, scratch, on_match))
+    }
+
+    fn confirm_candidates(&self, text: &str, matches: &mut Matches) -> Result<(), ScanFailed> {
+        // The steps of a single candidate bound its time. CPU time, for a worker that had to wait for its core has done
+        // nothing wrong.
+        let until = match self.candidates.len() {
+            0 | 1 => Duration::MAX,
+            _ => thread_cpu_time().saturating_add(Duration::from_micros(PATTERN_CONFIRM_US_MAX)),
+        };
+        for (confirmed, &id) in self.candidates.iter().enumerate() {
+            let place = self.confirm.binary_search_by_key(&id, |(number, _)| *number);
+            let (_, regex) = place.ok().and_then(|place| self.confirm.get(place)).ok_or(ScanFailed::Unknown(id))?;
+            if confirmed > 0 && thread_cpu_time() >= until {
+                return Err(ScanFailed::Candidates { id, confirmed });
+            }
+            if regex.is_match(text.as_bytes()).map_err(|_| ScanFailed::Steps(id))? {
                 matches.push(id);
             }
         }
         Ok(())
     }
+
+    #[cold]
+    fn say(&mut self, failed: &ScanFailed) -> StoreFailed {
+        self.failures += 1;
+        let failures = self.failures;
+        if failures == 10u64.pow(failures.ilog10()) {
+            let candidates = self.candidates.len();
+            let pattern =
+                |id| self.confirm.iter().find(|(number, _)| *number == id).map_or("", |(_, regex)| regex.as_str());
+            match *failed {
+                ScanFailed::Engine(ref reason) => {
+                    tracing::error!(failures, "the pattern engine failed, answering as on_store_error says: {reason}");
+                }
+                ScanFailed::Steps(id) => tracing::error!(
+                    failures,
+                    pattern = pattern(id),
+                    "confirming a pattern takes more than {PATTERN_STEPS_MAX} steps, answering as on_store_error says; \
+                     write the pattern without nested repetitions"
+                ),
+                ScanFailed::Candidates { id, confirmed } => tracing::error!(
+                    failures,
+                    pattern = pattern(id),
+                    candidates,
+                    confirmed,
+                    "confirming patterns with look-around or back-references takes more than {PATTERN_CONFIRM_US_MAX} us \
+                     for one name, answering as on_store_error says; have fewer of them"
+                ),
+                ScanFailed::Unknown(id) => {
+                    tracing::error!(failures, id, "the pattern engine reports a pattern that there is not");
+                }
+            }
+        }
+        StoreFailed
+    }
+}
+
+/// Why a scan did not come to its end.
+enum ScanFailed {
+    /// The engine's own words.
+    Engine(hyperscan::Error),
+    /// Confirming this pattern took too many steps.
+    Steps(u32),
+    /// Confirming took too long altogether; before this pattern so many had been confirmed or not.
+    Candidates { id: u32, confirmed: usize },
+    /// No pattern has this number.
+    Unknown(u32),
 }
 
 /// A scan that a callback ended is complete: it has found what it looked for.
-fn completed(result: hyperscan::Result<()>) -> Result<(), StoreFailed> {
+fn completed(result: hyperscan::Result<()>) -> Result<(), ScanFailed> {
     match result {
         Ok(()) | Err(hyperscan::Error::Hyperscan(HsError::ScanTerminated)) => Ok(()),
-        Err(_) => Err(StoreFailed),
+        Err(error) => Err(ScanFailed::Engine(error)),
     }
 }
 

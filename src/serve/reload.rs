@@ -153,14 +153,14 @@ pub enum Order {
 pub struct Orders {
     /// The queue.
     pub orders: Receiver<Order>,
-    /// Readable when something was put into it; closed when nobody will any more.
-    pub bell: UnixStream,
+    /// Readable when something was put into the queue; closed when nobody will any more.
+    pub wakeups: UnixStream,
 }
 
 /// The control thread's end.
 pub struct Commander {
     orders: SyncSender<Order>,
-    bell: UnixStream,
+    wakeups: UnixStream,
 }
 
 /// A queue of orders.
@@ -169,15 +169,15 @@ pub fn orders() -> io::Result<(Commander, Orders)> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     theirs.set_nonblocking(true)?;
-    Ok((Commander { orders: sender, bell: ours }, Orders { orders: receiver, bell: theirs }))
+    Ok((Commander { orders: sender, wakeups: ours }, Orders { orders: receiver, wakeups: theirs }))
 }
 
 impl Commander {
     /// Puts an order into the queue. False when the worker does not take its orders any more.
     pub fn order(&self, order: Order) -> bool {
         let is_taken = self.orders.try_send(order).is_ok();
-        // When the bell's buffer is full it has been ringing for long.
-        let _ = (&self.bell).write(&[1]);
+        // When its buffer is full the worker has long been woken.
+        let _ = (&self.wakeups).write(&[1]);
         is_taken
     }
 }
@@ -214,15 +214,15 @@ mod tests {
     }
 
     #[test]
-    fn an_order_rings_the_bell_and_a_full_queue_is_said() {
+    fn an_order_wakes_its_worker_and_a_full_queue_is_said() {
         let (commander, mut orders) = orders().unwrap();
         for _ in 0..ORDERS_MAX {
             assert!(commander.order(Order::Stop));
         }
         assert!(!commander.order(Order::Stop));
-        assert_eq!(orders.bell.read(&mut [0; 16]).unwrap(), ORDERS_MAX + 1);
+        assert_eq!(orders.wakeups.read(&mut [0; 16]).unwrap(), ORDERS_MAX + 1);
         assert!(matches!(orders.orders.try_recv(), Ok(Order::Stop)));
         drop(commander);
-        assert_eq!(orders.bell.read(&mut [0; 16]).unwrap(), 0);
+        assert_eq!(orders.wakeups.read(&mut [0; 16]).unwrap(), 0);
     }
 }

@@ -1,7 +1,7 @@
 //! Stage 6, rule, the reading half: the rows of a name's suffixes, from this worker's own connection to each shard.
 //!
-//! Invariant: a read that fails is said, counted and handed on as [`StoreFailed`]; it is never an empty result, for that
-//! would let a blocked name pass. One warning is logged for a failing spell, not one a query.
+//! Invariant: a read that fails is said and handed on as [`StoreFailed`], which `decide` counts; it is never an empty result,
+//! for that would let a blocked name pass. One line is logged for a failing spell, not one a query.
 
 use corewall_sharding::StoreError;
 use corewall_sharding::name::Name;

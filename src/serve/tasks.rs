@@ -48,9 +48,9 @@ pub fn spawn_all(worker: &Shared, listeners: Vec<TcpListener>, orders: Orders) -
         worker.borrow().watch_for_others(&listener);
         spawn_local(accept(worker.clone(), listener)).detach();
     }
-    let Orders { orders, bell } = orders;
-    worker.borrow().watch_for_others(&bell);
-    spawn_local(obey(worker.clone(), orders, bell)).detach();
+    let Orders { orders, wakeups } = orders;
+    worker.borrow().watch_for_others(&wakeups);
+    spawn_local(obey(worker.clone(), orders, wakeups)).detach();
     spawn_local(sweep(worker.clone())).detach();
     Ok(())
 }
@@ -62,16 +62,16 @@ pub async fn run(worker: Shared, wait: Wait) {
     let nap_ms = if wait == Wait::Spin { 0 } else { NAP_MS_MAX };
     let mut stop_at = None;
     loop {
-        let round = worker.borrow_mut().round(&mut receive, nap_ms);
+        let was_busy = worker.borrow_mut().round(&mut receive, nap_ms);
         if worker.borrow().is_stopping() {
             let mut worker = worker.borrow_mut();
             let now = worker.now();
             let stop_at = *stop_at.get_or_insert(now.plus_us(STOP_MS_MAX * 1_000));
-            let is_over = !round.was_busy && worker.is_settled() && worker.connections().all_settled();
+            let is_over = !was_busy && worker.is_settled() && worker.connections().all_settled();
             if is_over || now >= stop_at {
                 return;
             }
-        } else if wait == Wait::Sleep && !round.was_busy && worker.borrow_mut().may_park() {
+        } else if wait == Wait::Sleep && !was_busy && worker.borrow_mut().may_park() {
             park.sleep().await;
         }
         // The executor looks at its own sockets and timers when its preemption timer has fired, not at each yield.
@@ -208,12 +208,12 @@ fn write(worker: &Shared, token: u64, stream: &mut TcpStream, task: &mut Context
 }
 
 /// Carries out what the control thread orders.
-async fn obey(worker: Shared, orders: std::sync::mpsc::Receiver<Order>, bell: UnixStream) {
-    let mut bell: glommio::net::UnixStream = adopt(bell);
-    let mut rings = [0; 16];
+async fn obey(worker: Shared, orders: std::sync::mpsc::Receiver<Order>, wakeups: UnixStream) {
+    let mut wakeups: glommio::net::UnixStream = adopt(wakeups);
+    let mut octets = [0; 16];
     loop {
         // The control thread is gone when its end is closed: nobody would notice what this worker serves.
-        let is_gone = !matches!(bell.read(&mut rings).await, Ok(bytes) if bytes > 0);
+        let is_gone = !matches!(wakeups.read(&mut octets).await, Ok(bytes) if bytes > 0);
         while let Ok(order) = orders.try_recv() {
             match order {
                 Order::Switch { knowledge, done } => {

@@ -5,6 +5,9 @@
 //! to the wildcard address answers from the address that was asked (the destination is read from the packet information and
 //! echoed with interface 0, so that routing still chooses the interface).
 //!
+//! The batches (`recvmmsg`, `sendmmsg`) and their packet information are the kernel's structures, which only `unsafe` code can
+//! fill in and read; it is confined to this file and `kernel.rs`.
+//!
 //! glommio's `UdpSocket::send_to` is never used: under back-pressure it sends one byte and reports success.
 
 use std::io;

@@ -26,8 +26,8 @@ use super::wait::{Park, Tag};
 use crate::decide::upstream::ServerId;
 use crate::decide::{Core, ExchangeId, Now, Origin, Ready, Step, Ticket, Transport};
 use crate::limits::{
-    BATCH_DATAGRAMS, BATCHES_IN_A_ROW_MAX, DATAGRAM_BYTES_MAX, EVENTS_MAX, MESSAGE_BYTES_MAX, QUERIES_WAITING_MAX,
-    UPSTREAM_ANSWERS_IN_A_ROW_MAX, UPSTREAM_FAILURES_MAX,
+    BATCH_DATAGRAMS, BATCHES_IN_A_ROW_MAX, DATAGRAM_BYTES_MAX, MESSAGE_BYTES_MAX, QUERIES_WAITING_MAX,
+    READY_SOCKETS_MAX, UPSTREAM_ANSWERS_IN_A_ROW_MAX, UPSTREAM_FAILURES_MAX,
 };
 
 /// A listening UDP socket and the replies that wait to be sent on it.
@@ -38,7 +38,7 @@ struct Listener {
     may_hold_more: bool,
 }
 
-/// What failed before it could be told to `decide`, which must not be told while it hands work out.
+/// What failed while `decide` was handing work out, and is reported to it afterwards.
 enum Failed {
     Exchange(ExchangeId, ServerId, Transport),
     Socket(ServerId, u16),
@@ -46,15 +46,6 @@ enum Failed {
 
 /// How an upstream question over TCP is sent: by a task of the executor, which is stopped by dropping it.
 pub type AskOverTcp = Box<dyn Fn(ExchangeId, ServerId, SocketAddr, Vec<u8>) -> Task<()>>;
-
-/// What one round of looking at the sockets came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Round {
-    /// Datagrams or upstream answers were handled.
-    pub was_busy: bool,
-    /// Sockets of other tasks are ready, which must be let run.
-    pub is_others_turn: bool,
-}
 
 /// One core's share of the server.
 pub struct Worker {
@@ -75,7 +66,7 @@ pub struct Worker {
     scratch: Vec<u8>,
     answer: Vec<u8>,
     epoll: Epoll,
-    events: Events<EVENTS_MAX>,
+    events: Events<READY_SOCKETS_MAX>,
     park: Rc<Park>,
     counters: Arc<SocketCounters>,
     is_stopping: bool,
@@ -120,7 +111,7 @@ impl Worker {
         self.ask_over_tcp = Some(ask);
     }
 
-    /// The bed that this worker sleeps in.
+    /// Where this worker's main task sleeps when nothing is to be done.
     pub fn park(&self) -> Rc<Park> {
         self.park.clone()
     }
@@ -158,38 +149,38 @@ impl Worker {
         }
     }
 
-    /// Looks at the UDP sockets and the time, once; waits at most `nap_ms` when there is nothing. On the hot path.
-    pub fn round(&mut self, receive: &mut ReceiveBatch, nap_ms: u16) -> Round {
-        let mut round = Round { was_busy: false, is_others_turn: false };
+    /// Looks at the UDP sockets and the time, once; waits at most `nap_ms` when there is nothing. Returns whether datagrams or
+    /// upstream answers were handled. On the hot path.
+    pub fn round(&mut self, receive: &mut ReceiveBatch, nap_ms: u16) -> bool {
+        let mut was_busy = false;
         let more = self.listeners.iter().any(|listener| listener.may_hold_more);
         // Under load the listening sockets are looked at without asking whether that is worth it, which saves a call.
         if !more {
-            round = self.look(if self.is_stopping { 0 } else { nap_ms });
+            was_busy = self.look(if self.is_stopping { 0 } else { nap_ms });
         } else if self.core.next_deadline().is_some() {
-            round = self.look(0);
+            was_busy = self.look(0);
         }
         for index in 0..self.listeners.len() {
             for _ in 0..BATCHES_IN_A_ROW_MAX {
                 if !self.listeners.get(index).is_some_and(|listener| listener.may_hold_more) {
                     break;
                 }
-                round.was_busy |= self.receive(index, receive) > 0;
+                was_busy |= self.receive(index, receive) > 0;
             }
         }
         self.tick();
         self.flush();
-        round
+        was_busy
     }
 
-    /// Asks the kernel which sockets are ready, and hears what upstreams say.
-    fn look(&mut self, wait_ms: u16) -> Round {
-        let mut round = Round { was_busy: false, is_others_turn: false };
+    /// Asks the kernel which sockets are ready, and hears what upstreams say. Returns whether they said anything.
+    fn look(&mut self, wait_ms: u16) -> bool {
+        let mut was_busy = false;
         if let Err(error) = self.epoll.wait(&mut self.events, wait_ms) {
             tracing::error!("waiting for sockets failed: {error}");
             // Look at every listening socket instead, and let the executor wait.
             self.listeners.iter_mut().for_each(|listener| listener.may_hold_more = true);
-            round.is_others_turn = true;
-            return round;
+            return false;
         }
         let now = self.clock.now();
         for index in 0..self.events.count() {
@@ -199,12 +190,12 @@ impl Worker {
                         listener.may_hold_more = true;
                     }
                 }
-                Some(Tag::Port(port)) => round.was_busy |= self.hear(now, port),
-                Some(Tag::Task) => round.is_others_turn = true,
-                None => {}
+                Some(Tag::Port(port)) => was_busy |= self.hear(now, port),
+                // The executor runs its task when this round is over.
+                Some(Tag::Task) | None => {}
             }
         }
-        round
+        was_busy
     }
 
     /// Receives a batch from one listening socket and answers what can be answered. On the hot path.
@@ -406,7 +397,7 @@ impl Worker {
             Unsent::Refused => Failed::Socket(request.server, request.socket),
             Unsent::Failed => Failed::Exchange(exchange, request.server, request.transport),
         };
-        // Told after all that is ready now has been carried out: `decide` is in the middle of handing it out.
+        // Reported after all that is ready now has been carried out: `decide` is in the middle of handing it out.
         self.failed.push_back(failed);
     }
 

@@ -144,6 +144,23 @@ fn a_reload_takes_block_mode_records_and_upstreams_over() {
     server.stop();
 }
 
+#[test]
+fn options_that_need_a_restart_are_named_and_the_others_taken_over() {
+    let site = Site::new().list("rules", "adblock", "", OPEN);
+    let server = site.build_and_serve();
+    let warned = |server: &Server| server.output().matches("change at a restart only").count();
+    site.write("corewall.toml", site.config() + "[block]\nmode = \"nxdomain\"\n");
+    assert!(server.reload().contains("reloaded"));
+    assert_eq!(warned(&server), 0, "{}", server.output());
+    let changed = site.config().replace("4 MiB", "5 MiB").replace("cores = \"0\"", "cores = \"0\"\nlog = \"debug\"");
+    site.write("corewall.toml", changed);
+    server.reload();
+    let named = "`log`, `cache.bytes` change at a restart only; the rest of the configuration is taken over";
+    assert!(server.output().contains(named), "{}", server.output());
+    assert!(is_blocked(&server, "blocked.example.org"), "by an address again");
+    server.stop();
+}
+
 /// Files under a folder, with those of folders in it.
 fn file_count(folder: &Path) -> usize {
     // They come and go while they are counted.

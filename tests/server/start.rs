@@ -3,10 +3,14 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::net::{TcpListener, UdpSocket};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::process::Command;
 use std::thread;
 use std::time::Instant;
+
+use corewall_sharding::build::{BuildOptions, Builder};
+use corewall_sharding::publish::Store;
+use corewall_sharding::rule::{Class, Kind, List, Rule, RuleKey, Scope};
 
 use crate::client::{ask, question};
 use crate::corewall::{PROGRAM, Site};
@@ -154,12 +158,19 @@ fn the_ready_line_tells_cores_sockets_rules_and_time() {
     server.stop();
 }
 
-/// A server that reads its store's key from a pipe, and so is held up in its start until the key is written to it.
+/// As [`held_up_program`] with the program under test.
 fn held_up(site: &Site) -> (Process, File) {
+    held_up_program(site, PROGRAM)
+}
+
+/// A server that reads its store's key from a pipe, and so is held up in its start until the key is written to it.
+fn held_up_program(site: &Site, program: &str) -> (Process, File) {
     let key = site.path("store/key");
     fs::rename(&key, site.path("key")).unwrap();
     assert!(Command::new("mkfifo").arg(&key).status().unwrap().success());
-    let mut process = site.start(&["serve"]);
+    site.write("corewall.toml", site.config());
+    let config = site.path("corewall.toml");
+    let mut process = Process::start(site.command(program).arg("serve").arg("--config").arg(config));
     let until = Instant::now() + PATIENCE;
     loop {
         // Refused until somebody reads.
@@ -200,4 +211,47 @@ fn sigterm_and_sigint_during_the_start_are_a_clean_end() {
         assert_eq!((done.code, done.out.as_str()), (Some(0), ""), "{done:?}");
         drop(pipe);
     }
+}
+
+/// Publishes a generation whose patterns, one for each of these texts, nobody has compiled.
+fn publish_uncompiled(site: &Site, patterns: impl Iterator<Item = String>) {
+    let store = Store::create_or_open(&site.path("store")).unwrap();
+    let mut builder = Builder::new(&store, BuildOptions { shards: 1, threads: Some(1) }).unwrap();
+    let list = List {
+        name: "patterns".to_owned(),
+        category: String::new(),
+        block_mode: None,
+        sinkhole: Vec::new(),
+        ede_text: None,
+        block_ttl_s: None,
+        answers: Vec::new(),
+    };
+    let list = builder.list(list).unwrap();
+    for regex in patterns {
+        let class = Class::plain(Kind::Block, Scope::Pattern, list);
+        builder.push(&Rule { class, key: RuleKey::Pattern { regex, target: None } }).unwrap();
+    }
+    builder.finish(&mut |_, _, _| {}).unwrap().publish().unwrap();
+}
+
+#[test]
+fn patterns_are_compiled_again_in_a_process_of_their_own_when_nobody_has_compiled_them_for_this_machine() {
+    let site = Site::new();
+    publish_uncompiled(&site, (0..65).map(|number| format!("^ad{number}\\.")));
+    let server = site.serve();
+    server.wait_for_log("compiling again");
+    assert!(ask(server.address(), &question("ad64.example.org", "A")).is_zero());
+    assert_eq!(ask(server.address(), &question("bad64.example.org", "A")).rcode, 2, "let pass, but nobody to ask");
+    server.stop();
+
+    // A program that cannot be started any more after it has itself been: no process, no patterns.
+    let program = site.path("corewall");
+    fs::copy(PROGRAM, &program).unwrap();
+    let (process, mut pipe) = held_up_program(&site, program.to_str().unwrap());
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o600)).unwrap();
+    pipe.write_all(&fs::read(site.path("key")).unwrap()).unwrap();
+    drop(pipe);
+    let done = process.finish();
+    assert_eq!(done.code, Some(1), "{done:?}");
+    assert!(done.err.contains("cannot compile the patterns"), "{done:?}");
 }

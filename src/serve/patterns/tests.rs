@@ -140,6 +140,22 @@ fn confirming_that_takes_too_many_steps_is_a_failure_and_not_a_pass() {
 }
 
 #[test]
+fn a_name_that_is_a_candidate_of_many_slow_patterns_does_not_hold_up_its_core() {
+    let dir = tempfile::tempdir().unwrap();
+    // Each divides the letters in 1,891 ways and finds none that fits, well within its own limit.
+    let regexes: Vec<String> = (0..100).map(|number| format!("^(?:a*)(a*)(?<=x{number})")).collect();
+    let regexes: Vec<&str> = regexes.iter().map(String::as_str).collect();
+    let hostile = format!("{}.example", "a".repeat(60));
+    let one = PatternDatabase::load(&with_sidecar(&dir.path().join("one"), &regexes[..1])).unwrap();
+    let mut matches = Matches::new();
+    assert_eq!(PatternScanner::new(Arc::new(one)).unwrap().scan(&hostile, &mut matches), Ok(()));
+    let all = PatternDatabase::load(&with_sidecar(&dir.path().join("all"), &regexes)).unwrap();
+    let mut scanner = PatternScanner::new(Arc::new(all)).unwrap();
+    assert_eq!(scanner.scan(&hostile, &mut matches), Err(StoreFailed));
+    assert_eq!((scanner.failures, scanner.candidates.len()), (1, 100));
+}
+
+#[test]
 fn scanners_of_one_database_work_side_by_side() {
     let dir = tempfile::tempdir().unwrap();
     let database = Arc::new(PatternDatabase::load(&with_sidecar(dir.path(), &REGEXES)).unwrap());
