@@ -76,12 +76,17 @@ pub const PATTERN_CONFIRM_US_MAX: u64 = 1_000;
 pub const PATTERN_PROGRAM_BYTES_MAX: usize = 1 << 20;
 /// Patterns that the engine may call too large when all are compiled together, each costing another attempt.
 pub const PATTERNS_TOO_LARGE_MAX: usize = 16;
-/// Patterns compiled in the process that builds; more of them are compiled in one of their own, with the limits below.
-pub const PATTERNS_COMPILED_HERE_MAX: usize = 64;
 /// Bytes of address space of the process that compiles patterns: 10,000 of some size take about 1 GiB.
 pub const PATTERN_COMPILE_BYTES_MAX: u64 = 4 << 30;
 /// Seconds of CPU time of the process that compiles patterns: 10,000 of some size take a minute.
 pub const PATTERN_COMPILE_CPU_S_MAX: u64 = 300;
+/// Seconds that all attempts of one build at compiling its patterns may take together, a third each for the first one, for
+/// the search for those to blame, and for what is left of them: the nightly build of a bad list is still there in the morning.
+pub const PATTERN_COMPILE_S_MAX: u64 = 1_800;
+/// Attempts of that search: one bad pattern among 10,000 is found by some 30.
+pub const PATTERN_SEARCH_ATTEMPTS_MAX: usize = 256;
+/// Attempts at what is left: each halves the part of them that is left out though it would fit.
+pub const PATTERN_FIT_ATTEMPTS_MAX: usize = 4;
 
 /// Bytes of one chunk of the response cache; an entry takes a chain of them.
 pub const CACHE_CHUNK_BYTES: usize = 128;

@@ -1,9 +1,12 @@
 //! The program as an operator meets it: output, exit codes, and what is left on the disk.
 
 use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
+use corewall::build::patterns::SUBCOMMAND;
 use corewall::serve::patterns::PatternDatabase;
 use corewall_sharding::publish::{Generation, Store};
 use corewall_sharding::rule::{Kind, Scope};
@@ -106,6 +109,72 @@ fn many_patterns_are_compiled_in_a_process_of_their_own() {
     assert_eq!(generation.patterns.len(), 201);
     // Loaded as they were compiled: the child's numbers are the store's.
     assert_eq!(PatternDatabase::load(&generation).unwrap().recompiled(), None);
+}
+
+/// Takes several seconds of CPU time to compile.
+const HOG: &str = "(.{1,500}a){30}";
+
+#[test]
+fn a_hostile_pattern_costs_its_own_line_and_not_the_build() {
+    let folder = Folder::new();
+    let list = folder.file("hostile.list", format!("^first\\.\n{HOG}\n^last\\.\n"));
+    let good = folder.file("good.list", "^good[0-9]+\\.\n");
+    // A second of CPU time for each process, so that the test need not wait for as long as a build may take.
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -t 1; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_corewall"), "build", "--json"])
+        .args(["--shards", "1", "--store", &folder.store()])
+        .args(["--list", &format!("regex:{list}"), "--list", &format!("regex:{good}")])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["lists"][0]["refused"], &report["lists"][1]["refused"]), (&1.into(), &0.into()));
+    let refused = std::fs::read_to_string(report["refused_file"].as_str().unwrap()).unwrap();
+    assert!(refused.starts_with(&format!("{list}:2: compiling it took more than 4096 MiB of memory or ")), "{refused}");
+    assert!(refused.ends_with(&format!(": {HOG}\n")), "{refused}");
+    let generation = folder.generation();
+    let regexes: Vec<&str> = generation.patterns.iter().map(|row| row.regex.as_str()).collect();
+    assert_eq!(regexes, ["^first\\.", "^last\\.", "^good[0-9]+\\."]);
+    assert_eq!(PatternDatabase::load(&generation).unwrap().recompiled(), None);
+}
+
+#[test]
+fn a_build_whose_program_was_replaced_meanwhile_still_compiles_its_patterns() {
+    let folder = Folder::new();
+    let program = folder.0.path().join("corewall");
+    std::fs::copy(env!("CARGO_BIN_EXE_corewall"), &program).unwrap();
+    let open = std::fs::File::open(&program).unwrap();
+    std::fs::remove_file(&program).unwrap();
+    // As after an upgrade: the program that runs has no name any more, or another one has it.
+    let list = format!("regex:{}", folder.file("regex.list", "^ads[0-9]+\\.\n"));
+    let output = Command::new(format!("/proc/{}/fd/{}", std::process::id(), open.as_raw_fd()))
+        .args(["build", "--store", &folder.store(), "--list", &list])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(folder.generation().patterns.len(), 1);
+}
+
+#[test]
+fn the_process_that_compiles_is_ended_by_its_limits() {
+    let child = |cpu_s: &str, wall_s: &str| {
+        Command::new(env!("CARGO_BIN_EXE_corewall"))
+            .args([SUBCOMMAND, "--cpu-s", cpu_s, "--wall-s", wall_s])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    // Its input never comes, for this end of the pipe stays open.
+    let mut waiting = child("60", "1");
+    let _input = waiting.stdin.take();
+    assert_eq!(waiting.wait().unwrap().signal(), Some(libc::SIGALRM));
+    let wanted = format!("[{{\"regex\":\"{HOG}\",\"may_match_empty\":false}}]");
+    let mut busy = child("1", "60");
+    busy.stdin.take().unwrap().write_all(wanted.as_bytes()).unwrap();
+    // The soft limit is the hard one: no SIGXCPU comes first.
+    assert_eq!(busy.wait().unwrap().signal(), Some(libc::SIGKILL));
 }
 
 #[test]

@@ -19,6 +19,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -28,7 +29,7 @@ use corewall_sharding::publish::Store;
 use corewall_sharding::rule::{Class, List, Rule, RuleKey};
 
 use self::input::Input;
-use self::patterns::{CompileError, Engine, Outcome, Wanted, compile_bounded, sidecar, taken};
+use self::patterns::{CompileError, Compiler, Engine, Outcome, Wanted, compile_bounded, sidecar, taken};
 use self::refused::Refused;
 use self::report::{ListReport, Report};
 use self::servers::RuleServers;
@@ -82,11 +83,13 @@ pub struct Options {
     pub shards: u16,
     /// Where the refused lines are written; none means [`refused::FILE_NAME`] in the generation.
     pub refused: Option<PathBuf>,
+    /// Which process compiles the patterns.
+    pub compiler: Compiler,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { shards: SHARDS_DEFAULT, refused: None }
+        Self { shards: SHARDS_DEFAULT, refused: None, compiler: Compiler::Child }
     }
 }
 
@@ -194,7 +197,7 @@ pub fn run(
     for input in &inputs {
         build.read(input, &disabled, progress)?;
     }
-    let patterns = build.compile_patterns(&inputs, progress)?;
+    let patterns = build.compile_patterns(&inputs, options.compiler, progress)?;
     let mut built = build.builder.finish(&mut |stage, done, of| {
         progress(match stage {
             BuildStage::Write => Progress::Write { done, of },
@@ -360,15 +363,16 @@ impl Build {
     fn compile_patterns(
         &mut self,
         inputs: &[Input<'_>],
+        compiler: Compiler,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Patterns, BuildError> {
         let mut rules = std::mem::take(&mut self.patterns);
-        let wanted = number_patterns(&mut rules, inputs);
+        let (wanted, lists) = number_patterns(&mut rules, inputs);
         if wanted.is_empty() {
             return Ok(Patterns { regexes: Vec::new(), engines: Vec::new(), sidecar: Vec::new() });
         }
         progress(Progress::Compile { patterns: wanted.len() });
-        let compiled = compile_bounded(&wanted).map_err(BuildError::Patterns)?;
+        let compiled = compile_bounded(&wanted, &lists, compiler).map_err(BuildError::Patterns)?;
         for PatternRule { rule, input, place, number } in &rules {
             match &compiled.outcomes[*number] {
                 Outcome::Taken(_) => self.builder.push(rule)?,
@@ -387,9 +391,11 @@ impl Build {
     }
 }
 
-/// Numbers the patterns as the store will: each pair of class and expression gets the next number when it comes first.
-fn number_patterns(rules: &mut [PatternRule], inputs: &[Input<'_>]) -> Vec<Wanted> {
+/// Numbers the patterns as the store will: each pair of class and expression gets the next number when it comes first. Also
+/// tells which numbers each list has.
+fn number_patterns(rules: &mut [PatternRule], inputs: &[Input<'_>]) -> (Vec<Wanted>, Vec<Range<usize>>) {
     let mut wanted = Vec::new();
+    let mut lists = vec![0..0; inputs.len()];
     let mut numbers: HashMap<(Class, String), usize> = HashMap::new();
     for pattern in rules {
         let RuleKey::Pattern { regex, .. } = &pattern.rule.key else { continue };
@@ -400,10 +406,14 @@ fn number_patterns(rules: &mut [PatternRule], inputs: &[Input<'_>]) -> Vec<Wante
             // A database is taken over as it stands: its owner has lived with such a pattern.
             let may_match_empty = spec.options.allow_wide || spec.format == Format::DnsmasqSqlite;
             wanted.push(Wanted { regex: regex.clone(), may_match_empty });
-            wanted.len() - 1
+            let number = wanted.len() - 1;
+            // Lists are read one after the other: their numbers are next to each other.
+            let list = &mut lists[pattern.input];
+            *list = if *list == (0..0) { number } else { list.start }..number + 1;
+            number
         });
     }
-    wanted
+    (wanted, lists)
 }
 
 #[cfg(test)]

@@ -7,10 +7,11 @@
 //! Invariants: all patterns of one database have the same flags (a mixture is known to miss matches), and every pattern for
 //! which an example could be made up finds it ([`Compiled::examples`]).
 //!
-//! Compiling takes memory and time out of proportion to the patterns, so that many of them are compiled in a child process
-//! with limits on both ([`compile_bounded`]): a hostile list ends the child, not the build, and never a server.
+//! Compiling takes memory and time out of proportion to the patterns, so that a build compiles them in a child process with
+//! limits on both, and refuses those that end it ([`compile_bounded`]): a hostile list stops neither a build nor a server.
 
 mod child;
+mod divide;
 mod example;
 pub mod sidecar;
 
@@ -20,7 +21,8 @@ use fancy_regex::{BytesMode, Regex, RegexBuilder};
 use hyperscan::{BlockDatabase, Builder, HsError, Pattern, PatternFlags, Patterns};
 use serde::{Deserialize, Serialize};
 
-pub use self::child::{Bounded, SUBCOMMAND, compile_bounded, serve_child};
+pub use self::child::{Bounded, Bounds, Compiler, SUBCOMMAND, serve_child};
+pub use self::divide::compile_bounded;
 use self::example::example_of;
 use crate::limits;
 
@@ -97,16 +99,29 @@ impl std::fmt::Display for CompileError {
             }
             Self::Limits(how) => write!(
                 f,
-                "compiling the patterns {how}; it may take {} MiB of memory and {} s of CPU time: take out the largest \
-                 list of patterns",
-                limits::PATTERN_COMPILE_BYTES_MAX >> 20,
-                limits::PATTERN_COMPILE_CPU_S_MAX
+                "compiling the patterns {how}, and compiling none as well; check that a process may have some memory and time"
             ),
         }
     }
 }
 
 impl std::error::Error for CompileError {}
+
+impl CompileError {
+    /// Whether other patterns might have been compiled.
+    fn may_be_of_patterns(&self) -> bool {
+        !matches!(self, Self::Child(_))
+    }
+
+    /// Why a single pattern is refused.
+    fn reason(&self) -> String {
+        match self {
+            Self::Engine(reason) => reason.clone(),
+            Self::Limits(how) => format!("compiling it {how}"),
+            Self::SelfTest { .. } | Self::Child(_) => self.to_string(),
+        }
+    }
+}
 
 /// Tells which patterns can be taken and compiles those.
 ///

@@ -32,7 +32,7 @@ impl Bench {
     }
 
     fn build(&self) -> Result<Report, BuildError> {
-        run(&self.specs, &self.store(), &Options { shards: 3, refused: None }, &mut |_| {})
+        run(&self.specs, &self.store(), &options(3, None), &mut |_| {})
     }
 
     fn published(&self) -> Option<u64> {
@@ -48,6 +48,10 @@ impl Bench {
         }
         found.iter().map(|&class| &generation.classes[class as usize]).map(|class| (class.kind, class.scope)).collect()
     }
+}
+
+fn options(shards: u16, refused: Option<&Path>) -> Options {
+    Options { shards, refused: refused.map(Path::to_path_buf), compiler: Compiler::Here }
 }
 
 fn count(report: &Report, list: usize) -> Vec<(Kind, Scope, u64)> {
@@ -180,11 +184,10 @@ fn refused_lines_go_to_the_file_that_is_named() {
     let mut bench = Bench::new();
     bench.list("list", Format::Plain, "a b c\n");
     let file = bench.dir.path().join("refused");
-    let options = Options { shards: 1, refused: Some(file.clone()) };
-    let report = run(&bench.specs, &bench.store(), &options, &mut |_| {}).unwrap();
+    let report = run(&bench.specs, &bench.store(), &options(1, Some(&file)), &mut |_| {}).unwrap();
     assert_eq!(report.refused_file.as_deref(), Some(file.as_path()));
     assert!(std::fs::read_to_string(&file).unwrap().contains(":1: several words"));
-    let unwritable = Options { shards: 1, refused: Some(PathBuf::from("/no/such/folder/refused")) };
+    let unwritable = options(1, Some(Path::new("/no/such/folder/refused")));
     assert!(matches!(run(&bench.specs, &bench.store(), &unwritable, &mut |_| {}), Err(BuildError::Refused { .. })));
     assert_eq!(bench.published(), Some(1));
 }

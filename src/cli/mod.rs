@@ -39,7 +39,14 @@ enum Command {
     DefaultConfig,
     /// Compile patterns from standard input, within limits; started by `build` and `serve`.
     #[command(name = patterns::SUBCOMMAND, hide = true)]
-    CompilePatterns,
+    CompilePatterns {
+        /// Seconds of CPU time after which it is ended
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        cpu_s: u64,
+        /// Seconds after which it is ended
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        wall_s: u64,
+    },
 }
 
 /// Which configuration.
@@ -85,8 +92,10 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Check(arguments) => check::run(arguments),
         Command::Explain(arguments) => explain::run(*arguments),
         Command::DefaultConfig => print(config::DEFAULT_TOML),
-        Command::CompilePatterns => {
-            patterns::serve_child(&mut std::io::stdin().lock(), &mut std::io::stdout().lock()).map_err(Failure::runtime)
+        Command::CompilePatterns { cpu_s, wall_s } => {
+            let bounds = patterns::Bounds { cpu_s, wall_s };
+            patterns::serve_child(bounds, &mut std::io::stdin().lock(), &mut std::io::stdout().lock())
+                .map_err(Failure::runtime)
         }
     };
     match result {

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
+use corewall::build::patterns::Compiler;
 use corewall::decide::pattern::Matches;
 use corewall::decide::rulebook::RuleBook;
 use corewall::decide::settings::Settings;
@@ -277,7 +278,7 @@ fn open(folder: &Path, name: &str, config: &str) -> Result<Opened, String> {
         return Ok((Arc::new(settings), Arc::new(rules), StoreReader::empty(), patterns));
     }
     let store = folder.join("store");
-    let options = build::Options { shards: config.build.shards, ..build::Options::default() };
+    let options = build::Options { shards: config.build.shards, refused: None, compiler: Compiler::Here };
     build::run(&config.list_specs(), &store, &options, &mut |_| {}).map_err(|error| error.to_string())?;
     let generation = Store::open(&store).and_then(|store| store.current()).map_err(|error| error.to_string())?;
     let rules = RuleBook::new(&generation, &settings).map_err(|error| error.to_string())?;

@@ -1,17 +1,36 @@
 //! Compiling in a process of its own, with limits on memory and time.
 
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{CompileError, Outcome, Wanted, compile, sidecar, taken};
+use super::{CompileError, Outcome, Wanted, sidecar, taken};
 use crate::limits;
 
 /// Name of the hidden subcommand that compiles in a process of its own.
 pub const SUBCOMMAND: &str = "compile-patterns";
 
-/// Name of this program's binary; another one (a test's) has no such subcommand.
-const PROGRAM: &str = "corewall";
+/// Leads to this program's file, also when an upgrade has replaced or removed it since the start.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+
+/// Which process compiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compiler {
+    /// A child with limits on memory and time: this program anew, which must have the subcommand [`SUBCOMMAND`].
+    Child,
+    /// This very process, without limits: for programs without that subcommand, such as tests, and patterns they know.
+    Here,
+}
+
+/// What one attempt at compiling may take; a child is ended when it does not suffice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Seconds of CPU time, at least 1.
+    pub cpu_s: u64,
+    /// Seconds from start to end, at least 1.
+    pub wall_s: u64,
+}
 
 /// As compiling in a process of its own says it: what became of each pattern, and the databases as a sidecar.
 pub struct Bounded {
@@ -21,47 +40,49 @@ pub struct Bounded {
     pub sidecar: Vec<u8>,
 }
 
-/// As [`compile`], for a build: in a child process when there are many patterns.
+/// As [`super::compile`], within bounds when it is a child that compiles.
 ///
 /// # Errors
-/// As [`compile`], and when the child cannot be started or is ended by its limits.
-pub fn compile_bounded(wanted: &[Wanted]) -> Result<Bounded, CompileError> {
-    match own_program() {
-        Some(program) if wanted.len() > limits::PATTERNS_COMPILED_HERE_MAX => compile_in_child(&program, wanted),
-        _ => {
-            let (outcomes, compiled) = compile(wanted)?;
+/// Likewise, and when the child cannot be started, or is ended by its limits.
+pub(super) fn compile(wanted: &[Wanted], compiler: Compiler, bounds: Bounds) -> Result<Bounded, CompileError> {
+    match compiler {
+        Compiler::Child => compile_in_child(wanted, bounds),
+        Compiler::Here => {
+            let (outcomes, compiled) = super::compile(wanted)?;
             let sidecar = sidecar::write(&compiled, &taken(wanted, &outcomes))?;
             Ok(Bounded { outcomes, sidecar })
         }
     }
 }
 
-/// The child's side of [`compile_bounded`]: reads patterns from `input`, and writes what became of them to `output`.
+/// The child's side: reads patterns from `input`, and writes what became of them to `output`. From here on this process
+/// lives within `bounds`.
 ///
 /// # Errors
-/// As [`compile`], and when either end of the pipe fails.
-pub fn serve_child(input: &mut dyn Read, output: &mut dyn Write) -> Result<(), CompileError> {
-    limit_this_process().map_err(CompileError::Child)?;
+/// As [`super::compile`], and when either end of the pipe fails.
+pub fn serve_child(bounds: Bounds, input: &mut dyn Read, output: &mut dyn Write) -> Result<(), CompileError> {
+    limit_this_process(bounds).map_err(CompileError::Child)?;
     answer(input, output)
 }
 
 fn answer(input: &mut dyn Read, output: &mut dyn Write) -> Result<(), CompileError> {
     let wanted: Vec<Wanted> = serde_json::from_reader(input).map_err(|error| CompileError::Child(error.into()))?;
-    let (outcomes, compiled) = compile(&wanted)?;
+    let (outcomes, compiled) = super::compile(&wanted)?;
     let sidecar = sidecar::write(&compiled, &taken(&wanted, &outcomes))?;
     let mut line = serde_json::to_vec(&outcomes).map_err(|error| CompileError::Child(error.into()))?;
     line.push(b'\n');
     output.write_all(&line).and_then(|()| output.write_all(&sidecar)).map_err(CompileError::Child)
 }
 
-/// This program's file, when it is the one that has the subcommand.
-fn own_program() -> Option<PathBuf> {
-    std::env::current_exe().ok().filter(|path| path.file_name().is_some_and(|name| name == PROGRAM))
+fn own_program() -> io::Result<PathBuf> {
+    // Where there is no /proc, the path must do.
+    if Path::new(OWN_PROGRAM).exists() { Ok(PathBuf::from(OWN_PROGRAM)) } else { std::env::current_exe() }
 }
 
-fn compile_in_child(program: &PathBuf, wanted: &[Wanted]) -> Result<Bounded, CompileError> {
-    let mut child = Command::new(program)
+fn compile_in_child(wanted: &[Wanted], bounds: Bounds) -> Result<Bounded, CompileError> {
+    let mut child = Command::new(own_program().map_err(CompileError::Child)?)
         .arg(SUBCOMMAND)
+        .args(["--cpu-s", &bounds.cpu_s.to_string(), "--wall-s", &bounds.wall_s.to_string()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -73,10 +94,17 @@ fn compile_in_child(program: &PathBuf, wanted: &[Wanted]) -> Result<Bounded, Com
         None => Ok(()),
     };
     let output = child.wait_with_output().map_err(CompileError::Child)?;
+    if let Some(signal) = output.status.signal() {
+        return Err(CompileError::Limits(format!(
+            "took more than {} MiB of memory or {} s (signal {signal})",
+            limits::PATTERN_COMPILE_BYTES_MAX >> 20,
+            bounds.cpu_s,
+        )));
+    }
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         let first = stderr.lines().next().unwrap_or("without a word").trim_start_matches("error: ");
-        return Err(CompileError::Limits(format!("failed ({}): {first}", output.status)));
+        return Err(CompileError::Limits(format!("failed ({first})")));
     }
     written.map_err(CompileError::Child)?;
     read_answer(&output.stdout)
@@ -90,11 +118,11 @@ fn read_answer(output: &[u8]) -> Result<Bounded, CompileError> {
     Ok(Bounded { outcomes, sidecar: sidecar.to_vec() })
 }
 
-/// From here on the process is ended by the kernel when it takes more than a build may.
-fn limit_this_process() -> io::Result<()> {
+/// From here on the process is ended by the kernel when it takes more than it may.
+fn limit_this_process(bounds: Bounds) -> io::Result<()> {
     let limits = [
         (libc::RLIMIT_AS, limits::PATTERN_COMPILE_BYTES_MAX),
-        (libc::RLIMIT_CPU, limits::PATTERN_COMPILE_CPU_S_MAX),
+        (libc::RLIMIT_CPU, bounds.cpu_s),
         (libc::RLIMIT_CORE, 0),
     ];
     for (resource, wanted) in limits {
@@ -111,6 +139,9 @@ fn limit_this_process() -> io::Result<()> {
             return Err(io::Error::last_os_error());
         }
     }
+    let wall_s = libc::c_uint::try_from(bounds.wall_s).unwrap_or(libc::c_uint::MAX);
+    // SAFETY: it takes no pointer, and its signal has the action that ends the process: nothing here handles it.
+    unsafe { libc::alarm(wall_s) };
     Ok(())
 }
 
@@ -125,7 +156,7 @@ mod tests {
         let input = serde_json::to_vec(&wanted).unwrap();
         let mut output = Vec::new();
         answer(&mut input.as_slice(), &mut output).unwrap();
-        let here = compile_bounded(&wanted).unwrap();
+        let here = compile(&wanted, Compiler::Here, Bounds { cpu_s: 1, wall_s: 1 }).unwrap();
         let there = read_answer(&output).unwrap();
         assert_eq!(there.outcomes, here.outcomes);
         assert_eq!(there.sidecar, here.sidecar);

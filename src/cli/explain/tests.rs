@@ -1,6 +1,7 @@
 //! Explanations of small stores, word by word.
 
 use super::*;
+use crate::build::patterns::Compiler;
 use crate::build::{self, ListSpec, Options};
 use crate::decide::local::{LocalRecords, Served};
 use crate::lists::Format;
@@ -16,7 +17,13 @@ fn store(lists: &[(&str, Format, &str)]) -> tempfile::TempDir {
             ListSpec::new(name, *format, &path)
         })
         .collect();
-    build::run(&specs, &dir.path().join("store"), &Options { shards: 2, refused: None }, &mut |_| {}).unwrap();
+    build::run(
+        &specs,
+        &dir.path().join("store"),
+        &Options { shards: 2, refused: None, compiler: Compiler::Here },
+        &mut |_| {},
+    )
+    .unwrap();
     dir
 }
 

@@ -7,7 +7,6 @@ use corewall_sharding::publish::Store;
 use corewall_sharding::rule::{Class, Kind, List, Rule, RuleKey, Scope};
 
 use super::*;
-use crate::build::patterns::compile_bounded;
 
 /// Publishes a generation with these patterns; `sidecar` is put beside them.
 fn generation(dir: &Path, regexes: &[&str], sidecar: impl FnOnce(&mut Built)) -> Generation {
@@ -36,7 +35,8 @@ fn generation(dir: &Path, regexes: &[&str], sidecar: impl FnOnce(&mut Built)) ->
 
 fn compiled(regexes: &[&str]) -> Vec<u8> {
     let wanted = |regex: &&str| Wanted { regex: (*regex).to_owned(), may_match_empty: true };
-    compile_bounded(&regexes.iter().map(wanted).collect::<Vec<_>>()).unwrap().sidecar
+    let (_, compiled) = compile(&regexes.iter().map(wanted).collect::<Vec<_>>()).unwrap();
+    sidecar::write(&compiled, regexes).unwrap()
 }
 
 fn with_sidecar(dir: &Path, regexes: &[&str]) -> Generation {
