@@ -17,7 +17,7 @@ use fancy_regex::Regex;
 use hyperscan::{HsError, Matching, Scratch};
 
 use super::kernel::thread_cpu_time;
-use crate::build::patterns::{Bounded, CompileError, Compiled, Outcome, Wanted, compile_bounded, sidecar};
+use crate::build::patterns::{Bounded, CompileError, Compiled, Compiler, Outcome, Wanted, compile_bounded, sidecar};
 use crate::decide::StoreFailed;
 use crate::decide::pattern::Matches;
 use crate::limits::{PATTERN_CONFIRM_US_MAX, PATTERN_STEPS_MAX};
@@ -69,6 +69,10 @@ impl PatternDatabase {
     /// # Errors
     /// The file's checksum is wrong, or the patterns do not compile within the limits of a build.
     pub fn load(generation: &Generation) -> Result<PatternDatabase, PatternError> {
+        Self::load_or_compile(generation, Compiler::Child)
+    }
+
+    fn load_or_compile(generation: &Generation, compiler: Compiler) -> Result<PatternDatabase, PatternError> {
         let regexes: Vec<&str> = generation.patterns.iter().map(|row| row.regex.as_str()).collect();
         if regexes.is_empty() {
             return Ok(Self::empty());
@@ -87,7 +91,7 @@ impl PatternDatabase {
             why,
             "compiled patterns unusable: compiling again"
         );
-        Self::compile(&regexes, why)
+        Self::compile(&regexes, why, compiler)
     }
 
     /// No patterns: nothing is ever found.
@@ -101,10 +105,11 @@ impl PatternDatabase {
         self.recompiled.as_deref()
     }
 
-    fn compile(regexes: &[&str], why: String) -> Result<PatternDatabase, PatternError> {
+    fn compile(regexes: &[&str], why: String, compiler: Compiler) -> Result<PatternDatabase, PatternError> {
         let wanted = |regex: &&str| Wanted { regex: (*regex).to_owned(), may_match_empty: true };
         let wanted: Vec<Wanted> = regexes.iter().map(wanted).collect();
-        let Bounded { outcomes, sidecar: file } = compile_bounded(&wanted).map_err(PatternError::Compile)?;
+        let Bounded { outcomes, sidecar: file } =
+            compile_bounded(&wanted, &[0..regexes.len()], compiler).map_err(PatternError::Compile)?;
         // A refused one would shift the numbers of all that follow it.
         for (Wanted { regex, .. }, outcome) in wanted.into_iter().zip(outcomes) {
             if let Outcome::Refused(reason) = outcome {

@@ -35,8 +35,8 @@ fn generation(dir: &Path, regexes: &[&str], sidecar: impl FnOnce(&mut Built)) ->
 
 fn compiled(regexes: &[&str]) -> Vec<u8> {
     let wanted = |regex: &&str| Wanted { regex: (*regex).to_owned(), may_match_empty: true };
-    let (_, compiled) = compile(&regexes.iter().map(wanted).collect::<Vec<_>>()).unwrap();
-    sidecar::write(&compiled, regexes).unwrap()
+    let wanted: Vec<_> = regexes.iter().map(wanted).collect();
+    compile_bounded(&wanted, &[0..wanted.len()], Compiler::Here).unwrap().sidecar
 }
 
 fn with_sidecar(dir: &Path, regexes: &[&str]) -> Generation {
@@ -80,7 +80,7 @@ fn compiled_patterns_of_both_engines_are_loaded_and_found() {
 #[test]
 fn patterns_that_were_not_compiled_are_compiled_at_load() {
     let dir = tempfile::tempdir().unwrap();
-    let database = PatternDatabase::load(&generation(dir.path(), &REGEXES, |_| {})).unwrap();
+    let database = PatternDatabase::load_or_compile(&generation(dir.path(), &REGEXES, |_| {}), Compiler::Here).unwrap();
     assert_eq!(database.recompiled(), Some("there are none"));
     assert_finds(database);
 }
@@ -93,7 +93,7 @@ fn compiled_patterns_of_another_engine_or_generation_are_compiled_again() {
         let dir = tempfile::tempdir().unwrap();
         let generation =
             generation(dir.path(), &REGEXES, |built| built.add_sidecar(sidecar::FILE_NAME, &file).unwrap());
-        let database = PatternDatabase::load(&generation).unwrap();
+        let database = PatternDatabase::load_or_compile(&generation, Compiler::Here).unwrap();
         assert!(database.recompiled().unwrap().contains(name), "{:?}", database.recompiled());
         assert_finds(database);
     }
@@ -102,7 +102,9 @@ fn compiled_patterns_of_another_engine_or_generation_are_compiled_again() {
 #[test]
 fn a_pattern_that_no_engine_takes_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
-    let error = PatternDatabase::load(&generation(dir.path(), &["good", "(bad"], |_| {})).err().unwrap();
+    let error = PatternDatabase::load_or_compile(&generation(dir.path(), &["good", "(bad"], |_| {}), Compiler::Here)
+        .err()
+        .unwrap();
     assert!(error.to_string().contains("refuses /(bad/ (Missing close parenthesis"), "{error}");
 }
 
