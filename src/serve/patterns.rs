@@ -109,7 +109,8 @@ impl PatternDatabase {
         let wanted = |regex: &&str| Wanted { regex: (*regex).to_owned(), may_match_empty: true };
         let wanted: Vec<Wanted> = regexes.iter().map(wanted).collect();
         let Bounded { outcomes, sidecar: file } =
-            compile_bounded(&wanted, &[0..regexes.len()], compiler).map_err(PatternError::Compile)?;
+            compile_bounded(&wanted, std::slice::from_ref(&(0..regexes.len())), compiler)
+                .map_err(PatternError::Compile)?;
         // A refused one would shift the numbers of all that follow it.
         for (Wanted { regex, .. }, outcome) in wanted.into_iter().zip(outcomes) {
             if let Outcome::Refused(reason) = outcome {

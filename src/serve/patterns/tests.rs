@@ -36,7 +36,7 @@ fn generation(dir: &Path, regexes: &[&str], sidecar: impl FnOnce(&mut Built)) ->
 fn compiled(regexes: &[&str]) -> Vec<u8> {
     let wanted = |regex: &&str| Wanted { regex: (*regex).to_owned(), may_match_empty: true };
     let wanted: Vec<_> = regexes.iter().map(wanted).collect();
-    compile_bounded(&wanted, &[0..wanted.len()], Compiler::Here).unwrap().sidecar
+    compile_bounded(&wanted, std::slice::from_ref(&(0..wanted.len())), Compiler::Here).unwrap().sidecar
 }
 
 fn with_sidecar(dir: &Path, regexes: &[&str]) -> Generation {
