@@ -20,6 +20,7 @@ pub mod reload;
 pub mod store;
 mod tasks;
 pub mod tcp;
+mod turn;
 pub mod udp;
 pub mod upstream;
 pub mod wait;
@@ -36,7 +37,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use glommio::{ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, PoolPlacement, Shares, executor};
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -51,10 +52,6 @@ use crate::limits::{
 
 /// Bytes of memory registered with each executor's rings: the least it takes, for no file is read through them.
 const RING_BYTES: usize = 64 * 1024;
-/// How often an executor looks at its own sockets and timers while the worker is busy. A property of the worker's task queue,
-/// not of its executor: glommio 0.9 goes to sleep with its first task not begun when the timer has fired before that one's turn
-/// (`run_task_queues` then reports that nothing is there to be run), which one millisecond on a busy core is short enough for.
-const PREEMPT: Duration = Duration::from_millis(1);
 /// Connections that the kernel completes before they are accepted.
 const TCP_BACKLOG: i32 = 1_024;
 /// Between two looks whether an address is free.
@@ -383,7 +380,8 @@ impl Server {
                 .io_memory(RING_BYTES)
                 // Its thread for blocking calls would else compete for this very core.
                 .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
-                .spawn(move || in_queue_of_its_own(work(knowledge, sockets, orders, wait, report)))
+                .preempt_timer(turn::PREEMPT_NEVER)
+                .spawn(move || work(knowledge, sockets, orders, wait, report))
                 .map_err(|error| ServeError::Worker { core, reason: format!("its executor did not start: {error}") })?;
             self.commanders.push(commander);
             self.threads.push(Some(thread));
@@ -547,16 +545,6 @@ impl Drop for Report {
                 "it panicked, or its executor could not be made; the standard error output tells why".to_owned();
             let _ = self.events.send(Event::Ended(self.index, Err(reason)));
         }
-    }
-}
-
-/// Runs a worker and all that it spawns in a task queue that is interrupted each [`PREEMPT`].
-async fn in_queue_of_its_own(work: impl Future<Output = ()> + 'static) {
-    let queue = executor().create_task_queue(Shares::default(), Latency::Matters(PREEMPT), "worker");
-    match glommio::spawn_local_into(work, queue) {
-        Ok(work) => work.await,
-        // Dropping the worker's report tells the control thread.
-        Err(error) => tracing::error!("a task queue that was just made is not there: {error}"),
     }
 }
 

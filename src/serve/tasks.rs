@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -17,12 +18,13 @@ use std::time::Duration;
 use futures_lite::future::yield_now;
 use futures_lite::{AsyncRead, AsyncReadExt, AsyncWrite};
 use glommio::net::TcpStream;
+use glommio::spawn_local;
 use glommio::timer::sleep;
-use glommio::{spawn_local, yield_if_needed};
 
 use super::kernel::adopt;
 use super::reload::{Order, Orders};
 use super::tcp::Framer;
+use super::turn::{TURN_US, turn};
 use super::udp::ReceiveBatch;
 use super::upstream::ask_over_tcp;
 use super::wait::{Wait, watch};
@@ -61,21 +63,25 @@ pub async fn run(worker: Shared, wait: Wait) {
     let park = worker.borrow().park();
     let nap_ms = if wait == Wait::Spin { 0 } else { NAP_MS_MAX };
     let mut stop_at = None;
+    let mut turned = worker.borrow().now();
     loop {
-        let was_busy = worker.borrow_mut().round(&mut receive, nap_ms);
+        let round = worker.borrow_mut().round(&mut receive, nap_ms);
         if worker.borrow().is_stopping() {
             let mut worker = worker.borrow_mut();
             let now = worker.now();
             let stop_at = *stop_at.get_or_insert(now.plus_us(STOP_MS_MAX * 1_000));
-            let is_over = !was_busy && worker.is_settled() && worker.connections().all_settled();
+            let is_over = !round.was_busy && worker.is_settled() && worker.connections().all_settled();
             if is_over || now >= stop_at {
                 return;
             }
-        } else if wait == Wait::Sleep && !was_busy && worker.borrow_mut().may_park() {
+        } else if wait == Wait::Sleep && !round.was_busy && worker.borrow_mut().may_park() {
             park.sleep().await;
         }
-        // The executor looks at its own sockets and timers when its preemption timer has fired, not at each yield.
-        yield_if_needed().await;
+        let now = worker.borrow().now();
+        if round.is_others_turn || now >= turned.plus_us(TURN_US) {
+            turned = now;
+            turn().await;
+        }
     }
 }
 
@@ -140,11 +146,15 @@ fn begin(worker: &Shared, stream: TcpStream, client: SocketAddr) {
 async fn converse(worker: Shared, token: u64, mut stream: TcpStream) {
     let mut framer = Framer::new();
     let mut has_ended = false;
-    poll_fn(|task| step(&worker, token, &mut stream, &mut framer, &mut has_ended, task)).await;
+    while poll_fn(|task| step(&worker, token, &mut stream, &mut framer, &mut has_ended, task)).await.is_continue() {
+        // Other connections have their turn first.
+        turn().await;
+    }
     worker.borrow_mut().connections().close(token);
 }
 
-/// Writes what is there to be written, then answers what is there to be read; ready when the connection is over.
+/// Writes what is there to be written, then answers what is there to be read; ready when the connection is over, or
+/// has been answered so often in a row that it is to go on later.
 fn step(
     worker: &Shared,
     token: u64,
@@ -152,16 +162,18 @@ fn step(
     framer: &mut Framer,
     has_ended: &mut bool,
     task: &mut Context<'_>,
-) -> Poll<()> {
+) -> Poll<ControlFlow<()>> {
     for _ in 0..TCP_QUERIES_IN_A_ROW_MAX {
         if write(worker, token, stream, task).is_ready() {
-            return Poll::Ready(());
+            return Poll::Ready(ControlFlow::Break(()));
         }
         let mut borrowed = worker.borrow_mut();
         let is_stopping = borrowed.is_stopping();
-        let Some(connection) = borrowed.connections().get_mut(token) else { return Poll::Ready(()) };
+        let Some(connection) = borrowed.connections().get_mut(token) else {
+            return Poll::Ready(ControlFlow::Break(()));
+        };
         if connection.is_settled() && framer.message().is_none() && (*has_ended || is_stopping) {
-            return Poll::Ready(());
+            return Poll::Ready(ControlFlow::Break(()));
         }
         if !connection.takes_queries() {
             return Poll::Pending;
@@ -179,13 +191,11 @@ fn step(
         match Pin::new(&mut *stream).poll_read(task, framer.space()) {
             Poll::Ready(Ok(0)) => *has_ended = true,
             Poll::Ready(Ok(bytes)) => framer.filled(bytes),
-            Poll::Ready(Err(_)) => return Poll::Ready(()),
+            Poll::Ready(Err(_)) => return Poll::Ready(ControlFlow::Break(())),
             Poll::Pending => return Poll::Pending,
         }
     }
-    // Other connections have their turn first.
-    task.waker().wake_by_ref();
-    Poll::Pending
+    Poll::Ready(ControlFlow::Continue(()))
 }
 
 /// Writes as much as the kernel takes; ready when the connection is lost.

@@ -47,6 +47,15 @@ enum Failed {
 /// How an upstream question over TCP is sent: by a task of the executor, which is stopped by dropping it.
 pub type AskOverTcp = Box<dyn Fn(ExchangeId, ServerId, SocketAddr, Vec<u8>) -> Task<()>>;
 
+/// What one round of looking at the sockets came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Round {
+    /// Datagrams or upstream answers were handled.
+    pub was_busy: bool,
+    /// Sockets of other tasks are ready: the executor must have its turn.
+    pub is_others_turn: bool,
+}
+
 /// One core's share of the server.
 pub struct Worker {
     clock: Clock,
@@ -149,38 +158,38 @@ impl Worker {
         }
     }
 
-    /// Looks at the UDP sockets and the time, once; waits at most `nap_ms` when there is nothing. Returns whether datagrams or
-    /// upstream answers were handled. On the hot path.
-    pub fn round(&mut self, receive: &mut ReceiveBatch, nap_ms: u16) -> bool {
-        let mut was_busy = false;
+    /// Looks at the UDP sockets and the time, once; waits at most `nap_ms` when there is nothing. On the hot path.
+    pub fn round(&mut self, receive: &mut ReceiveBatch, nap_ms: u16) -> Round {
+        let mut round = Round::default();
         let more = self.listeners.iter().any(|listener| listener.may_hold_more);
         // Under load the listening sockets are looked at without asking whether that is worth it, which saves a call.
         if !more {
-            was_busy = self.look(if self.is_stopping { 0 } else { nap_ms });
+            round = self.look(if self.is_stopping { 0 } else { nap_ms });
         } else if self.core.next_deadline().is_some() {
-            was_busy = self.look(0);
+            round = self.look(0);
         }
         for index in 0..self.listeners.len() {
             for _ in 0..BATCHES_IN_A_ROW_MAX {
                 if !self.listeners.get(index).is_some_and(|listener| listener.may_hold_more) {
                     break;
                 }
-                was_busy |= self.receive(index, receive) > 0;
+                round.was_busy |= self.receive(index, receive) > 0;
             }
         }
         self.tick();
         self.flush();
-        was_busy
+        round
     }
 
-    /// Asks the kernel which sockets are ready, and hears what upstreams say. Returns whether they said anything.
-    fn look(&mut self, wait_ms: u16) -> bool {
-        let mut was_busy = false;
+    /// Asks the kernel which sockets are ready, and hears what upstreams say.
+    fn look(&mut self, wait_ms: u16) -> Round {
+        let mut round = Round::default();
         if let Err(error) = self.epoll.wait(&mut self.events, wait_ms) {
             tracing::error!("waiting for sockets failed: {error}");
             // Look at every listening socket instead, and let the executor wait.
             self.listeners.iter_mut().for_each(|listener| listener.may_hold_more = true);
-            return false;
+            round.is_others_turn = true;
+            return round;
         }
         let now = self.clock.now();
         for index in 0..self.events.count() {
@@ -190,12 +199,12 @@ impl Worker {
                         listener.may_hold_more = true;
                     }
                 }
-                Some(Tag::Port(port)) => was_busy |= self.hear(now, port),
-                // The executor runs its task when this round is over.
-                Some(Tag::Task) | None => {}
+                Some(Tag::Port(port)) => round.was_busy |= self.hear(now, port),
+                Some(Tag::Task) => round.is_others_turn = true,
+                None => {}
             }
         }
-        was_busy
+        round
     }
 
     /// Receives a batch from one listening socket and answers what can be answered. On the hot path.
