@@ -1,5 +1,5 @@
 //! The few system calls that neither the standard library nor glommio offers safely: readiness of many sockets at once,
-//! packet information, process limits, a thread's CPU time, a trial ring.
+//! a timer among them, packet information, process limits, a thread's CPU time, a trial ring.
 //!
 //! Invariant: with `udp.rs` this is the only file of `serve` with `unsafe` in it (`tests/architecture.rs` holds that), and
 //! nothing unsafe leaves it: every function takes and returns owned or borrowed descriptors and plain values.
@@ -170,6 +170,38 @@ impl Epoll {
     }
 }
 
+/// A timer with a descriptor, to be waited for among sockets.
+#[derive(Debug)]
+pub struct Alarm(OwnedFd);
+
+impl Alarm {
+    /// One that is not set.
+    pub fn new() -> io::Result<Self> {
+        let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
+        // SAFETY: no memory is passed; the result is checked before it is used.
+        let fd = check(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, flags) })?;
+        // SAFETY: the call has just returned this descriptor and nobody else knows it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Makes it readable in `ms` milliseconds, and not before; never when that is 0.
+    pub fn set(&self, ms: u16) -> io::Result<()> {
+        let after = libc::timespec {
+            tv_sec: libc::time_t::from(ms / 1_000),
+            tv_nsec: libc::c_long::from(ms % 1_000) * 1_000_000,
+        };
+        let once = libc::itimerspec { it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 }, it_value: after };
+        // SAFETY: the descriptor is open, `once` is valid for the call, and the old setting is not asked for.
+        check(unsafe { libc::timerfd_settime(self.0.as_raw_fd(), 0, &once, std::ptr::null_mut()) }).map(drop)
+    }
+}
+
+impl AsRawFd for Alarm {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 fn check(status: libc::c_int) -> io::Result<libc::c_int> {
     if status < 0 { Err(io::Error::last_os_error()) } else { Ok(status) }
 }
@@ -213,6 +245,19 @@ mod tests {
             rounds += 1;
         }
         assert!(thread_cpu_time() > began, "after {rounds} rounds");
+    }
+
+    #[test]
+    fn an_alarm_ends_a_wait_each_time_it_is_set_and_is_reported_once() {
+        let (epoll, alarm, mut events) = (Epoll::new().unwrap(), Alarm::new().unwrap(), Events::<4>::new());
+        epoll.add(&alarm, 5, Interest::Change).unwrap();
+        for _ in 0..2 {
+            alarm.set(1).unwrap();
+            epoll.wait(&mut events, 10_000).unwrap();
+            assert_eq!((events.count(), events.tag(0)), (1, Some(5)));
+            epoll.wait(&mut events, 0).unwrap();
+            assert_eq!(events.count(), 0, "nobody reads it, and it is not reported again");
+        }
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub async fn run(worker: Shared, wait: Wait) {
     let park = worker.borrow().park();
     let nap_ms = if wait == Wait::Spin { 0 } else { NAP_MS_MAX };
     let mut stop_at = None;
-    let mut turned = worker.borrow().now();
+    let (mut turned, mut is_quiet) = (worker.borrow().now(), true);
     loop {
         let round = worker.borrow_mut().round(&mut receive, nap_ms);
         if worker.borrow().is_stopping() {
@@ -74,14 +74,18 @@ pub async fn run(worker: Shared, wait: Wait) {
             if is_over || now >= stop_at {
                 return;
             }
-        } else if wait == Wait::Sleep && !round.was_busy && worker.borrow_mut().may_park() {
-            park.sleep().await;
         }
-        let now = worker.borrow().now();
-        if round.is_others_turn || now >= turned.plus_us(TURN_US) {
-            turned = now;
+        is_quiet &= !round.was_busy;
+        if !round.is_others_turn && worker.borrow().now() < turned.plus_us(TURN_US) {
+            continue;
+        }
+        if wait == Wait::Sleep && is_quiet && worker.borrow_mut().may_park() {
+            park.sleep().await;
+        } else {
             turn().await;
         }
+        (turned, is_quiet) = (worker.borrow().now(), true);
+        worker.borrow_mut().others_had_their_turn();
     }
 }
 

@@ -5,6 +5,9 @@
 //! 1. It **naps** in one `epoll_wait` over all of its sockets, at most [`NAP_MS_MAX`]: under traffic a batch costs three
 //!    system calls (wait, receive, send). While it naps no other task of the executor runs, but their sockets are among
 //!    those waited for, so their traffic ends the nap at once.
+//!    A nap's end is an alarm among the sockets and not a time limit of `epoll_wait`: it is set once and outlives the naps that
+//!    traffic ends, while each limit sets the processor's timer anew, twice; on a virtual machine that more than doubled the
+//!    cost of an answer with one question open (20 us against 9 us).
 //! 2. When a nap passes quietly and no upstream is asked, it **parks**: small tasks peek at the listening sockets through
 //!    io_uring and the executor sleeps until anything at all happens. An idle worker takes no CPU time.
 //!

@@ -14,7 +14,7 @@ use glommio::Task;
 
 use super::answer_here::carry_out;
 use super::clock::Clock;
-use super::kernel::{Epoll, Events, Interest};
+use super::kernel::{Alarm, Epoll, Events, Interest};
 use super::metrics::{SocketCounters, Totals};
 use super::patterns::PatternScanner;
 use super::reload::Knowledge;
@@ -29,6 +29,9 @@ use crate::limits::{
     BATCH_DATAGRAMS, BATCHES_IN_A_ROW_MAX, DATAGRAM_BYTES_MAX, MESSAGE_BYTES_MAX, QUERIES_WAITING_MAX,
     READY_SOCKETS_MAX, UPSTREAM_ANSWERS_IN_A_ROW_MAX, UPSTREAM_FAILURES_MAX,
 };
+
+/// Lengths of a nap after which it ends although the alarm did not ring. It always does; a server should not hang on that.
+const NAPS_BEFORE_ALARM_IS_LOST: u16 = 10;
 
 /// A listening UDP socket and the replies that wait to be sent on it.
 struct Listener {
@@ -76,6 +79,9 @@ pub struct Worker {
     answer: Vec<u8>,
     epoll: Epoll,
     events: Events<READY_SOCKETS_MAX>,
+    /// Ends the naps, see [`super::wait`].
+    alarm: Alarm,
+    is_alarm_set: bool,
     park: Rc<Park>,
     counters: Arc<SocketCounters>,
     is_stopping: bool,
@@ -89,6 +95,9 @@ impl Worker {
             let added = epoll.add(socket, Tag::Listener(index).into(), Interest::Readable);
             added.map_err(|error| format!("cannot wait for a listening socket: {error}"))?;
         }
+        let alarm = Alarm::new().map_err(|error| format!("cannot make a timer: {error}"))?;
+        let added = epoll.add(&alarm, Tag::Task.into(), Interest::Change);
+        added.map_err(|error| format!("cannot wait for a timer: {error}"))?;
         let [core_seed, port_seed] = seeds;
         Ok(Self {
             clock: Clock::start(),
@@ -109,6 +118,8 @@ impl Worker {
             answer: vec![0; DATAGRAM_BYTES_MAX],
             epoll,
             events: Events::new(),
+            alarm,
+            is_alarm_set: false,
             park: Rc::default(),
             counters: Arc::default(),
             is_stopping: false,
@@ -184,6 +195,11 @@ impl Worker {
     /// Asks the kernel which sockets are ready, and hears what upstreams say.
     fn look(&mut self, wait_ms: u16) -> Round {
         let mut round = Round::default();
+        let mut wait_ms = wait_ms;
+        if wait_ms > 0 && (self.is_alarm_set || self.alarm.set(wait_ms).is_ok()) {
+            self.is_alarm_set = true;
+            wait_ms = wait_ms.saturating_mul(NAPS_BEFORE_ALARM_IS_LOST);
+        }
         if let Err(error) = self.epoll.wait(&mut self.events, wait_ms) {
             tracing::error!("waiting for sockets failed: {error}");
             // Look at every listening socket instead, and let the executor wait.
@@ -205,6 +221,11 @@ impl Worker {
             }
         }
         round
+    }
+
+    /// The other tasks have had their turn: naps may go on for their whole length again.
+    pub fn others_had_their_turn(&mut self) {
+        self.is_alarm_set = false;
     }
 
     /// Receives a batch from one listening socket and answers what can be answered. On the hot path.
