@@ -29,6 +29,6 @@ while kib=$(awk '$1 == "VmHWM:" { print $2 }' "/proc/$pid/status" 2> /dev/null) 
 done
 wait "$pid"
 awk -v started="$started" -v now="$(date +%s.%N)" -v rules="$(wc -l < "$union")" -v peak="$peak_kib" \
-    -v bytes="$(du -sb "$store" | cut -f1)" -v machine="$(bench/machine.sh)" 'BEGIN {
+    -v bytes="$(du -sbL "$store/current" | cut -f1)" -v machine="$(bench/machine.sh)" 'BEGIN {
         printf "{\"rules\":%d,\"seconds\":%.2f,\"peak_kib\":%d,\"store_bytes\":%d,\"bytes_per_rule\":%.1f,%s}\n",
             rules, now - started, peak, bytes, bytes / rules, machine }' | tee "$out"
