@@ -134,11 +134,11 @@ fn the_rule_that_decides_is_found_among_hundreds_on_one_name() {
     let store = Store::create_or_open(folder.path()).unwrap();
     let mut builder = Builder::new(&store, BuildOptions { shards: 1, ..BuildOptions::default() }).unwrap();
     for number in 0..LISTS {
-        let list = builder.list(list(&format!("list {number}"))).unwrap();
+        let list = builder.list(List::named(&format!("list {number}"))).unwrap();
         let key = RuleKey::Name { name: "www.example.com".parse().unwrap(), target: None };
         builder.push(&Rule { class: Class::plain(Kind::Block, Scope::Exact, list), key }).unwrap();
     }
-    let own = builder.list(list("own")).unwrap();
+    let own = builder.list(List::named("own")).unwrap();
     let key = RuleKey::Name { name: "example.com".parse().unwrap(), target: None };
     builder.push(&Rule { class: Class::plain(Kind::Allow, Scope::Subtree, own), key }).unwrap();
     builder.finish(&mut |_, _, _| {}).unwrap().publish().unwrap();
@@ -159,16 +159,4 @@ fn the_rule_that_decides_is_found_among_hundreds_on_one_name() {
     };
     assert!(matches!(judged(2), Step::Wait(_)), "an allow rule on the parent stands above all blocks");
     assert!(matches!(judged(1), Step::Reply { .. }), "the one list of this policy blocks");
-}
-
-fn list(name: &str) -> List {
-    List {
-        name: name.to_owned(),
-        category: String::new(),
-        block_mode: None,
-        sinkhole: Vec::new(),
-        ede_text: None,
-        block_ttl_s: None,
-        answers: Vec::new(),
-    }
 }

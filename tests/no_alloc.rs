@@ -79,7 +79,7 @@ impl Worker {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::create_or_open(folder.path()).unwrap();
         let mut builder = Builder::new(&store, BuildOptions { shards: 4, ..BuildOptions::default() }).unwrap();
-        let list = builder.list(list("blocked")).unwrap();
+        let list = builder.list(List::named("blocked")).unwrap();
         for number in 0..2_000 {
             let name = format!("host{number}.blocked.example").parse().unwrap();
             let key = RuleKey::Name { name, target: None };
@@ -155,18 +155,6 @@ impl Worker {
             }
         }
         last.expect("a query that waited")
-    }
-}
-
-fn list(name: &str) -> List {
-    List {
-        name: name.to_owned(),
-        category: String::new(),
-        block_mode: None,
-        sinkhole: Vec::new(),
-        ede_text: None,
-        block_ttl_s: None,
-        answers: Vec::new(),
     }
 }
 

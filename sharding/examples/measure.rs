@@ -32,15 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut sample = Vec::new();
     let built = Instant::now();
     let mut builder = Builder::new(&store, BuildOptions { shards, ..Default::default() })?;
-    let list: List = List {
-        name: "names".into(),
-        category: String::new(),
-        block_mode: None,
-        sinkhole: Vec::new(),
-        ede_text: None,
-        block_ttl_s: None,
-        answers: Vec::new(),
-    };
+    let list = List::named("names");
     let list = builder.list(list)?;
     let class = Class::plain(Kind::Block, Scope::Exact, list);
     let mut rule = Rule { class, key: RuleKey::Name { name: Name::ROOT, target: None } };

@@ -242,6 +242,21 @@ pub struct List {
     pub answers: Vec<TypedAnswer>,
 }
 
+impl List {
+    /// A list of this name with nothing special about it.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            category: String::new(),
+            block_mode: None,
+            sinkhole: Vec::new(),
+            ede_text: None,
+            block_ttl_s: None,
+            answers: Vec::new(),
+        }
+    }
+}
+
 /// A list's answer to blocked questions of one type.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

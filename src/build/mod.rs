@@ -59,15 +59,7 @@ impl ListSpec {
     /// A list of this name with nothing special about it.
     pub fn new(name: &str, format: Format, path: &Path) -> Self {
         Self {
-            list: List {
-                name: name.to_owned(),
-                category: String::new(),
-                block_mode: None,
-                sinkhole: Vec::new(),
-                ede_text: None,
-                block_ttl_s: None,
-                answers: Vec::new(),
-            },
+            list: List::named(name),
             path: path.to_path_buf(),
             format,
             options: lists::Options::new(0),

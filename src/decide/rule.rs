@@ -288,15 +288,7 @@ mod tests {
     impl Bench {
         fn new(rules: &[(Class, &str)]) -> Self {
             let lists = rules.iter().map(|(class, _)| class.list).max().unwrap_or(0) + 1;
-            let list = |number| List {
-                name: format!("list {number}"),
-                category: String::new(),
-                block_mode: None,
-                sinkhole: Vec::new(),
-                ede_text: None,
-                block_ttl_s: None,
-                answers: Vec::new(),
-            };
+            let list = |number| List::named(&format!("list {number}"));
             let patterns: Vec<_> = (0..).zip(rules).filter(|(_, (class, _))| class.scope == Scope::Pattern).collect();
             Self {
                 names: rules.iter().map(|(_, name)| name.parse().ok()).collect(),

@@ -217,15 +217,7 @@ fn sigterm_and_sigint_during_the_start_are_a_clean_end() {
 fn publish_uncompiled(site: &Site, patterns: impl Iterator<Item = String>) {
     let store = Store::create_or_open(&site.path("store")).unwrap();
     let mut builder = Builder::new(&store, BuildOptions { shards: 1, threads: Some(1) }).unwrap();
-    let list = List {
-        name: "patterns".to_owned(),
-        category: String::new(),
-        block_mode: None,
-        sinkhole: Vec::new(),
-        ede_text: None,
-        block_ttl_s: None,
-        answers: Vec::new(),
-    };
+    let list = List::named("patterns");
     let list = builder.list(list).unwrap();
     for regex in patterns {
         let class = Class::plain(Kind::Block, Scope::Pattern, list);

@@ -12,15 +12,7 @@ use corewall_sharding::rows::Shard;
 use corewall_sharding::rule::{Class, ClassId, Kind, List, Rule, RuleKey, Scope};
 
 pub fn list(name: &str) -> List {
-    List {
-        name: name.into(),
-        category: String::new(),
-        block_mode: None,
-        sinkhole: Vec::new(),
-        ede_text: None,
-        block_ttl_s: None,
-        answers: Vec::new(),
-    }
+    List::named(name)
 }
 
 pub fn name(text: &str) -> Name {

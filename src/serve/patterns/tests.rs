@@ -12,15 +12,7 @@ use super::*;
 fn generation(dir: &Path, regexes: &[&str], sidecar: impl FnOnce(&mut Built)) -> Generation {
     let store = Store::create_or_open(dir).unwrap();
     let mut builder = Builder::new(&store, BuildOptions { shards: 2, threads: Some(1) }).unwrap();
-    let list = List {
-        name: "patterns".to_owned(),
-        category: String::new(),
-        block_mode: None,
-        sinkhole: Vec::new(),
-        ede_text: None,
-        block_ttl_s: None,
-        answers: Vec::new(),
-    };
+    let list = List::named("patterns");
     let list = builder.list(list).unwrap();
     for regex in regexes {
         let class = Class::plain(Kind::Block, Scope::Pattern, list);
