@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use corewall::decide::answer::{Answer, Section, response_head};
 use corewall::decide::cache::{self, Cache, CacheKey, EntryHead};
 use corewall::decide::question::{Question, Rejection, parse};
-use corewall::decide::reply::{Body, Ede, ReplyHead, write, write_empty, write_error, write_truncated};
+use corewall::decide::reply::{Body, Ede, ReplyHead, write, write_error, write_truncated};
 use corewall::decide::{DropReason, Now, Transport};
 use corewall::limits;
 use corewall_sharding::name::Name;
@@ -107,6 +107,8 @@ struct Bench {
     question: Question,
     answer: Answer,
     body: Body,
+    /// Without records, as in SERVFAIL and REFUSED.
+    empty: Body,
     cache: Cache,
     out: Vec<u8>,
     cached: Vec<u8>,
@@ -122,6 +124,7 @@ impl Bench {
             question: Question::EMPTY,
             answer: Answer::new(),
             body: Body::new(),
+            empty: Body::new(),
             cache: Cache::new(1 << 20, [1, 2, 3, 4]),
             out: vec![0; limits::MESSAGE_BYTES_MAX],
             cached: vec![0; limits::MESSAGE_BYTES_MAX],
@@ -150,7 +153,7 @@ impl Bench {
                 let ede = Some(Ede { code: 15, text: "a list" });
                 let head = ReplyHead { rcode: 2, authentic_data: true, ede };
                 for transport in [Transport::Udp, Transport::Tcp] {
-                    let bytes = write_empty(question, transport, head, &mut self.out);
+                    let bytes = write(question, transport, head, &self.empty, &mut self.out);
                     check_reply(datagram, &self.out[..bytes], 1);
                 }
                 let bytes = write_truncated(question, &mut self.out);

@@ -221,11 +221,6 @@ pub fn write(question: &Question, transport: Transport, head: ReplyHead<'_>, bod
     })
 }
 
-/// Writes a reply without records: SERVFAIL, REFUSED and the like.
-pub fn write_empty(question: &Question, transport: Transport, head: ReplyHead<'_>, out: &mut [u8]) -> usize {
-    assemble(question, transport, head, Shape::default(), out, |_| {})
-}
-
 /// Writes an empty reply with TC, to bring a UDP client to TCP.
 pub fn write_truncated(question: &Question, out: &mut [u8]) -> usize {
     let head = ReplyHead { rcode: rcode::NOERROR, authentic_data: false, ede: None };

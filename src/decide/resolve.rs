@@ -1,7 +1,6 @@
 //! Stage 8 in motion: exchanges with upstreams, from the first send to the hand-over of the answer to all who wait.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
 use corewall_sharding::name::Name;
 
@@ -188,11 +187,6 @@ impl Core {
         let &Send { server, socket, transport, .. } = exchange.current()?;
         let address = self.resolver.upstreams.address(server)?;
         Some(UpstreamRequest { server, address, transport, socket, message: exchange.request() })
-    }
-
-    /// A server's address.
-    pub fn server_address(&self, server: ServerId) -> Option<SocketAddr> {
-        self.resolver.upstreams.address(server)
     }
 
     /// A message came from a server, on one of its sockets (over TCP: 0). Then drain [`Core::next_ready`].

@@ -27,8 +27,6 @@ pub type GroupId = u32;
 /// A group without servers that is always there.
 pub const NO_SERVERS: GroupId = GroupId::MAX;
 
-const _: () = assert!(GROUP_SERVERS_MAX <= u16::BITS as usize, "a bit for each server of a group");
-
 /// Microseconds that a server which did not answer stands behind the others.
 const SERVER_PENALTY_US: u64 = 5_000_000;
 

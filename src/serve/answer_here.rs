@@ -19,22 +19,35 @@ pub fn carry_out(
     patterns: &mut PatternScanner,
     out: &mut [u8],
 ) -> Step {
-    loop {
-        step = match step {
-            Step::AskStore(ticket) => core.on_rows(now, ticket, out, |lookup, found| store.read(lookup, found)),
-            Step::AskTarget(ticket) => {
-                let target = match core.alias_asked(ticket) {
-                    Some((shard, name, class)) => store.target(shard, name, class),
-                    None => Err(StoreFailed),
-                };
-                core.on_target(now, ticket, target, out)
-            }
-            Step::AskPatterns(ticket) => {
-                let mut matches = Matches::new();
-                let scanned = patterns.scan(core.lookup().text(), &mut matches);
-                core.on_matches(now, ticket, scanned.map(|()| &matches), out)
-            }
-            Step::Reply { .. } | Step::Drop(_) | Step::Wait(_) => return step,
-        };
+    while let Step::AskStore(_) | Step::AskTarget(_) | Step::AskPatterns(_) = step {
+        step = carry_one_out(core, now, step, store, patterns, out);
+    }
+    step
+}
+
+/// Carries out one step, if it is one that needs no network, and returns the one after it. On the hot path.
+pub fn carry_one_out(
+    core: &mut Core,
+    now: Now,
+    step: Step,
+    store: &mut StoreReader,
+    patterns: &mut PatternScanner,
+    out: &mut [u8],
+) -> Step {
+    match step {
+        Step::AskStore(ticket) => core.on_rows(now, ticket, out, |lookup, found| store.read(lookup, found)),
+        Step::AskTarget(ticket) => {
+            let target = match core.alias_asked(ticket) {
+                Some((shard, name, class)) => store.target(shard, name, class),
+                None => Err(StoreFailed),
+            };
+            core.on_target(now, ticket, target, out)
+        }
+        Step::AskPatterns(ticket) => {
+            let mut matches = Matches::new();
+            let scanned = patterns.scan(core.lookup().text(), &mut matches);
+            core.on_matches(now, ticket, scanned.map(|()| &matches), out)
+        }
+        Step::Reply { .. } | Step::Drop(_) | Step::Wait(_) => step,
     }
 }

@@ -9,12 +9,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use corewall::build::patterns::Compiler;
-use corewall::decide::pattern::Matches;
 use corewall::decide::rulebook::RuleBook;
 use corewall::decide::settings::Settings;
 use corewall::decide::upstream::ServerId;
 use corewall::decide::{Core, ExchangeId, Now, Origin, Ready, Step, StoreFailed, Transport};
-use corewall::serve::answer_here::carry_out;
+use corewall::serve::answer_here::{carry_one_out, carry_out};
 use corewall::serve::patterns::{PatternDatabase, PatternScanner};
 use corewall::serve::store::StoreReader;
 use corewall::{build, config, limits};
@@ -285,31 +284,4 @@ fn open(folder: &Path, name: &str, config: &str) -> Result<Opened, String> {
     let reader = StoreReader::open(&generation, config.mmap).map_err(|error| error.to_string())?;
     let patterns = PatternDatabase::load(&generation).and_then(|patterns| PatternScanner::new(Arc::new(patterns)));
     Ok((Arc::new(settings), Arc::new(rules), reader, patterns.map_err(|error| error.to_string())?))
-}
-
-/// Carries out the next step alone, so that the one after it may fail.
-fn carry_one_out(
-    core: &mut Core,
-    now: Now,
-    step: Step,
-    store: &mut StoreReader,
-    patterns: &mut PatternScanner,
-    out: &mut [u8],
-) -> Step {
-    match step {
-        Step::AskStore(ticket) => core.on_rows(now, ticket, out, |lookup, found| store.read(lookup, found)),
-        Step::AskTarget(ticket) => {
-            let target = match core.alias_asked(ticket) {
-                Some((shard, name, class)) => store.target(shard, name, class),
-                None => Err(StoreFailed),
-            };
-            core.on_target(now, ticket, target, out)
-        }
-        Step::AskPatterns(ticket) => {
-            let mut matches = Matches::new();
-            let scanned = patterns.scan(core.lookup().text(), &mut matches);
-            core.on_matches(now, ticket, scanned.map(|()| &matches), out)
-        }
-        step => step,
-    }
 }
