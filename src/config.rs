@@ -6,9 +6,11 @@
 //!
 //! Not done here: opening lists or the store, and asking the machine which cores it has. `cli` does that.
 
+mod cache;
 mod check;
 mod error;
 mod settings;
+mod upstream;
 mod value;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -18,7 +20,9 @@ use corewall_sharding::rule::{BlockMode, TypedAnswer};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+pub use self::cache::Cache;
 pub use self::error::ConfigError;
+pub use self::upstream::{Upstream, Upstreams};
 pub use self::value::{Cores, LogLevel, WildcardAction, parse_server};
 use crate::decide::settings::OnStoreError;
 use crate::lists::{AdblockModifiers, Format};
@@ -103,27 +107,6 @@ impl Default for Config {
     }
 }
 
-/// The upstream groups.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Upstreams {
-    /// For everything that no rule sends elsewhere.
-    pub default: Upstream,
-    /// For `forward-allow` rules without a server of their own.
-    pub allow: Upstream,
-    /// For `forward-block` rules without a server of their own.
-    pub block: Upstream,
-}
-
-/// One upstream group.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Upstream {
-    /// In the order in which they are tried.
-    #[serde(deserialize_with = "value::servers")]
-    pub servers: Vec<SocketAddr>,
-}
-
 /// Answers to blocked questions, unless list or policy say otherwise.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -157,33 +140,6 @@ pub struct Alias {
 impl Default for Alias {
     fn default() -> Self {
         Self { ttl_s: 60 }
-    }
-}
-
-/// The response cache of each worker.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Cache {
-    /// Bytes for each worker.
-    #[serde(deserialize_with = "value::cache_bytes")]
-    pub bytes: usize,
-    /// Seconds that an answer is kept at least.
-    #[serde(deserialize_with = "value::ttl_s")]
-    pub ttl_s_min: u32,
-    /// Seconds that an answer is kept at most.
-    #[serde(deserialize_with = "value::ttl_s")]
-    pub ttl_s_max: u32,
-    /// The same for answers that say there is nothing (RFC 2308 §5).
-    #[serde(deserialize_with = "value::ttl_s")]
-    pub negative_ttl_s_max: u32,
-    /// Seconds that a failure to resolve is kept (RFC 9520 §3.2).
-    #[serde(deserialize_with = "value::failure_ttl_s")]
-    pub failure_ttl_s: u32,
-}
-
-impl Default for Cache {
-    fn default() -> Self {
-        Self { bytes: 64 << 20, ttl_s_min: 0, ttl_s_max: 86_400, negative_ttl_s_max: 3_600, failure_ttl_s: 5 }
     }
 }
 
