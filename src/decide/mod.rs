@@ -24,6 +24,7 @@ pub mod rule;
 pub mod pattern;
 pub mod block;
 mod resolve;
+mod resume;
 pub mod upstream;
 pub mod waiting;
 mod chain;
@@ -50,7 +51,7 @@ use corewall_sharding::name::Name;
 use corewall_sharding::rule::{ClassId, Kind};
 
 pub use self::step::{
-    DropReason, ExchangeId, Now, Origin, Ready, Step, StoreFailed, Ticket, Transport, UpstreamRequest,
+    DropReason, ExchangeId, Now, Origin, Ready, SendId, Step, StoreFailed, Ticket, Transport, UpstreamRequest,
 };
 
 use self::answer::Answer;

@@ -1,20 +1,17 @@
-//! Stage 8 in motion: exchanges with upstreams, from the first send to the hand-over of the answer to all who wait.
+//! Stage 8 in motion: exchanges with upstreams, from the first send to the answer; [`super::resume`] hands it over.
 
 use std::collections::VecDeque;
 
 use corewall_sharding::name::Name;
 
+use super::Core;
 use super::answer::{self, ResponseError, ResponseHead};
-use super::query::Stage;
-use super::step::{ExchangeId, Now, Ready, Step, Ticket, Transport, UpstreamRequest};
-use super::upstream::{self, Chance, ServerId, Upstreams};
+use super::step::{ExchangeId, Now, Ready, SendId, Ticket, Transport, UpstreamRequest};
+use super::upstream::{self, Chance, REQUEST_BYTES_MAX, ServerId, Upstreams};
 use super::waiting::{Exchange, ExchangeKey, Exchanges, Send};
 use super::why::Failure;
 use super::wire::rcode;
-use super::{Core, lost};
-use crate::limits::{
-    EXCHANGES_MAX, HEADER_BYTES, MESSAGE_BYTES_MAX, SERVER_SOCKETS, UPSTREAM_ANSWER_US_MAX, UPSTREAM_SENDS_MAX,
-};
+use crate::limits::{EXCHANGES_MAX, HEADER_BYTES, MESSAGE_BYTES_MAX, SERVER_SOCKETS, UPSTREAM_ANSWER_US_MAX};
 
 /// Draws of a message id before one is given up as taken: with [`EXCHANGES_MAX`] of 65,536 ids taken, eight draws fail once
 /// in 10^12 times.
@@ -23,7 +20,7 @@ const _: () = assert!(EXCHANGES_MAX <= 2_048, "or ids are often taken");
 
 /// What came of an exchange, while its clients are being resumed.
 #[derive(Clone, Copy)]
-enum Outcome {
+pub(super) enum Outcome {
     Nothing,
     /// The message is in `response`.
     Answered {
@@ -37,13 +34,15 @@ enum Outcome {
 pub(super) struct Resolver {
     pub(super) upstreams: Upstreams,
     pub(super) chance: Chance,
-    exchanges: Exchanges,
-    ready: VecDeque<Ready>,
-    outcome: Outcome,
-    outcome_sends: u8,
-    resuming: Option<Ticket>,
-    response: Vec<u8>,
-    response_bytes: usize,
+    pub(super) exchanges: Exchanges,
+    /// Where the request at hand is written.
+    request: [u8; REQUEST_BYTES_MAX],
+    pub(super) ready: VecDeque<Ready>,
+    pub(super) outcome: Outcome,
+    pub(super) outcome_sends: u8,
+    pub(super) resuming: Option<Ticket>,
+    pub(super) response: Vec<u8>,
+    pub(super) response_bytes: usize,
 }
 
 impl Resolver {
@@ -53,6 +52,7 @@ impl Resolver {
             upstreams: Upstreams::new(),
             exchanges: Exchanges::new(chance.seeds()),
             chance,
+            request: [0; REQUEST_BYTES_MAX],
             // Per event at most a send and a closing for each exchange that its clients open or end.
             ready: VecDeque::with_capacity(2 * EXCHANGES_MAX),
             outcome: Outcome::Nothing,
@@ -64,7 +64,13 @@ impl Resolver {
     }
 
     /// Sends the question to the next server, or over TCP to the same one; `Err` when its sends or its time are used up.
-    fn send(&mut self, now: Now, timeout_us: u64, id: ExchangeId, over_tcp: Option<ServerId>) -> Result<(), Failure> {
+    pub(super) fn send(
+        &mut self,
+        now: Now,
+        timeout_us: u64,
+        id: ExchangeId,
+        over_tcp: Option<ServerId>,
+    ) -> Result<(), Failure> {
         let exchange = self.exchanges.get_mut(id).ok_or(Failure::UpstreamsSilent)?;
         let end = exchange.began.plus_us(UPSTREAM_ANSWER_US_MAX);
         if exchange.sends >= exchange.sends_max || now >= end {
@@ -89,11 +95,8 @@ impl Resolver {
         // An answer after the end would be dropped: nobody is to wait for it.
         let send = Send { id: message_id, server, socket, transport };
         self.exchanges.sent(id, send, now, now.plus_us(timeout_us).min(end));
-        let exchange = self.exchanges.get_mut(id).ok_or(Failure::UpstreamsSilent)?;
-        let ExchangeKey { name, qtype, qclass, dnssec_ok, .. } = exchange.key;
-        let (request, bytes) = exchange.request_mut();
-        *bytes = upstream::write_request(message_id, &name, qtype, qclass, dnssec_ok, request);
-        self.ready.push_back(Ready::Send(id));
+        let sends = self.exchanges.get(id).map_or(0, |exchange| exchange.sends);
+        self.ready.push_back(Ready::Send(SendId { exchange: id, place: sends.saturating_sub(1) }));
         Ok(())
     }
 
@@ -123,70 +126,22 @@ impl Resolver {
 }
 
 impl Core {
-    /// Puts the query among those that wait for its question's answer; sends the question if nobody has.
-    pub(super) fn ask_upstream(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
-        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
-        let resolver = &mut self.resolver;
-        if resolver.upstreams.server_count(query.group) == 0 {
-            return self.fail(now, ticket, rcode::SERVFAIL, Failure::NoUpstream, out);
-        }
-        if query.sends >= UPSTREAM_SENDS_MAX {
-            return self.fail(now, ticket, rcode::SERVFAIL, Failure::SendsUsedUp, out);
-        }
-        // Only now does the query take a place that others may need: what could be answered at once has been.
-        let (is_counted, client) = (query.is_counted, query.origin.client.ip());
-        let has_place = is_counted || (self.queries.may_wait() && self.quota.take(client));
-        if !has_place {
-            self.counters.overloaded.add(1);
-            return self.fail(now, ticket, rcode::SERVFAIL, Failure::Overloaded, out);
-        }
-        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
-        query.is_counted = true;
-        let key = ExchangeKey {
-            name: *query.resolved(),
-            qtype: query.question.qtype,
-            qclass: query.question.qclass,
-            dnssec_ok: query.question.dnssec_ok(),
-            group: query.group,
-        };
-        let known = resolver.exchanges.find(&key);
-        let Some(id) = known.or_else(|| resolver.exchanges.open(key, now)) else {
-            self.counters.overloaded.add(1);
-            return self.fail(now, ticket, rcode::SERVFAIL, Failure::Overloaded, out);
-        };
-        match known {
-            Some(_) => self.counters.exchanges_shared.add(1),
-            None => self.counters.exchanges.add(1),
-        }
-        if let Some(exchange) = resolver.exchanges.get_mut(id) {
-            // A client at the end of a long chain must not leave those who join it with fewer tries than are theirs.
-            exchange.sends_max = exchange.sends_max.max(UPSTREAM_SENDS_MAX - query.sends);
-        }
-        query.stage = Stage::Upstream(id);
-        query.next = None;
-        let Some(Ok(before)) = resolver.exchanges.get_mut(id).map(|exchange| exchange.join(ticket)) else {
-            self.counters.overloaded.add(1);
-            return self.fail(now, ticket, rcode::SERVFAIL, Failure::Overloaded, out);
-        };
-        if let Some(before) = before.and_then(|before| self.queries.get_mut(before)) {
-            before.next = Some(ticket);
-        }
-        if known.is_none()
-            && let Err(failure) = resolver.send(now, self.settings.upstream_timeout_ms * 1_000, id, None)
-        {
-            // Nobody but this query waits for an exchange that was never sent.
-            resolver.exchanges.close(id);
-            return self.fail(now, ticket, rcode::SERVFAIL, failure, out);
-        }
-        Step::Wait(ticket)
+    /// What is to be sent after [`Ready::Send`]; none when its exchange is over.
+    pub fn upstream_request(&mut self, id: SendId) -> Option<UpstreamRequest<'_>> {
+        let Resolver { exchanges, upstreams, request, .. } = &mut self.resolver;
+        let exchange = exchanges.get(id.exchange)?;
+        let &Send { id: message_id, server, socket, transport } = exchange.send(id.place)?;
+        let address = upstreams.address(server)?;
+        let ExchangeKey { name, qtype, qclass, dnssec_ok, .. } = &exchange.key;
+        let bytes = upstream::write_request(message_id, name, *qtype, *qclass, *dnssec_ok, request);
+        let message = request.get(..bytes)?;
+        Some(UpstreamRequest { server, address, transport, socket, id: message_id, message })
     }
 
-    /// What is to be sent after [`Ready::Send`].
-    pub fn upstream_request(&self, id: ExchangeId) -> Option<UpstreamRequest<'_>> {
-        let exchange = self.resolver.exchanges.get(id)?;
-        let &Send { server, socket, transport, .. } = exchange.current()?;
-        let address = self.resolver.upstreams.address(server)?;
-        Some(UpstreamRequest { server, address, transport, socket, message: exchange.request() })
+    /// Whether the answer to this send is still waited for.
+    pub fn is_awaited(&self, id: SendId) -> bool {
+        let exchange = self.resolver.exchanges.get(id.exchange);
+        exchange.is_some_and(|exchange| exchange.sends == id.place + 1)
     }
 
     /// A message came from a server, on one of its sockets (over TCP: 0). Then drain [`Core::next_ready`].
@@ -268,13 +223,12 @@ impl Core {
         }
     }
 
-    /// The send of an exchange to `server` failed at once: refused, unreachable, reset. One that was given up before, so
-    /// that another send is waited for, makes no difference. Then drain [`Core::next_ready`].
-    pub fn on_upstream_failed(&mut self, now: Now, id: ExchangeId, server: ServerId, transport: Transport) {
-        let current = self.resolver.exchanges.get(id).and_then(Exchange::current);
-        if current.is_some_and(|send| (send.server, send.transport) == (server, transport)) {
+    /// A send failed at once: refused, unreachable, reset. One that was given up before, so that another send is waited for,
+    /// makes no difference. Then drain [`Core::next_ready`].
+    pub fn on_upstream_failed(&mut self, now: Now, id: SendId) {
+        if self.is_awaited(id) {
             self.counters.upstream_failures.add(1);
-            self.try_next(now, id);
+            self.try_next(now, id.exchange);
         }
     }
 
@@ -282,7 +236,8 @@ impl Core {
     /// Call until it returns false, draining [`Core::next_ready`] in between.
     pub fn on_socket_failed(&mut self, now: Now, server: ServerId, socket: u16) -> bool {
         let Some(id) = self.resolver.exchanges.find_on_socket(server, socket, now) else { return false };
-        self.on_upstream_failed(now, id, server, Transport::Udp);
+        self.counters.upstream_failures.add(1);
+        self.try_next(now, id);
         true
     }
 
@@ -308,51 +263,6 @@ impl Core {
     /// When [`Core::on_tick`] has something to do.
     pub fn next_deadline(&mut self) -> Option<Now> {
         self.resolver.exchanges.next_deadline()
-    }
-
-    /// What an event left to be done; drain it before the next event.
-    pub fn next_ready(&mut self) -> Option<Ready> {
-        if let Some(ready) = self.resolver.ready.pop_front() {
-            if let Ready::Done(_) = ready {
-                // The next clients to be resumed wait for another exchange.
-                self.shared = None;
-            }
-            if let Ready::Send(_) = ready {
-                self.counters.upstream_sends.add(1);
-            }
-            return Some(ready);
-        }
-        let ticket = self.resolver.resuming?;
-        self.resolver.resuming = self.queries.get(ticket).and_then(|query| query.next);
-        Some(Ready::Query(ticket))
-    }
-
-    /// Goes on with a query whose exchange has ended.
-    pub fn resume(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
-        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
-        query.next = None;
-        query.sends = query.sends.saturating_add(self.resolver.outcome_sends);
-        // Whoever asked the same under the same policy has the same answer: it is read, judged and composed once, however
-        // many wait for it.
-        if let Some(shared) = self.shared
-            && query.links().is_empty()
-            && !query.is_private
-            && (shared.policy, shared.checking_disabled, shared.rules)
-                == (query.policy, query.question.checking_disabled, query.rules)
-        {
-            return self.write(ticket, shared.rcode, shared.authentic_data, shared.ede, out);
-        }
-        match self.resolver.outcome {
-            Outcome::Answered { rcode, authentic_data } => {
-                let response = std::mem::take(&mut self.resolver.response);
-                let message = response.get(..self.resolver.response_bytes).unwrap_or_default();
-                let step = self.accept_response(now, ticket, message, rcode, authentic_data, out);
-                self.resolver.response = response;
-                step
-            }
-            Outcome::Failed(failure) => self.fail(now, ticket, rcode::SERVFAIL, failure, out),
-            Outcome::Nothing => lost(),
-        }
     }
 
     /// Exchanges in flight.

@@ -57,6 +57,15 @@ pub struct ExchangeId {
     pub(super) turn: u32,
 }
 
+/// One message of an exchange to one server; void once the exchange is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SendId {
+    /// Of which exchange.
+    pub exchange: ExchangeId,
+    /// Which of its sends, from 0.
+    pub(super) place: u8,
+}
+
 /// What `serve` is to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -78,10 +87,10 @@ pub enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ready {
     /// Send [`super::Core::upstream_request`].
-    Send(ExchangeId),
+    Send(SendId),
     /// Call [`super::Core::resume`].
     Query(Ticket),
-    /// The exchange's sends are over: what belongs to it (a TCP connection) may be closed.
+    /// The exchange is over: no answer to any of its sends is waited for any more.
     Done(ExchangeId),
 }
 
@@ -116,6 +125,8 @@ pub struct UpstreamRequest<'a> {
     pub transport: Transport,
     /// Which of the server's sockets (source ports), below [`limits::SERVER_SOCKETS`]; for UDP.
     pub socket: u16,
+    /// Its message id: no other send in flight bears it.
+    pub id: u16,
     /// The message, without a length in front.
     pub message: &'a [u8],
 }

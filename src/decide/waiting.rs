@@ -8,7 +8,7 @@ use hashbrown::HashTable;
 
 use super::Now;
 use super::step::{ExchangeId, Ticket, Transport};
-use super::upstream::{GroupId, REQUEST_BYTES_MAX, ServerId, Tried};
+use super::upstream::{GroupId, ServerId, Tried};
 use crate::limits::{EXCHANGE_CLIENTS_MAX, EXCHANGES_MAX, UPSTREAM_SENDS_MAX};
 
 /// What makes two questions to upstreams equal. The client's EDNS variants beside DO make no difference.
@@ -72,8 +72,6 @@ pub struct Exchange {
     first: Option<Ticket>,
     last: Option<Ticket>,
     clients: u16,
-    request: [u8; REQUEST_BYTES_MAX],
-    request_bytes: usize,
 }
 
 /// All exchanges of one worker; memory fixed at start.
@@ -278,14 +276,17 @@ impl Exchange {
             first: None,
             last: None,
             clients: 0,
-            request: [0; REQUEST_BYTES_MAX],
-            request_bytes: 0,
         }
     }
 
     /// The sends so far.
     pub fn log(&self) -> &[Send] {
         self.log.get(..usize::from(self.sends)).unwrap_or_default()
+    }
+
+    /// One of them.
+    pub fn send(&self, place: u8) -> Option<&Send> {
+        self.log().get(usize::from(place))
     }
 
     /// The send that is waited for.
@@ -303,16 +304,6 @@ impl Exchange {
             self.first = Some(ticket);
         }
         Ok(self.last.replace(ticket))
-    }
-
-    /// Where the request is written; `bytes` tells how much of it counts.
-    pub fn request_mut(&mut self) -> (&mut [u8; REQUEST_BYTES_MAX], &mut usize) {
-        (&mut self.request, &mut self.request_bytes)
-    }
-
-    /// The request as it is sent.
-    pub fn request(&self) -> &[u8] {
-        self.request.get(..self.request_bytes).unwrap_or_default()
     }
 }
 

@@ -90,7 +90,7 @@ pub async fn run(worker: Shared, wait: Wait) {
 }
 
 fn tcp_asker(worker: Weak<RefCell<Worker>>) -> AskOverTcp {
-    Box::new(move |exchange, server, address, question| {
+    Box::new(move |send, server, address, question| {
         let worker = worker.clone();
         spawn_local(async move {
             // The worker is borrowed by whoever asks.
@@ -102,7 +102,7 @@ fn tcp_asker(worker: Weak<RefCell<Worker>>) -> AskOverTcp {
             };
             let answer = ask_over_tcp(address, &question, connected).await;
             if let Some(worker) = worker.upgrade() {
-                worker.borrow_mut().take_tcp_answer(exchange, server, answer);
+                worker.borrow_mut().take_tcp_answer(send, server, answer);
             }
         })
     })

@@ -257,7 +257,7 @@ mod tests {
 
         fn request(&self, socket: u16) -> UpstreamRequest<'static> {
             let address = self.0.local_addr().unwrap();
-            UpstreamRequest { server: 3, address, transport: Transport::Udp, socket, message: b"question" }
+            UpstreamRequest { server: 3, address, transport: Transport::Udp, socket, id: 9, message: b"question" }
         }
 
         fn heard(&self) -> SocketAddr {

@@ -24,7 +24,7 @@ use super::udp::{ReceiveBatch, Received, SendBatch};
 use super::upstream::{Heard, Ports, Unsent};
 use super::wait::{Park, Tag};
 use crate::decide::upstream::ServerId;
-use crate::decide::{Core, ExchangeId, Now, Origin, Ready, Step, Ticket, Transport};
+use crate::decide::{Core, ExchangeId, Now, Origin, Ready, SendId, Step, Ticket, Transport};
 use crate::limits::{
     BATCH_DATAGRAMS, BATCHES_IN_A_ROW_MAX, DATAGRAM_BYTES_MAX, MESSAGE_BYTES_MAX, QUERIES_WAITING_MAX,
     READY_SOCKETS_MAX, UPSTREAM_ANSWERS_IN_A_ROW_MAX, UPSTREAM_FAILURES_MAX,
@@ -43,12 +43,12 @@ struct Listener {
 
 /// What failed while `decide` was handing work out, and is reported to it afterwards.
 enum Failed {
-    Exchange(ExchangeId, ServerId, Transport),
+    Send(SendId),
     Socket(ServerId, u16),
 }
 
 /// How an upstream question over TCP is sent: by a task of the executor, which is stopped by dropping it.
-pub type AskOverTcp = Box<dyn Fn(ExchangeId, ServerId, SocketAddr, Vec<u8>) -> Task<()>>;
+pub type AskOverTcp = Box<dyn Fn(SendId, ServerId, SocketAddr, Vec<u8>) -> Task<()>>;
 
 /// What one round of looking at the sockets came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -314,15 +314,15 @@ impl Worker {
     }
 
     /// Takes the answer, or the failure, of an upstream question over TCP.
-    pub fn take_tcp_answer(&mut self, exchange: ExchangeId, server: ServerId, answer: io::Result<Vec<u8>>) {
+    pub fn take_tcp_answer(&mut self, send: SendId, server: ServerId, answer: io::Result<Vec<u8>>) {
         let now = self.clock.now();
         // The task that brings it must not be stopped by the exchange's end: it is this one.
-        if let Some(task) = self.tcp_exchanges.remove(&exchange) {
+        if let Some(task) = self.tcp_exchanges.remove(&send.exchange) {
             task.detach();
         }
         match answer {
             Ok(message) => self.core.on_upstream(now, server, Transport::Tcp, 0, &message),
-            Err(_) => self.failed.push_back(Failed::Exchange(exchange, server, Transport::Tcp)),
+            Err(_) => self.failed.push_back(Failed::Send(send)),
         }
         self.settle(now);
     }
@@ -354,16 +354,14 @@ impl Worker {
         loop {
             while let Some(ready) = self.core.next_ready() {
                 match ready {
-                    Ready::Send(exchange) => self.send_upstream(now, exchange),
+                    Ready::Send(send) => self.send_upstream(now, send),
                     Ready::Query(ticket) => self.resume(now, ticket),
                     // Dropping the task closes its connection.
                     Ready::Done(exchange) => drop(self.tcp_exchanges.remove(&exchange)),
                 }
             }
             match self.failed.pop_front() {
-                Some(Failed::Exchange(exchange, server, transport)) => {
-                    self.core.on_upstream_failed(now, exchange, server, transport);
-                }
+                Some(Failed::Send(send)) => self.core.on_upstream_failed(now, send),
                 Some(Failed::Socket(server, slot)) => {
                     if self.core.on_socket_failed(now, server, slot) {
                         self.failed.push_front(Failed::Socket(server, slot));
@@ -405,8 +403,8 @@ impl Worker {
         send.push(bytes, to);
     }
 
-    fn send_upstream(&mut self, now: Now, exchange: ExchangeId) {
-        let Some(request) = self.core.upstream_request(exchange) else { return };
+    fn send_upstream(&mut self, now: Now, send: SendId) {
+        let Some(request) = self.core.upstream_request(send) else { return };
         let sent = match (request.transport, &self.ask_over_tcp) {
             (Transport::Udp, _) => {
                 let opened = self.ports.opened();
@@ -415,8 +413,8 @@ impl Worker {
                 sent
             }
             (Transport::Tcp, Some(ask)) => {
-                let task = ask(exchange, request.server, request.address, request.message.to_vec());
-                self.tcp_exchanges.insert(exchange, task);
+                let task = ask(send, request.server, request.address, request.message.to_vec());
+                self.tcp_exchanges.insert(send.exchange, task);
                 Ok(())
             }
             (Transport::Tcp, None) => Err(Unsent::Failed),
@@ -425,7 +423,7 @@ impl Worker {
         self.counters.upstream_unsent.add(1);
         let failed = match unsent {
             Unsent::Refused => Failed::Socket(request.server, request.socket),
-            Unsent::Failed => Failed::Exchange(exchange, request.server, request.transport),
+            Unsent::Failed => Failed::Send(send),
         };
         // Reported after all that is ready now has been carried out: `decide` is in the middle of handing it out.
         self.failed.push_back(failed);

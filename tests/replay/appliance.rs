@@ -12,7 +12,7 @@ use corewall::build::patterns::Compiler;
 use corewall::decide::rulebook::RuleBook;
 use corewall::decide::settings::Settings;
 use corewall::decide::upstream::ServerId;
-use corewall::decide::{Core, ExchangeId, Now, Origin, Ready, Step, StoreFailed, Transport};
+use corewall::decide::{Core, Now, Origin, Ready, SendId, Step, StoreFailed, Transport};
 use corewall::serve::answer_here::{carry_one_out, carry_out};
 use corewall::serve::patterns::{PatternDatabase, PatternScanner};
 use corewall::serve::store::StoreReader;
@@ -35,7 +35,7 @@ pub struct Answer {
 
 /// A message to an upstream server.
 pub struct Sent {
-    pub exchange: ExchangeId,
+    pub id: SendId,
     pub server: ServerId,
     pub address: SocketAddr,
     pub transport: Transport,
@@ -125,15 +125,13 @@ impl Appliance {
 
     /// The message that `place` in `sent` holds could not be delivered.
     pub fn refuse(&mut self, place: usize) -> Result<(), String> {
-        let Sent { exchange, server, transport, .. } = self.sent[place];
-        self.core.on_upstream_failed(self.now, exchange, server, transport);
+        self.core.on_upstream_failed(self.now, self.sent[place].id);
         self.drain()
     }
 
     /// Whether the core still waits for an answer to this very message.
     pub fn is_awaited(&self, sent: &Sent) -> bool {
-        let current = self.core.upstream_request(sent.exchange);
-        current.is_some_and(|current| (current.message, current.transport) == (&sent.wire, sent.transport))
+        self.core.is_awaited(sent.id)
     }
 
     /// Microseconds until something is given up, if anything waits.
@@ -187,10 +185,10 @@ impl Appliance {
         for _ in 0..EVENTS_MAX {
             match self.core.next_ready() {
                 None => return Ok(()),
-                Some(Ready::Send(exchange)) => {
-                    let request = self.core.upstream_request(exchange).ok_or("a send without a message")?;
+                Some(Ready::Send(id)) => {
+                    let request = self.core.upstream_request(id).ok_or("a send without a message")?;
                     self.sent.push(Sent {
-                        exchange,
+                        id,
                         server: request.server,
                         address: request.address,
                         transport: request.transport,
