@@ -97,6 +97,23 @@ pub const CACHE_ENTRY_RECORDS_MAX: usize = 256;
 /// Entries that one eviction from the cache looks at: in a cache whose entries are nearly all in use, the search for one
 /// that is not would otherwise hold up a query for as long as the cache is large.
 pub const CACHE_EVICTION_STEPS_MAX: usize = 64;
+/// Places of the cache that one slice of a flush looks at: some 100 us.
+pub const CACHE_FLUSH_STEP: usize = 4_096;
+/// Hits from which on an answer counts as popular, and is asked for again before it ends.
+pub const PREFETCH_HITS_MIN: u8 = 2;
+/// Seconds of TTL below which an answer is not asked for before it ends: its last tenth would be over at once.
+pub const PREFETCH_TTL_S_MIN: u32 = 10;
+/// Seconds after which an attempt to renew an answer that nobody waits for counts as lost.
+pub const REFRESH_S_MAX: u32 = 3;
+const _: () = assert!(REFRESH_S_MAX as u64 * 1_000_000 > UPSTREAM_ANSWER_US_MAX, "or two would be under way");
+/// Queries of one worker under way to renew an answer and for no client: a sixteenth of the places for queries and an eighth of
+/// those for exchanges, so that clients are never kept out.
+pub const REFRESHES_MAX: usize = 256;
+const _: () = assert!(REFRESHES_MAX * 8 <= EXCHANGES_MAX && REFRESHES_MAX * 16 <= QUERIES_WAITING_MAX, "clients first");
+/// Seconds past its end that an answer is kept at most for when the upstreams fail (RFC 8767 §5 suggests 1 to 3 days).
+pub const STALE_WINDOW_S_MAX: u32 = 7 * 86_400;
+/// Seconds that clients may keep a stale answer at most.
+pub const STALE_TTL_S_MAX: u32 = 300;
 /// Seconds that an answer may be cached at most (RFC 8767 §4 advises a week; a day bounds what a mistake costs).
 pub const TTL_S_MAX: u32 = 86_400;
 

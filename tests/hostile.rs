@@ -125,7 +125,7 @@ impl Bench {
             answer: Answer::new(),
             body: Body::new(),
             empty: Body::new(),
-            cache: Cache::new(1 << 20, [1, 2, 3, 4]),
+            cache: Cache::new(1 << 20, cache::Eviction::Sieve, [1, 2, 3, 4]),
             out: vec![0; limits::MESSAGE_BYTES_MAX],
             cached: vec![0; limits::MESSAGE_BYTES_MAX],
             outcomes: [0; 3],
@@ -236,6 +236,7 @@ impl Bench {
             qclass: question.qclass,
             dnssec_ok: false,
             checking_disabled: false,
+            subnet: 0,
         };
         let entry_head = EntryHead {
             origin: cache::Origin::Upstream { group: 0, chain: false },

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::value;
+use crate::decide::cache::Eviction;
 
 /// The response cache of each worker.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -11,6 +12,8 @@ pub struct Cache {
     /// Bytes for each worker.
     #[serde(deserialize_with = "value::cache_bytes")]
     pub bytes: usize,
+    /// Which answer goes when room is needed.
+    pub eviction: Eviction,
     /// Seconds that an answer is kept at least.
     #[serde(deserialize_with = "value::ttl_s")]
     pub ttl_s_min: u32,
@@ -27,6 +30,13 @@ pub struct Cache {
 
 impl Default for Cache {
     fn default() -> Self {
-        Self { bytes: 64 << 20, ttl_s_min: 0, ttl_s_max: 86_400, negative_ttl_s_max: 3_600, failure_ttl_s: 5 }
+        Self {
+            bytes: 64 << 20,
+            eviction: Eviction::default(),
+            ttl_s_min: 0,
+            ttl_s_max: 86_400,
+            negative_ttl_s_max: 3_600,
+            failure_ttl_s: 5,
+        }
     }
 }

@@ -38,6 +38,7 @@ impl Config {
             ede_text: self.block.ede_text,
             cache: CacheBounds {
                 bytes: self.cache.bytes,
+                eviction: self.cache.eviction,
                 ttl_s_min: self.cache.ttl_s_min,
                 ttl_s_max: self.cache.ttl_s_max,
                 negative_ttl_s_max: self.cache.negative_ttl_s_max,

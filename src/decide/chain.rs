@@ -170,9 +170,13 @@ impl Core {
             self.counters.rewritten.add(1);
         }
         let ttl_s = rewrite::bound_ttls(&mut self.answer, query.question.qtype, &bounds);
-        let chain = self.answer.chain_target(0).is_some();
+        let group = query.group;
+        let origin = match query.links().is_empty() {
+            true => cache::Origin::Upstream { group, chain: self.answer.chain_target(0).is_some() },
+            // The links in front are ours.
+            false => cache::Origin::Derived { group },
+        };
         self.body.compose(&query.question, &self.answer);
-        let origin = cache::Origin::Upstream { group: query.group, chain };
         self.conclude(now, ticket, origin, ttl_s, None, out)
     }
 }

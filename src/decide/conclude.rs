@@ -18,7 +18,7 @@ pub(super) struct Shared {
     pub(super) rules: u64,
     pub(super) rcode: u16,
     pub(super) authentic_data: bool,
-    pub(super) ede: Option<(u16, u32)>,
+    pub(super) ede: Option<(u16, u16)>,
 }
 
 impl Core {
@@ -41,7 +41,7 @@ impl Core {
         let (origin, ttl_s) = match origin {
             cache::Origin::Rule if query.is_linked_upstream => {
                 let ttl_s = query.links().iter().map(|link| link.ttl_s).min().unwrap_or(0);
-                (cache::Origin::Upstream { group: query.group, chain: true }, ttl_s.min(self.settings.cache.ttl_s_max))
+                (cache::Origin::Derived { group: query.group }, ttl_s.min(self.settings.cache.ttl_s_max))
             }
             _ => (origin, ttl_s),
         };
@@ -65,7 +65,7 @@ impl Core {
         ticket: Ticket,
         rcode: u16,
         authentic_data: bool,
-        ede: Option<(u16, u32)>,
+        ede: Option<(u16, u16)>,
         out: &mut [u8],
     ) -> Step {
         let Some(query) = self.queries.get(ticket) else { return lost() };

@@ -60,6 +60,8 @@ counters! {
     cache_hits,
     /// Cached answers that were judged again after a change of rules and held.
     cache_confirmed,
+    /// Cached answers that were forgotten on demand.
+    cache_flushed,
     /// Questions answered from local records and special-use names.
     local_answers,
     /// Questions for which a filter said that the store may know more.

@@ -106,7 +106,7 @@ impl Core {
     /// Takes all the memory that this worker will need. `seed` must be unpredictable in service: message ids come from it.
     pub fn new(settings: Arc<Settings>, rules: Arc<RuleBook>, seed: [u8; 32]) -> Core {
         let mut resolver = Resolver::new(seed);
-        let cache = Cache::new(settings.cache.bytes, resolver.chance.seeds());
+        let cache = Cache::new(settings.cache.bytes, settings.cache.eviction, resolver.chance.seeds());
         let mut core = Core {
             rules_stamp: 0,
             addresses_stamp: 0,
@@ -397,7 +397,7 @@ impl Core {
         let (origin, ttl_s) = match subject {
             Subject::Resolved => (cache::Origin::Rule, u32::MAX),
             Subject::Chained(_) | Subject::Addresses => (
-                cache::Origin::Upstream { group: query.group, chain: true },
+                cache::Origin::Derived { group: query.group },
                 self.answer.ttl_s_min().unwrap_or(self.settings.block_ttl_s),
             ),
         };
@@ -441,6 +441,7 @@ impl Core {
                 cache::Origin::Upstream { group, chain } => {
                     group == query.group && (!chain || is_current) && head.rules >= self.addresses_stamp
                 }
+                cache::Origin::Derived { group } => group == query.group && is_current,
                 // The name may be forwarded to another group now, whose servers have not failed.
                 cache::Origin::Failure => is_current,
                 cache::Origin::Rule => false,
@@ -470,6 +471,19 @@ impl Core {
     /// Queries under way: 0 when every one taken in was replied to or dropped.
     pub fn queries_waiting(&self) -> usize {
         self.queries.under_way()
+    }
+
+    /// Forgets cached answers, a slice at a time: call it again with [`cache::FlushProgress::next`] until there is none, other
+    /// events in between. An answer that is on its way from an upstream is still kept when it comes.
+    pub fn flush(&mut self, what: &cache::Flush, from: cache::FlushCursor) -> cache::FlushProgress {
+        let progress = self.cache.flush(what, from);
+        self.counters.cache_flushed.add(u64::from(progress.removed));
+        progress
+    }
+
+    /// How full the cache is.
+    pub fn cache_stats(&self) -> cache::CacheStats {
+        self.cache.stats()
     }
 
     /// Answers in the cache.

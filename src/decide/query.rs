@@ -176,6 +176,7 @@ impl Query {
             qclass: self.question.qclass,
             dnssec_ok: self.question.dnssec_ok(),
             checking_disabled: self.question.checking_disabled,
+            subnet: 0,
         }
     }
 

@@ -96,6 +96,7 @@ pub fn bound_ttls(answer: &mut Answer, qtype: u16, bounds: &CacheBounds) -> u32 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::cache::Eviction;
     use corewall_sharding::name::Name;
 
     fn name(text: &str) -> Name {
@@ -175,8 +176,14 @@ mod tests {
         assert!(!answer.authentic_data);
     }
 
-    const BOUNDS: CacheBounds =
-        CacheBounds { bytes: 0, ttl_s_min: 10, ttl_s_max: 1_000, negative_ttl_s_max: 300, failure_ttl_s: 5 };
+    const BOUNDS: CacheBounds = CacheBounds {
+        bytes: 0,
+        eviction: Eviction::Sieve,
+        ttl_s_min: 10,
+        ttl_s_max: 1_000,
+        negative_ttl_s_max: 300,
+        failure_ttl_s: 5,
+    };
 
     fn soa(ttl_s: u32, minimum: u32) -> Answer {
         let mut answer = Answer::new();

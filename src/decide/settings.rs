@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use corewall_sharding::rule::{BlockMode, ListId};
 
+use super::cache::Eviction;
 use super::local::LocalRecords;
 use super::prefixes::Prefixes;
 use crate::limits::TTL_S_MAX;
@@ -49,6 +50,8 @@ pub struct Group {
 pub struct CacheBounds {
     /// Bytes of memory that the cache of one worker may take.
     pub bytes: usize,
+    /// Which answer goes when room is needed.
+    pub eviction: Eviction,
     /// Answers with data and a shorter TTL are kept this long, and say so to the client.
     pub ttl_s_min: u32,
     /// Answers with a longer TTL are kept this long.
@@ -105,6 +108,7 @@ impl Default for Settings {
             ede_text: false,
             cache: CacheBounds {
                 bytes: 64 << 20,
+                eviction: Eviction::default(),
                 ttl_s_min: 0,
                 ttl_s_max: TTL_S_MAX,
                 negative_ttl_s_max: 3_600,

@@ -2,6 +2,7 @@
 
 use super::rulebook::RuleBook;
 use super::settings::Settings;
+use crate::limits::LISTS_MAX;
 
 /// Why an answer is what it is, for the client: an Extended DNS Error (RFC 8914) without its text, which is looked up when
 /// the reply is written, so that a cached answer keeps a number only.
@@ -62,22 +63,23 @@ impl Failure {
 
 impl Why {
     /// As a cached answer keeps it.
-    pub(super) fn to_code_and_text(self) -> (u16, u32) {
+    pub(super) fn to_code_and_text(self) -> (u16, u16) {
         match self {
-            Why::List { code, list } => (code, u32::from(list)),
-            Why::Failure(failure) => (failure.ede().0, FAILURE_TEXTS + failure as u32),
+            Why::List { code, list } => (code, list),
+            Why::Failure(failure) => (failure.ede().0, FAILURE_TEXTS + failure as u16),
         }
     }
 }
 
 /// Text numbers from here on are failures', below it lists'.
-const FAILURE_TEXTS: u32 = 1 << 16;
+const FAILURE_TEXTS: u16 = 1 << 15;
+const _: () = assert!(LISTS_MAX <= FAILURE_TEXTS as usize, "no list's number is a failure's");
 
 /// The text of a number of [`Why::to_code_and_text`].
-pub(super) fn ede_text<'a>(settings: &Settings, rules: &'a RuleBook, text: u32) -> &'a str {
+pub(super) fn ede_text<'a>(settings: &Settings, rules: &'a RuleBook, text: u16) -> &'a str {
     match text.checked_sub(FAILURE_TEXTS) {
-        Some(failure) => Failure::ALL.get(failure as usize).map_or("", |failure| failure.ede().1),
-        None if settings.ede_text => rules.list(text as u16).map_or("", |list| list.ede_text.as_str()),
+        Some(failure) => Failure::ALL.get(usize::from(failure)).map_or("", |failure| failure.ede().1),
+        None if settings.ede_text => rules.list(text).map_or("", |list| list.ede_text.as_str()),
         None => "",
     }
 }

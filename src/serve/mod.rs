@@ -78,12 +78,14 @@ impl Plan {
     /// The options that `newer` has changed and that a running server keeps as they are.
     fn kept_against(&self, newer: &Plan) -> Vec<&'static str> {
         let cache_bytes = |plan: &Plan| plan.wanted.settings.cache.bytes;
+        let eviction = |plan: &Plan| plan.wanted.settings.cache.eviction;
         let changed = [
             ("`cores`", self.cores != newer.cores),
             ("`listen`", self.listen != newer.listen),
             ("`wait`", self.wait != newer.wait),
             ("`log`", self.log != newer.log),
             ("`cache.bytes`", cache_bytes(self) != cache_bytes(newer)),
+            ("`cache.eviction`", eviction(self) != eviction(newer)),
         ];
         changed.into_iter().filter(|(_, is_changed)| *is_changed).map(|(option, _)| option).collect()
     }

@@ -4,6 +4,8 @@ use super::*;
 use crate::decide::answer::{Answer, Section};
 use crate::decide::question::Edns;
 use crate::decide::wire::rtype;
+use crate::limits::CACHE_EVICTION_STEPS_MAX;
+use corewall_sharding::name::Name;
 
 fn question(text: &str) -> Question {
     let mut question = Question::EMPTY;
@@ -16,7 +18,7 @@ fn question(text: &str) -> Question {
 
 fn key(question: &Question) -> CacheKey<'_> {
     let (qtype, qclass) = (question.qtype, question.qclass);
-    CacheKey { policy: 0, name: &question.name, qtype, qclass, dnssec_ok: false, checking_disabled: false }
+    CacheKey { policy: 0, name: &question.name, qtype, qclass, dnssec_ok: false, checking_disabled: false, subnet: 0 }
 }
 
 const HEAD: EntryHead =
@@ -34,33 +36,27 @@ fn body(question: &Question, records: usize, bytes: usize) -> (Answer, Body) {
 }
 
 fn small_cache() -> Cache {
-    Cache::new(0, [1, 2, 3, 4])
+    Cache::new(0, Eviction::Sieve, [1, 2, 3, 4])
 }
 
 /// Walks everything that the cache holds and checks that it agrees.
 fn check(cache: &Cache) {
-    let (mut at, mut older, mut entries, mut chunks) = (cache.oldest, NONE, 0, 0);
+    let (mut at, mut older, mut entries, mut chunks) = (cache.queue.oldest, NONE, 0, 0);
     while at != NONE {
         let meta = &cache.metas[at as usize];
         assert!(meta.name_bytes > 0 && meta.older == older);
         let hash = stored_hash(&cache.hashing, &cache.chunks, &cache.metas, at);
         assert!(cache.index.find(hash, |held| *held == at).is_some());
-        let mut chunk = at;
-        while chunk != NONE {
-            chunks += 1;
-            chunk = cache.chunks[chunk as usize].next;
-        }
+        chunks += cache.chunks.chain_length(at);
         entries += 1;
         (older, at) = (at, meta.newer);
     }
-    assert_eq!((older, entries), (cache.newest, cache.len()));
-    let (mut free, mut at) = (0, cache.free);
-    while at != NONE {
-        free += 1;
-        at = cache.chunks[at as usize].next;
-    }
-    assert_eq!((free, free + chunks), (cache.free_count, cache.chunks.len()));
-    assert!(cache.hand == NONE || cache.metas[cache.hand as usize].name_bytes > 0);
+    assert_eq!((older, entries), (cache.queue.newest, cache.len()));
+    let free = if cache.chunks.free_count() == 0 { 0 } else { cache.chunks.chain_length(cache.chunks.first_free()) };
+    assert_eq!((free, free + chunks), (cache.chunks.free_count(), cache.chunks.count()));
+    let cuts = cache.metas.iter().filter(|meta| meta.name_bytes > 0 && meta.is_cut).count();
+    assert_eq!(cuts, cache.cuts.count());
+    assert!(cache.queue.hand == NONE || cache.metas[cache.queue.hand as usize].name_bytes > 0);
 }
 
 #[test]
@@ -186,7 +182,7 @@ fn what_is_larger_than_an_entry_may_be_is_not_kept() {
 
 #[test]
 fn what_was_used_stays_when_a_flood_of_new_names_goes_by() {
-    let mut cache = Cache::new(60_000, [1, 2, 3, 4]);
+    let mut cache = Cache::new(60_000, Eviction::Sieve, [1, 2, 3, 4]);
     let popular: Vec<_> = (0..20).map(|index| question(&format!("popular-{index}.example"))).collect();
     let (_, body) = body(&popular[0], 1, 4);
     for question in &popular {
@@ -207,9 +203,9 @@ fn what_was_used_stays_when_a_flood_of_new_names_goes_by() {
 
 #[test]
 fn without_use_the_oldest_goes_first() {
-    let mut cache = Cache::new(60_000, [1, 2, 3, 4]);
+    let mut cache = Cache::new(60_000, Eviction::Sieve, [1, 2, 3, 4]);
     let (_, body) = body(&question("x.example"), 1, 4);
-    let room = cache.chunks.len();
+    let room = cache.chunks.count();
     for index in 0..room + 10 {
         assert!(cache.keep(&key(&question(&format!("n{index}.example"))), HEAD, &body));
     }
@@ -222,9 +218,9 @@ fn without_use_the_oldest_goes_first() {
 
 #[test]
 fn one_eviction_looks_at_a_bounded_number_of_entries() {
-    let mut cache = Cache::new(60_000, [1, 2, 3, 4]);
+    let mut cache = Cache::new(60_000, Eviction::Sieve, [1, 2, 3, 4]);
     let (_, body) = body(&question("x.example"), 1, 4);
-    let room = cache.chunks.len();
+    let room = cache.chunks.count();
     assert!(room > 2 * CACHE_EVICTION_STEPS_MAX);
     for index in 0..room {
         let question = question(&format!("n{index}.example"));
@@ -240,7 +236,7 @@ fn one_eviction_looks_at_a_bounded_number_of_entries() {
 #[test]
 fn memory_stays_as_it_was_taken_however_much_is_kept() {
     for allowed in [100_000, 1_000_000, 3_000_000] {
-        let mut cache = Cache::new(allowed, [5, 6, 7, 8]);
+        let mut cache = Cache::new(allowed, Eviction::Sieve, [5, 6, 7, 8]);
         let (bytes, index_bytes) = (cache.bytes(), cache.index.allocation_size());
         assert!(bytes <= allowed && bytes > allowed / 2, "{bytes} of {allowed}");
         let mut random = 1u64;
@@ -280,4 +276,70 @@ fn the_root_name_is_a_name_like_others() {
     let entry = cache.find(&key(&root), Now(0)).unwrap();
     assert!(cache.head(entry).is_some());
     check(&cache);
+}
+
+#[test]
+fn by_lru_what_was_not_asked_for_for_the_longest_time_goes_first() {
+    let mut cache = Cache::new(60_000, Eviction::Lru, [1, 2, 3, 4]);
+    let (_, body) = body(&question("x.example"), 1, 4);
+    let room = cache.chunks.count();
+    for index in 0..room {
+        assert!(cache.keep(&key(&question(&format!("n{index}.example"))), HEAD, &body));
+    }
+    assert!(cache.find(&key(&question("n0.example")), Now(0)).is_some());
+    for index in room..room + 10 {
+        assert!(cache.keep(&key(&question(&format!("n{index}.example"))), HEAD, &body));
+        check(&cache);
+    }
+    for index in 0..room + 10 {
+        let found = cache.find(&key(&question(&format!("n{index}.example"))), Now(0)).is_some();
+        assert_eq!(found, index == 0 || index > 10, "{index}");
+        check(&cache);
+    }
+}
+
+fn flush_all(cache: &mut Cache, what: &Flush) -> (u32, usize) {
+    let (mut from, mut removed, mut slices) = (Some(FlushCursor::START), 0, 0);
+    while let Some(cursor) = from {
+        let progress = cache.flush(what, cursor);
+        (removed, from, slices) = (removed + progress.removed, progress.next, slices + 1);
+        check(cache);
+    }
+    (removed, slices)
+}
+
+#[test]
+fn a_flush_removes_a_name_a_subtree_or_all_in_bounded_slices() {
+    let mut cache = Cache::new(8 << 20, Eviction::Sieve, [1, 2, 3, 4]);
+    let names = ["example", "a.example", "b.a.example", "aa.example", "a.example.org"].map(question);
+    let (_, body) = body(&names[0], 1, 4);
+    let fill = |cache: &mut Cache| {
+        for question in &names {
+            for (qtype, policy) in [(1, 0), (28, 0), (1, 1)] {
+                assert!(cache.keep(&CacheKey { qtype, policy, ..key(question) }, HEAD, &body));
+            }
+        }
+    };
+    let left = |cache: &mut Cache| {
+        names.each_ref().map(|name| {
+            [(1, 0), (28, 0), (1, 1)]
+                .into_iter()
+                .filter(|(qtype, policy)| {
+                    cache.find(&CacheKey { qtype: *qtype, policy: *policy, ..key(name) }, Now(0)).is_some()
+                })
+                .count()
+        })
+    };
+    fill(&mut cache);
+    let slices = cache.metas.len().div_ceil(crate::limits::CACHE_FLUSH_STEP);
+    assert!(slices > 5);
+    assert_eq!(flush_all(&mut cache, &Flush::Name(names[1].name)), (3, slices));
+    assert_eq!(left(&mut cache), [3, 0, 3, 3, 3]);
+    fill(&mut cache);
+    assert_eq!(flush_all(&mut cache, &Flush::Subtree(names[1].name)), (6, slices));
+    assert_eq!(left(&mut cache), [3, 0, 0, 3, 3]);
+    assert_eq!(flush_all(&mut cache, &Flush::Subtree(Name::ROOT)), (9, slices));
+    fill(&mut cache);
+    assert_eq!(flush_all(&mut cache, &Flush::All), (15, slices));
+    assert!(cache.is_empty());
 }
