@@ -110,8 +110,13 @@ const _: () = assert!(REFRESH_S_MAX as u64 * 1_000_000 > UPSTREAM_ANSWER_US_MAX,
 /// those for exchanges, so that clients are never kept out.
 pub const REFRESHES_MAX: usize = 256;
 const _: () = assert!(REFRESHES_MAX * 8 <= EXCHANGES_MAX && REFRESHES_MAX * 16 <= QUERIES_WAITING_MAX, "clients first");
+/// Moments at which a waiting client is served an expired answer instead, those of clients that have been answered included
+/// until they are taken out.
+pub const CLIENT_TIMERS_MAX: usize = 2 * (QUERIES_WAITING_MAX + 1);
 /// Seconds past its end that an answer is kept at most for when the upstreams fail (RFC 8767 §5 suggests 1 to 3 days).
 pub const STALE_WINDOW_S_MAX: u32 = 7 * 86_400;
+/// Milliseconds that a client waits at most before it gets an expired answer: later the exchange is over anyway.
+pub const STALE_CLIENT_TIMEOUT_MS_MAX: u64 = UPSTREAM_ANSWER_US_MAX / 1_000;
 /// Seconds that clients may keep a stale answer at most.
 pub const STALE_TTL_S_MAX: u32 = 300;
 /// Seconds that an answer may be cached at most (RFC 8767 §4 advises a week; a day bounds what a mistake costs).

@@ -36,10 +36,14 @@ fn check_record(rtype: &str, data: &str) -> Result<(), String> {
 
 fn check_cache(config: &Config) -> Result<(), Problem> {
     let cache = &config.cache;
-    for (key, value) in [("ttl_s_max", cache.ttl_s_max), ("negative_ttl_s_max", cache.negative_ttl_s_max)] {
-        if value < cache.ttl_s_min {
-            let message = format!("{value} is less than ttl_s_min ({}); raise it or lower ttl_s_min", cache.ttl_s_min);
-            return Err(problem([Key("cache"), Key(key)], message));
+    let bounds = [
+        ("ttl_s_max", cache.ttl_s_max, "ttl_s_min", cache.ttl_s_min),
+        ("negative_ttl_s_max", cache.negative_ttl_s_max, "negative_ttl_s_min", cache.negative_ttl_s_min),
+    ];
+    for (upper, most, lower, least) in bounds {
+        if most < least {
+            let message = format!("{most} is less than {lower} ({least}); raise it or lower {lower}");
+            return Err(problem([Key("cache"), Key(upper)], message));
         }
     }
     Ok(())

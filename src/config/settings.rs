@@ -7,7 +7,7 @@ use super::check::POLICY_DEFAULT;
 use super::{Config, List, ListKind};
 use crate::build::ListSpec;
 use crate::decide::local::{LocalRecords, Served};
-use crate::decide::settings::{CacheBounds, Group, Policy, PolicyId, Settings};
+use crate::decide::settings::{Group, Policy, PolicyId, Settings};
 use crate::{lists, rdata};
 
 impl Config {
@@ -36,20 +36,17 @@ impl Config {
             alias_ttl_s: self.alias.ttl_s,
             ede: self.block.ede,
             ede_text: self.block.ede_text,
-            cache: CacheBounds {
-                bytes: self.cache.bytes,
-                eviction: self.cache.eviction,
-                ttl_s_min: self.cache.ttl_s_min,
-                ttl_s_max: self.cache.ttl_s_max,
-                negative_ttl_s_max: self.cache.negative_ttl_s_max,
-                failure_ttl_s: self.cache.failure_ttl_s,
-            },
+            cache: self.cache.bounds(),
             groups: [
                 ("default", &self.upstream.default),
                 ("allow", &self.upstream.allow),
                 ("block", &self.upstream.block),
             ]
-            .map(|(name, group)| Group { name: name.to_owned(), servers: group.servers.clone() })
+            .map(|(name, group)| Group {
+                name: name.to_owned(),
+                servers: group.servers.clone(),
+                nxdomain_cut: group.nxdomain_cut,
+            })
             .to_vec(),
             upstream_timeout_ms: self.upstream_timeout_ms,
             local: LocalRecords::new(self.local_records(), self.served_locally()),

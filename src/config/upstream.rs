@@ -19,10 +19,18 @@ pub struct Upstreams {
 }
 
 /// One upstream group.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Upstream {
     /// In the order in which they are tried.
     #[serde(deserialize_with = "value::servers")]
     pub servers: Vec<SocketAddr>,
+    /// Whether its NXDOMAIN holds for all names below (RFC 8020).
+    pub nxdomain_cut: bool,
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        Self { servers: Vec::new(), nxdomain_cut: true }
+    }
 }

@@ -245,6 +245,26 @@ pub(super) fn failure_ttl_s<'de, D: Deserializer<'de>>(deserializer: D) -> Resul
         .map(narrow)
 }
 
+/// Seconds past its end that an answer is kept.
+pub(super) fn stale_window_s<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    between(deserializer, 1, u64::from(limits::STALE_WINDOW_S_MAX), "seconds").map(narrow)
+}
+
+/// Seconds that a client may keep an expired answer.
+pub(super) fn stale_ttl_s<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    between(deserializer, 1, u64::from(limits::STALE_TTL_S_MAX), "seconds").map(narrow)
+}
+
+/// Milliseconds that a client waits before it gets an expired answer.
+pub(super) fn stale_client_timeout_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    between(deserializer, 0, limits::STALE_CLIENT_TIMEOUT_MS_MAX, "milliseconds")
+}
+
+/// The last part of a TTL.
+pub(super) fn prefetch_percent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    between(deserializer, 1, 90, "percent").map(narrow)
+}
+
 pub(super) fn upstream_timeout_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     between(deserializer, limits::UPSTREAM_TIMEOUT_MS_MIN, limits::UPSTREAM_TIMEOUT_MS_MAX, "milliseconds")
 }

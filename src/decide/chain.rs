@@ -83,24 +83,26 @@ impl Core {
         self.conclude(now, ticket, cache::Origin::Rule, u32::MAX, None, out)
     }
 
-    /// An alias's target is in the cache: its answer is read as an upstream's would be.
+    /// The answer for the resolved name, or for one above that does not exist, is in the cache: it is read as an upstream's
+    /// would be. `name` is the one that it was kept for.
     pub(super) fn resolve_from_cache(
         &mut self,
         now: Now,
         ticket: Ticket,
         entry: cache::EntryId,
+        name: Name,
         out: &mut [u8],
     ) -> Step {
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
         let Some(head) = self.cache.head(entry).copied() else { return lost() };
         let mut question = query.question.clone();
-        question.name = *query.resolved();
+        question.name = name;
         question.asked = [0; NAME_BYTES_MAX];
         if let Some(asked) = question.asked.get_mut(..question.name.as_wire().len()) {
             asked.copy_from_slice(question.name.as_wire());
         }
         let bytes = self.cache.write_reply(entry, now, &question, Transport::Tcp, "", &mut self.recalled);
-        // Its chain was judged under the rules of now, or else it would not have been taken.
+        // Its chain was judged under the rules of now, or else the query says so.
         query.is_recalled = true;
         query.is_linked_upstream = true;
         let recalled = std::mem::take(&mut self.recalled);
@@ -149,7 +151,7 @@ impl Core {
     pub(super) fn uncloak(&mut self, now: Now, ticket: Ticket, index: usize, out: &mut [u8]) -> Step {
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
         if !query.is_allowed
-            && !query.is_recalled
+            && (!query.is_recalled || query.is_judged_again)
             && query.question.qtype != rtype::CNAME
             && self.answer.chain_target(index).is_some()
         {

@@ -46,10 +46,17 @@ impl Core {
             _ => (origin, ttl_s),
         };
         self.shared = None;
-        if !query.is_private {
+        if !query.is_private && !query.is_below_cut {
+            let key = query.cache_key();
             if ttl_s > 0 {
                 let head = EntryHead { origin, rcode, authentic_data, ede, rules, stored: now, ttl_s };
-                self.cache.keep(&query.cache_key(), head, &self.body);
+                self.cache.keep(&key, head, &self.body);
+                if rcode == rcode::NXDOMAIN && self.resolver.upstreams.cuts_at_nxdomain(query.group) {
+                    self.cache.cut_at(&key);
+                }
+            } else if origin.group().is_some() {
+                // What the upstream says for this once only still voids what it said before.
+                self.cache.remove(&key);
             }
             if let (Stage::Upstream(_) | Stage::Judging(_), true) = (query.stage, query.links().is_empty()) {
                 let (policy, checking_disabled) = (query.policy, query.question.checking_disabled);
@@ -69,6 +76,9 @@ impl Core {
         out: &mut [u8],
     ) -> Step {
         let Some(query) = self.queries.get(ticket) else { return lost() };
+        if query.is_answered {
+            return self.refreshed(ticket);
+        }
         if rcode == rcode::SERVFAIL {
             self.counters.servfail.add(1);
         }
@@ -78,13 +88,18 @@ impl Core {
         self.reply(ticket, bytes)
     }
 
-    /// Replies without records. Failures of upstreams are kept for a while (RFC 9520).
+    /// Replies without records, or with an expired answer where the upstreams have failed. Such failures are kept for a while
+    /// (RFC 9520).
     pub(super) fn fail(&mut self, now: Now, ticket: Ticket, rcode: u16, failure: Failure, out: &mut [u8]) -> Step {
-        let Some(query) = self.queries.get(ticket) else { return lost() };
         let is_kept = matches!(
             failure,
             Failure::UpstreamsSilent | Failure::UpstreamRefused | Failure::UpstreamBroken | Failure::ChainTooLong
         );
+        let may_be_bridged = is_kept || matches!(failure, Failure::Overloaded | Failure::SendsUsedUp);
+        if may_be_bridged && let Some(step) = self.reply_despite(now, ticket, is_kept, out) {
+            return step;
+        }
+        let Some(query) = self.queries.get(ticket) else { return lost() };
         self.answer.clear();
         self.answer.rcode = rcode;
         self.body.compose(&query.question, &self.answer);
@@ -94,6 +109,9 @@ impl Core {
 
     pub(super) fn reply(&mut self, ticket: Ticket, bytes: usize) -> Step {
         let Some(query) = self.queries.get(ticket) else { return lost() };
+        if query.is_answered {
+            return self.refreshed(ticket);
+        }
         let to = query.origin;
         self.end(ticket);
         self.counters.replies.add(1);
@@ -101,15 +119,19 @@ impl Core {
     }
 
     pub(super) fn drop(&mut self, ticket: Ticket, reason: DropReason) -> Step {
+        if self.queries.get(ticket).is_some_and(|query| query.is_answered) {
+            return self.refreshed(ticket);
+        }
         self.end(ticket);
         self.drop_unbegun(reason)
     }
 
     pub(super) fn end(&mut self, ticket: Ticket) {
-        if let Some(query) = self.queries.get(ticket)
-            && query.is_counted
-        {
-            self.quota.give_back(query.origin.client.ip());
+        if let Some(query) = self.queries.get(ticket) {
+            if query.is_counted {
+                self.quota.give_back(query.origin.client.ip());
+            }
+            self.refreshes = self.refreshes.saturating_sub(usize::from(query.is_answered));
         }
         self.queries.end(ticket);
     }

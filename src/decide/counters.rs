@@ -60,6 +60,12 @@ counters! {
     cache_hits,
     /// Cached answers that were judged again after a change of rules and held.
     cache_confirmed,
+    /// Questions answered by an expired answer (RFC 8767).
+    stale_answers,
+    /// Questions answered by the NXDOMAIN of a name at or above theirs (RFC 8020).
+    cut_answers,
+    /// Cached answers that were asked for again while no client waited for them.
+    refreshes,
     /// Cached answers that were forgotten on demand.
     cache_flushed,
     /// Questions answered from local records and special-use names.

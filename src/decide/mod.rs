@@ -24,7 +24,10 @@ pub mod rule;
 pub mod pattern;
 pub mod block;
 mod resolve;
+mod recall;
 mod resume;
+mod stale;
+mod refresh;
 pub mod upstream;
 pub mod waiting;
 mod chain;
@@ -70,8 +73,9 @@ use self::resolve::Resolver;
 use self::rule::Key;
 use self::rulebook::RuleBook;
 use self::settings::{OnStoreError, Settings};
+use self::stale::ClientTimers;
 use self::upstream::GroupId;
-use self::why::{Failure, Why, ede_text};
+use self::why::{Failure, Why};
 use self::wire::{rcode, rtype};
 
 /// Everything that answers the queries of one worker, but the sockets, the store and the patterns.
@@ -88,6 +92,9 @@ pub struct Core {
     queries: Queries,
     quota: Quota,
     resolver: Resolver,
+    client_timers: ClientTimers,
+    /// Queries under way that no client waits for any more.
+    refreshes: usize,
     /// Upstream group of each class that has servers of its own.
     class_groups: Vec<Option<GroupId>>,
     default_group: GroupId,
@@ -115,6 +122,8 @@ impl Core {
             queries: Queries::new(),
             quota: Quota::new(resolver.chance.seeds()),
             resolver,
+            client_timers: ClientTimers::new(),
+            refreshes: 0,
             class_groups: Vec::new(),
             default_group: 0,
             allow_group: 0,
@@ -139,6 +148,7 @@ impl Core {
         self.allow_group = upstreams.group("allow");
         self.block_group = upstreams.group("block");
         self.rules_stamp += 1;
+        self.cache.set_terms(settings.cache.terms());
         if !rules.treats_addresses_as(&self.rules) {
             // What the addresses of a cached answer were before, it does not tell.
             self.addresses_stamp = self.rules_stamp;
@@ -178,33 +188,8 @@ impl Core {
         self.recall(now, ticket, out)
     }
 
-    /// Stage 3: an answer that is still fresh, judged under the rules of now.
-    fn recall(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
-        let Some(query) = self.queries.get(ticket) else { return lost() };
-        if !query.is_singled_out
-            && let Some(entry) = self.cache.find(&query.cache_key(), now)
-            && self.cache.head(entry).is_some_and(|head| head.rules == self.rules_stamp)
-        {
-            return self.reply_from_cache(now, ticket, entry, out);
-        }
-        self.answer_locally(now, ticket, out)
-    }
-
-    fn reply_from_cache(&mut self, now: Now, ticket: Ticket, entry: cache::EntryId, out: &mut [u8]) -> Step {
-        let Some(query) = self.queries.get(ticket) else { return lost() };
-        self.counters.cache_hits.add(1);
-        let head = self.cache.head(entry);
-        if head.is_some_and(|head| head.rcode == rcode::SERVFAIL) {
-            self.counters.servfail.add(1);
-        }
-        let ede = head.and_then(|head| head.ede);
-        let text = ede.map_or("", |(_, text)| ede_text(&self.settings, &self.rules, text));
-        let bytes = self.cache.write_reply(entry, now, &query.question, query.origin.transport, text, out);
-        self.reply(ticket, bytes)
-    }
-
     /// Stage 4: records of our own for the name that is to be resolved.
-    fn answer_locally(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
+    pub(super) fn answer_locally(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
         self.answer.clear();
         let Ok(()) = push_links(&mut self.answer, &query.question.name, query.links()) else {
@@ -422,55 +407,14 @@ impl Core {
         }
     }
 
-    /// Stage 8: the name is not blocked: from the cache after all, or from upstream.
-    fn recall_or_ask(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
-        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
-        if query.question.qtype == rtype::ANY {
-            let Ok(()) = block::answer_any(&mut self.answer, &query.question.name) else { return lost() };
-            self.body.compose(&query.question, &self.answer);
-            return self.conclude(now, ticket, cache::Origin::Rule, u32::MAX, None, out);
-        }
-        let key = query.cache_key_of(query.resolved());
-        if !query.is_singled_out
-            && let Some(entry) = self.cache.find(&key, now)
-            && let Some(head) = self.cache.head(entry).copied()
-        {
-            let is_current = head.rules == self.rules_stamp;
-            let is_ours = match head.origin {
-                // Judged again just now; the names in its chain were judged under the old rules only.
-                cache::Origin::Upstream { group, chain } => {
-                    group == query.group && (!chain || is_current) && head.rules >= self.addresses_stamp
-                }
-                cache::Origin::Derived { group } => group == query.group && is_current,
-                // The name may be forwarded to another group now, whose servers have not failed.
-                cache::Origin::Failure => is_current,
-                cache::Origin::Rule => false,
-            };
-            if is_ours && query.links().is_empty() {
-                if !query.is_private {
-                    self.cache.confirm(entry, self.rules_stamp);
-                    self.counters.cache_confirmed.add(1);
-                }
-                return self.reply_from_cache(now, ticket, entry, out);
-            }
-            if is_ours && head.ede.is_none() {
-                return self.resolve_from_cache(now, ticket, entry, out);
-            }
-        }
-        if !query.question.recursion_desired {
-            return self.fail(now, ticket, rcode::REFUSED, Failure::NotRecursive, out);
-        }
-        self.ask_upstream(now, ticket, out)
-    }
-
     /// What this worker counts.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }
 
-    /// Queries under way: 0 when every one taken in was replied to or dropped.
+    /// Queries under way whose client waits: 0 when every one taken in was replied to or dropped.
     pub fn queries_waiting(&self) -> usize {
-        self.queries.under_way()
+        self.queries.under_way() - self.refreshes
     }
 
     /// Forgets cached answers, a slice at a time: call it again with [`cache::FlushProgress::next`] until there is none, other

@@ -87,6 +87,18 @@ pub struct Query {
     pub is_linked_upstream: bool,
     /// Its answer is read from the cache: it has been judged, rewritten and bounded before.
     pub is_recalled: bool,
+    /// A recalled answer whose chain was judged under other rules: its names are judged again.
+    pub is_judged_again: bool,
+    /// Its answer is read from the NXDOMAIN of a name above: it is not kept, or floods of random names would fill the cache.
+    pub is_below_cut: bool,
+    /// There may be an expired answer for it, see [`super::stale`]: the look-up that told so would else be done for every query.
+    pub may_have_stale: bool,
+    /// There is one.
+    pub has_stale: bool,
+    /// Its client, if it ever had one, has been answered: it goes on to renew what the cache holds.
+    pub is_answered: bool,
+    /// It was begun to ask the upstream, whatever the cache holds.
+    pub asks_anew: bool,
     /// Counted among its client's waiting queries.
     pub is_counted: bool,
     /// Upstream sends made on behalf of this query.
@@ -115,6 +127,12 @@ impl Query {
             is_led_on: false,
             is_linked_upstream: false,
             is_recalled: false,
+            is_judged_again: false,
+            is_below_cut: false,
+            may_have_stale: false,
+            has_stale: false,
+            is_answered: false,
+            asks_anew: false,
             is_counted: false,
             sends: 0,
             next: None,
@@ -133,6 +151,12 @@ impl Query {
         self.is_led_on = false;
         self.is_linked_upstream = false;
         self.is_recalled = false;
+        self.is_judged_again = false;
+        self.is_below_cut = false;
+        self.may_have_stale = false;
+        self.has_stale = false;
+        self.is_answered = false;
+        self.asks_anew = false;
         self.is_counted = false;
         self.sends = 0;
         self.next = None;
@@ -218,6 +242,16 @@ impl Queries {
         let query = self.slots.get_mut(index as usize)?;
         query.reset(origin);
         Some((Ticket { index, turn: query.turn }, query))
+    }
+
+    /// A query that asks the same as another one, under the same policy, and that no client waits for.
+    pub fn begin_refresh(&mut self, of: Ticket, rules: u64) -> Option<Ticket> {
+        let Query { origin, policy, ref question, .. } = *self.get(of)?;
+        let question = question.clone();
+        let (ticket, query) = self.begin(origin)?;
+        (query.question, query.policy, query.rules) = (question, policy, rules);
+        (query.is_answered, query.asks_anew, query.is_singled_out) = (true, true, false);
+        Some(ticket)
     }
 
     /// A query under way.

@@ -11,7 +11,9 @@ use super::upstream::{self, Chance, REQUEST_BYTES_MAX, ServerId, Upstreams};
 use super::waiting::{Exchange, ExchangeKey, Exchanges, Send};
 use super::why::Failure;
 use super::wire::rcode;
-use crate::limits::{EXCHANGES_MAX, HEADER_BYTES, MESSAGE_BYTES_MAX, SERVER_SOCKETS, UPSTREAM_ANSWER_US_MAX};
+use crate::limits::{
+    EXCHANGES_MAX, HEADER_BYTES, MESSAGE_BYTES_MAX, REFRESHES_MAX, SERVER_SOCKETS, UPSTREAM_ANSWER_US_MAX,
+};
 
 /// Draws of a message id before one is given up as taken: with [`EXCHANGES_MAX`] of 65,536 ids taken, eight draws fail once
 /// in 10^12 times.
@@ -53,8 +55,9 @@ impl Resolver {
             exchanges: Exchanges::new(chance.seeds()),
             chance,
             request: [0; REQUEST_BYTES_MAX],
-            // Per event at most a send and a closing for each exchange that its clients open or end.
-            ready: VecDeque::with_capacity(2 * EXCHANGES_MAX),
+            // Per event at most a send and a closing for each exchange that its clients open or end; and the queries that no
+            // client waits for, of several events.
+            ready: VecDeque::with_capacity(2 * EXCHANGES_MAX + REFRESHES_MAX),
             outcome: Outcome::Nothing,
             outcome_sends: 0,
             resuming: None,
@@ -241,8 +244,11 @@ impl Core {
         true
     }
 
-    /// Gives up sends whose time is over. Call until it returns false, draining [`Core::next_ready`] in between.
+    /// Gives up sends whose time is over, and serves clients that have waited long enough. Call until it returns false, draining [`Core::next_ready`] in between.
     pub fn on_tick(&mut self, now: Now) -> bool {
+        if self.pop_client_timer(now) {
+            return true;
+        }
         let Some(id) = self.resolver.exchanges.pop_expired(now) else { return false };
         self.counters.upstream_timeouts.add(1);
         self.try_next(now, id);
@@ -262,7 +268,9 @@ impl Core {
 
     /// When [`Core::on_tick`] has something to do.
     pub fn next_deadline(&mut self) -> Option<Now> {
-        self.resolver.exchanges.next_deadline()
+        let given_up = self.resolver.exchanges.next_deadline();
+        let served = self.client_timers.next_deadline(&self.queries);
+        [given_up, served].into_iter().flatten().min()
     }
 
     /// Exchanges in flight.

@@ -22,13 +22,14 @@ impl Core {
         }
         // Only now does the query take a place that others may need: what could be answered at once has been.
         let (is_counted, client) = (query.is_counted, query.origin.client.ip());
-        let has_place = is_counted || (self.queries.may_wait() && self.quota.take(client));
+        // Who waits for nothing has taken its place already.
+        let has_place = is_counted || query.is_answered || (self.queries.may_wait() && self.quota.take(client));
         if !has_place {
             self.counters.overloaded.add(1);
             return self.fail(now, ticket, rcode::SERVFAIL, Failure::Overloaded, out);
         }
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
-        query.is_counted = true;
+        query.is_counted = !query.is_answered || is_counted;
         let key = ExchangeKey {
             name: *query.resolved(),
             qtype: query.question.qtype,
@@ -65,6 +66,7 @@ impl Core {
             resolver.exchanges.close(id);
             return self.fail(now, ticket, rcode::SERVFAIL, failure, out);
         }
+        self.start_client_timer(now, ticket);
         Step::Wait(ticket)
     }
 
@@ -85,9 +87,19 @@ impl Core {
         Some(Ready::Query(ticket))
     }
 
-    /// Goes on with a query whose exchange has ended.
+    /// Goes on with a query whose exchange has ended, whose client has waited long enough, or that no client waits for.
     pub fn resume(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
+        match query.stage {
+            Stage::Begun => {
+                self.shared = None;
+                return self.answer_locally(now, ticket, out);
+            }
+            Stage::Upstream(id) if self.resolver.exchanges.get(id).is_some() => {
+                return self.reply_stale_meanwhile(now, ticket, out);
+            }
+            _ => {}
+        }
         query.next = None;
         query.sends = query.sends.saturating_add(self.resolver.outcome_sends);
         // Whoever asked the same under the same policy has the same answer: it is read, judged and composed once, however

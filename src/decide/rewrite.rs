@@ -72,17 +72,19 @@ fn replace<const N: usize>(answer: &mut Answer, rtype: u16, target: impl Fn([u8;
 ///
 /// An answer with data is kept as long as its shortest record. A negative one (NXDOMAIN, or no record of `qtype` at the
 /// chain's end) is kept by its SOA, whose TTL becomes the least of its own, its MINIMUM field and the negative bound
-/// (RFC 2308 §5; the lower bound does not lift it), and not at all without one. Other RCODEs are not kept by their records.
+/// (RFC 2308 §5), lifted to the lower negative bound, and not at all without one. Other RCODEs are not kept by their records.
 pub fn bound_ttls(answer: &mut Answer, qtype: u16, bounds: &CacheBounds) -> u32 {
     let ttl_s_max = bounds.ttl_s_max.min(TTL_S_MAX);
     let ttl_s_min = bounds.ttl_s_min.min(ttl_s_max);
+    let negative_ttl_s_max = bounds.negative_ttl_s_max.min(TTL_S_MAX);
+    let negative_ttl_s_min = bounds.negative_ttl_s_min.min(negative_ttl_s_max);
     let is_negative = answer.rcode == rcode::NXDOMAIN || !answer.has_data(qtype);
     let mut denied = false;
     answer.set_ttls(|record| {
         if is_negative && record.section == Section::Authority && record.rtype == rtype::SOA {
             denied = true;
             let minimum = record.rdata.last_chunk::<4>().map_or(0, |octets| u32::from_be_bytes(*octets));
-            record.ttl_s.min(minimum).min(bounds.negative_ttl_s_max).min(TTL_S_MAX)
+            record.ttl_s.min(minimum).clamp(negative_ttl_s_min, negative_ttl_s_max)
         } else {
             record.ttl_s.clamp(ttl_s_min, ttl_s_max)
         }
@@ -96,7 +98,6 @@ pub fn bound_ttls(answer: &mut Answer, qtype: u16, bounds: &CacheBounds) -> u32 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::cache::Eviction;
     use corewall_sharding::name::Name;
 
     fn name(text: &str) -> Name {
@@ -176,14 +177,9 @@ mod tests {
         assert!(!answer.authentic_data);
     }
 
-    const BOUNDS: CacheBounds = CacheBounds {
-        bytes: 0,
-        eviction: Eviction::Sieve,
-        ttl_s_min: 10,
-        ttl_s_max: 1_000,
-        negative_ttl_s_max: 300,
-        failure_ttl_s: 5,
-    };
+    fn bounds() -> CacheBounds {
+        CacheBounds { ttl_s_min: 10, ttl_s_max: 1_000, negative_ttl_s_max: 300, ..CacheBounds::default() }
+    }
 
     fn soa(ttl_s: u32, minimum: u32) -> Answer {
         let mut answer = Answer::new();
@@ -198,9 +194,9 @@ mod tests {
         for (octet, ttl_s) in [(1, 3), (2, 500), (3, 5_000)] {
             answer.push(Section::Answer, &name("x.example"), rtype::A, 1, ttl_s, &[10, 0, 0, octet]).unwrap();
         }
-        assert_eq!(bound_ttls(&mut answer, rtype::A, &BOUNDS), 10);
+        assert_eq!(bound_ttls(&mut answer, rtype::A, &bounds()), 10);
         assert_eq!(answer.records().map(|record| record.ttl_s).collect::<Vec<_>>(), [10, 500, 1_000]);
-        let unbounded = CacheBounds { ttl_s_min: 0, ttl_s_max: u32::MAX, ..BOUNDS };
+        let unbounded = CacheBounds { ttl_s_min: 0, ttl_s_max: u32::MAX, ..bounds() };
         answer.set_ttls(|_| u32::MAX);
         assert_eq!(bound_ttls(&mut answer, rtype::A, &unbounded), TTL_S_MAX);
     }
@@ -209,25 +205,25 @@ mod tests {
     fn a_negative_answer_is_kept_by_its_soa() {
         for (ttl_s, minimum, kept) in [(200, 100, 100), (100, 200, 100), (900, 900, 300), (5, 900, 5), (0, 900, 0)] {
             let mut answer = soa(ttl_s, minimum);
-            assert_eq!(bound_ttls(&mut answer, rtype::A, &BOUNDS), kept);
+            assert_eq!(bound_ttls(&mut answer, rtype::A, &bounds()), kept);
             assert_eq!(answer.records().next().unwrap().ttl_s, kept);
         }
         // The chain's links may end sooner than the denial.
         let mut answer = soa(200, 200);
         answer.push(Section::Answer, &name("x.example"), rtype::CNAME, 1, 50, b"\0").unwrap();
         answer.rcode = rcode::NXDOMAIN;
-        assert_eq!(bound_ttls(&mut answer, rtype::A, &BOUNDS), 50);
+        assert_eq!(bound_ttls(&mut answer, rtype::A, &bounds()), 50);
     }
 
     #[test]
     fn denials_without_soa_and_failures_are_not_kept() {
-        assert_eq!(bound_ttls(&mut Answer::new(), rtype::A, &BOUNDS), 0);
+        assert_eq!(bound_ttls(&mut Answer::new(), rtype::A, &bounds()), 0);
         let mut link = Answer::new();
         link.push(Section::Answer, &name("x.example"), rtype::CNAME, 1, 50, b"\0").unwrap();
-        assert_eq!(bound_ttls(&mut link, rtype::A, &BOUNDS), 0);
-        assert_eq!(bound_ttls(&mut link, rtype::CNAME, &BOUNDS), 50);
+        assert_eq!(bound_ttls(&mut link, rtype::A, &bounds()), 0);
+        assert_eq!(bound_ttls(&mut link, rtype::CNAME, &bounds()), 50);
         let mut failure = soa(200, 200);
         failure.rcode = rcode::SERVFAIL;
-        assert_eq!(bound_ttls(&mut failure, rtype::A, &BOUNDS), 0);
+        assert_eq!(bound_ttls(&mut failure, rtype::A, &bounds()), 0);
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use corewall_sharding::rule::{BlockMode, ListId};
 
-use super::cache::Eviction;
+use super::cache::{Eviction, Terms};
 use super::local::LocalRecords;
 use super::prefixes::Prefixes;
 use crate::limits::TTL_S_MAX;
@@ -43,6 +43,8 @@ pub struct Group {
     pub name: String,
     /// In the order in which they are tried.
     pub servers: Vec<SocketAddr>,
+    /// Whether its NXDOMAIN holds for all names below (RFC 8020).
+    pub nxdomain_cut: bool,
 }
 
 /// Bounds on what is cached, in seconds.
@@ -56,10 +58,45 @@ pub struct CacheBounds {
     pub ttl_s_min: u32,
     /// Answers with a longer TTL are kept this long.
     pub ttl_s_max: u32,
-    /// The same for negative answers (RFC 2308 §5).
+    /// Negative answers with a shorter one are kept this long.
+    pub negative_ttl_s_min: u32,
+    /// Negative answers with a longer one are kept this long (RFC 2308 §5).
     pub negative_ttl_s_max: u32,
     /// Failures to resolve (RFC 9520 §3.2: 1 s to 5 min).
     pub failure_ttl_s: u32,
+    /// Expired answers are kept so much longer, for when the upstreams fail (RFC 8767); 0 for not at all.
+    pub stale_window_s: u32,
+    /// How long clients may keep an expired answer.
+    pub stale_ttl_s: u32,
+    /// Milliseconds that a client waits for an upstream before it gets an expired answer; 0: it gets that at once.
+    pub stale_client_timeout_ms: u64,
+    /// The last part of a TTL, in percent, in which a popular answer is asked for again; 0 for never.
+    pub prefetch_percent: u32,
+}
+
+impl CacheBounds {
+    /// What the cache needs to know while it runs.
+    pub fn terms(&self) -> Terms {
+        Terms { stale_window_s: self.stale_window_s, prefetch_percent: self.prefetch_percent }
+    }
+}
+
+impl Default for CacheBounds {
+    fn default() -> Self {
+        Self {
+            bytes: 64 << 20,
+            eviction: Eviction::default(),
+            ttl_s_min: 0,
+            ttl_s_max: TTL_S_MAX,
+            negative_ttl_s_min: 0,
+            negative_ttl_s_max: 3_600,
+            failure_ttl_s: 5,
+            stale_window_s: 86_400,
+            stale_ttl_s: 30,
+            stale_client_timeout_ms: 1_800,
+            prefetch_percent: 10,
+        }
+    }
 }
 
 /// All that `decide` needs to know of the configuration.
@@ -96,7 +133,7 @@ pub struct Settings {
 impl Default for Settings {
     /// What a configuration that says nothing means.
     fn default() -> Self {
-        let group = |name: &str| Group { name: name.to_owned(), servers: Vec::new() };
+        let group = |name: &str| Group { name: name.to_owned(), servers: Vec::new(), nxdomain_cut: true };
         Self {
             clients_allowed: Prefixes::default(),
             policies: vec![Policy { name: "default".to_owned(), lists: None, block_mode: None }],
@@ -106,14 +143,7 @@ impl Default for Settings {
             alias_ttl_s: 60,
             ede: true,
             ede_text: false,
-            cache: CacheBounds {
-                bytes: 64 << 20,
-                eviction: Eviction::default(),
-                ttl_s_min: 0,
-                ttl_s_max: TTL_S_MAX,
-                negative_ttl_s_max: 3_600,
-                failure_ttl_s: 5,
-            },
+            cache: CacheBounds::default(),
             groups: vec![group("default"), group("allow"), group("block")],
             upstream_timeout_ms: 600,
             local: LocalRecords::default(),

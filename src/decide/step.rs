@@ -73,6 +73,8 @@ pub enum Step {
     Reply { bytes: usize, to: Origin },
     /// Nothing is sent; the query is over.
     Drop(DropReason),
+    /// Nothing is sent: the client was answered before, and the query, which went on to renew what the cache holds, is over.
+    Refreshed,
     /// Read the rows of [`super::Core::lookup`] and call [`super::Core::on_rows`].
     AskStore(Ticket),
     /// Read the target of [`super::Core::alias_asked`] and call [`super::Core::on_target`].
@@ -88,7 +90,8 @@ pub enum Step {
 pub enum Ready {
     /// Send [`super::Core::upstream_request`].
     Send(SendId),
-    /// Call [`super::Core::resume`].
+    /// Call [`super::Core::resume`]: an upstream has answered or failed, its client has waited long enough for an expired
+    /// answer, or the query is a new one that no client waits for.
     Query(Ticket),
     /// The exchange is over: no answer to any of its sends is waited for any more.
     Done(ExchangeId),

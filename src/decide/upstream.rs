@@ -66,6 +66,8 @@ struct Server {
 /// What is known of a group.
 struct Servers {
     servers: Vec<ServerId>,
+    /// See [`Group::nxdomain_cut`].
+    nxdomain_cut: bool,
     /// The last switch that named it.
     named: u64,
 }
@@ -115,19 +117,24 @@ impl Upstreams {
     pub fn switch(&mut self, configured: &[Group], classes: &[Class]) -> Vec<Option<GroupId>> {
         self.switches += 1;
         (self.rule_servers, self.rule_groups, self.left_out) = (0, 0, 0);
-        for Group { name, servers } in configured {
+        for Group { name, servers, nxdomain_cut } in configured {
             let servers = servers.iter().filter_map(|&address| self.server(address, usize::MAX)).collect();
             let group = self.by_name.get(name).copied().or_else(|| {
                 let group = self.new_group()?;
                 self.by_name.insert(name.clone(), group);
                 Some(group)
             });
-            self.name_group(group.unwrap_or(NO_SERVERS), servers);
+            self.name_group(group.unwrap_or(NO_SERVERS), servers, *nxdomain_cut);
         }
         let mut group_of = |class: &Class| (!class.servers.is_empty()).then(|| self.group_of_rule(&class.servers));
         let class_groups = classes.iter().map(&mut group_of).collect();
         self.forget_unnamed();
         class_groups
+    }
+
+    /// Whether an NXDOMAIN of this group holds for all names below (RFC 8020).
+    pub fn cuts_at_nxdomain(&self, group: GroupId) -> bool {
+        self.groups.get(&group).is_some_and(|group| group.nxdomain_cut)
     }
 
     /// The configured group of this name; one that is not configured has no servers.
@@ -162,13 +169,13 @@ impl Upstreams {
             self.by_servers.insert(addresses.to_vec(), group);
         }
         self.rule_groups += 1;
-        self.name_group(group, servers);
+        self.name_group(group, servers, true);
         group
     }
 
-    fn name_group(&mut self, group: GroupId, servers: Vec<ServerId>) {
+    fn name_group(&mut self, group: GroupId, servers: Vec<ServerId>, nxdomain_cut: bool) {
         if group != NO_SERVERS {
-            self.groups.insert(group, Servers { servers, named: self.switches });
+            self.groups.insert(group, Servers { servers, nxdomain_cut, named: self.switches });
         }
     }
 
@@ -318,7 +325,8 @@ mod tests {
     use super::*;
 
     fn group(name: &str, servers: &[&str]) -> Group {
-        Group { name: name.to_owned(), servers: servers.iter().map(|server| server.parse().unwrap()).collect() }
+        let servers = servers.iter().map(|server| server.parse().unwrap()).collect();
+        Group { name: name.to_owned(), servers, nxdomain_cut: true }
     }
 
     #[test]

@@ -48,6 +48,6 @@ pub fn carry_one_out(
             let scanned = patterns.scan(core.lookup().text(), &mut matches);
             core.on_matches(now, ticket, scanned.map(|()| &matches), out)
         }
-        Step::Reply { .. } | Step::Drop(_) | Step::Wait(_) => step,
+        Step::Reply { .. } | Step::Drop(_) | Step::Refreshed | Step::Wait(_) => step,
     }
 }

@@ -252,6 +252,8 @@ impl Worker {
                 self.take_datagram(now, index, &received);
             }
         }
+        // Cached answers near their end have begun to be asked for again.
+        self.drain(now);
         self.flush_listener(index);
         count
     }

@@ -175,9 +175,11 @@ impl Appliance {
             self.pass(us)?;
         }
         self.check_balance()?;
-        match (self.core.queries_waiting(), self.core.exchanges_open()) {
-            (0, 0) => Ok(()),
-            (queries, exchanges) => Err(format!("{queries} queries and {exchanges} exchanges wait for ever")),
+        match (self.core.queries_waiting(), self.core.refreshes_under_way(), self.core.exchanges_open()) {
+            (0, 0, 0) => Ok(()),
+            (queries, refreshes, exchanges) => {
+                Err(format!("{queries} queries, {refreshes} refreshes and {exchanges} exchanges wait for ever"))
+            }
         }
     }
 
@@ -227,7 +229,7 @@ impl Appliance {
                 (_, step @ (Step::AskStore(_) | Step::AskTarget(_) | Step::AskPatterns(_))) => {
                     carry_one_out(core, *now, step, store, patterns, out)
                 }
-                (_, Step::Wait(_)) => return Ok(()),
+                (_, Step::Wait(_) | Step::Refreshed) => return Ok(()),
                 (_, Step::Drop(reason)) => {
                     self.drops.push(format!("{reason:?}"));
                     return Ok(());

@@ -1,0 +1,115 @@
+//! Stages 3 and 8, recall: answers from the cache, before the rules are asked and after.
+//!
+//! Invariant: before the name has been judged only the answer to the very question is given, and only one that was judged under the
+//! rules of now. Afterwards one that was judged under older rules is as good if it is the upstream's own, of the group that
+//! would be asked now; the names of its chain are then judged again.
+
+use super::cache::{self, Freshness, Origin};
+use super::step::{Now, Step, Ticket};
+use super::why::{Failure, ede_text};
+use super::wire::{rcode, rtype};
+use super::{Core, block, lost};
+
+impl Core {
+    /// Stage 3: an answer that is still fresh, judged under the rules of now.
+    pub(super) fn recall(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
+        let Some(query) = self.queries.get(ticket) else { return lost() };
+        if !query.is_singled_out
+            && let Some((entry, freshness @ (Freshness::Fresh | Freshness::Due))) =
+                self.cache.look_up(&query.cache_key(), now)
+            && self.cache.head(entry).is_some_and(|head| head.rules == self.rules_stamp)
+        {
+            return self.reply_from_cache(now, ticket, entry, freshness, out);
+        }
+        self.answer_locally(now, ticket, out)
+    }
+
+    pub(super) fn reply_from_cache(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        entry: cache::EntryId,
+        freshness: Freshness,
+        out: &mut [u8],
+    ) -> Step {
+        if freshness == Freshness::Due {
+            self.begin_refresh(now, ticket, entry);
+        }
+        let Some(query) = self.queries.get(ticket) else { return lost() };
+        self.counters.cache_hits.add(1);
+        let head = self.cache.head(entry);
+        if head.is_some_and(|head| head.rcode == rcode::SERVFAIL) {
+            self.counters.servfail.add(1);
+        }
+        let ede = head.and_then(|head| head.ede);
+        let text = ede.map_or("", |(_, text)| ede_text(&self.settings, &self.rules, text));
+        let bytes = self.cache.write_reply(entry, now, &query.question, query.origin.transport, text, out);
+        self.reply(ticket, bytes)
+    }
+
+    /// Stage 8: the name is not blocked: from the cache after all, or from upstream.
+    pub(super) fn recall_or_ask(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
+        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
+        if query.question.qtype == rtype::ANY {
+            let Ok(()) = block::answer_any(&mut self.answer, &query.question.name) else { return lost() };
+            self.body.compose(&query.question, &self.answer);
+            return self.conclude(now, ticket, cache::Origin::Rule, u32::MAX, None, out);
+        }
+        if !query.is_singled_out
+            && !query.asks_anew
+            && let Some(step) = self.recall_resolved(now, ticket, out)
+        {
+            return step;
+        }
+        let Some(query) = self.queries.get(ticket) else { return lost() };
+        if !query.question.recursion_desired {
+            return self.fail(now, ticket, rcode::REFUSED, Failure::NotRecursive, out);
+        }
+        if let Some(step) = self.reply_stale_at_once(now, ticket, out) {
+            return step;
+        }
+        self.ask_upstream(now, ticket, out)
+    }
+
+    /// What the cache has for the resolved name, now that it has been judged.
+    fn recall_resolved(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Option<Step> {
+        let query = self.queries.get_mut(ticket)?;
+        let (group, name, is_linked) = (query.group, *query.resolved(), !query.links().is_empty());
+        let found = self.cache.look_up(&query.cache_key_of(&name), now);
+        if let Some((entry, freshness @ (Freshness::Fresh | Freshness::Due))) = found {
+            let head = *self.cache.head(entry)?;
+            let is_current = head.rules == self.rules_stamp;
+            // The group that is asked now may be another one than then: its servers may say otherwise, and have not failed.
+            let is_ours = match head.origin {
+                Origin::Upstream { group: of, .. } => of == group && head.rules >= self.addresses_stamp,
+                Origin::Derived { group: of } => of == group && is_current,
+                Origin::Failure => is_current,
+                Origin::Rule => false,
+            };
+            // The asked name was judged just now, the names in its chain under the rules of then only.
+            let is_judged_again = !is_current && matches!(head.origin, Origin::Upstream { chain: true, .. });
+            if is_ours && !is_linked && !is_judged_again {
+                if !query.is_private {
+                    self.cache.confirm(entry, self.rules_stamp);
+                    self.counters.cache_confirmed.add(1);
+                }
+                return Some(self.reply_from_cache(now, ticket, entry, freshness, out));
+            }
+            if is_ours && head.ede.is_none() {
+                query.is_judged_again = is_judged_again;
+                return Some(self.resolve_from_cache(now, ticket, entry, name, out));
+            }
+        } else if found.is_some() || is_linked {
+            // An alias's answer is kept for the name that was asked.
+            query.may_have_stale = true;
+        }
+        if self.resolver.upstreams.cuts_at_nxdomain(group)
+            && let Some((entry, above)) = self.cache.find_cut(&query.cache_key_of(&name), group, now)
+        {
+            query.is_below_cut = true;
+            self.counters.cut_answers.add(1);
+            return Some(self.resolve_from_cache(now, ticket, entry, above, out));
+        }
+        None
+    }
+}
