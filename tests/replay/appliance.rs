@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use corewall::build::patterns::Compiler;
+use corewall::decide::cache::{Flush, FlushCursor};
 use corewall::decide::rulebook::RuleBook;
 use corewall::decide::settings::Settings;
 use corewall::decide::upstream::ServerId;
@@ -104,6 +105,14 @@ impl Appliance {
         self.store = store;
         self.patterns = patterns;
         Ok(())
+    }
+
+    /// Cached answers are forgotten, slice after slice.
+    pub fn flush(&mut self, what: &Flush) {
+        let mut from = Some(FlushCursor::START);
+        while let Some(cursor) = from {
+            from = self.core.flush(what, cursor).next;
+        }
     }
 
     /// A client asks.

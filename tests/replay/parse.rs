@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use corewall::decide::cache::Flush;
+use corewall_sharding::name::Name;
+
 use crate::Failure;
 use crate::message::{self, Edns, FLAGS, Message, OPCODES, RCODES};
 use crate::scenario::{Adjust, Entry, Event, File, MATCH_ALL, Match, Range, Scenario, Server, Step, StoreState};
@@ -124,6 +127,12 @@ impl<'a> Parser<'a> {
                 ["TARGETS_FAIL"] => StoreState::TargetsFail,
                 ["PATTERNS_FAIL"] => StoreState::PatternsFail,
                 _ => return Err(self.fail("write STORE WORKS, ROWS_FAIL, TARGETS_FAIL or PATTERNS_FAIL")),
+            }),
+            "FLUSH" => Event::Flush(match arguments[..] {
+                ["ALL"] => Flush::All,
+                ["NAME", name] => Flush::Name(self.check(read_name(name))?),
+                ["SUBTREE", name] => Flush::Subtree(self.check(read_name(name))?),
+                _ => return Err(self.fail("write FLUSH ALL, FLUSH NAME name or FLUSH SUBTREE name")),
             }),
             "RELOAD" => {
                 none(Event::Nothing)?;
@@ -305,6 +314,10 @@ fn without_comment(line: &str) -> &str {
         }
     }
     line
+}
+
+fn read_name(text: &str) -> Result<Name, String> {
+    Name::from_text(text).map_err(|error| format!("`{text}` is no name: {error}"))
 }
 
 fn microseconds(seconds: &str) -> Result<u64, String> {

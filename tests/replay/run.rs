@@ -93,6 +93,10 @@ impl<'a> Run<'a> {
                 None => Err("nothing waits for an answer".to_owned()),
             },
             Event::TimePasses(us) => self.pass(step.number, *us),
+            Event::Flush(what) => {
+                appliance.flush(what);
+                Ok(())
+            }
             Event::Reload { config, files } => appliance.reload(config.as_deref(), files),
             Event::Store(state) => {
                 appliance.state = *state;

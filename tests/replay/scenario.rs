@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use corewall::decide::cache::Flush;
+
 use crate::message::{Draft, Message};
 
 /// A whole `.rpl` file.
@@ -190,6 +192,8 @@ pub enum Event {
     Error,
     /// Microseconds pass.
     TimePasses(u64),
+    /// Cached answers are forgotten.
+    Flush(Flush),
     /// The files change, a generation is built and published, and the appliance goes over to it.
     Reload {
         config: Option<String>,
