@@ -17,8 +17,9 @@ use corewall_sharding::rule::{Class, Kind};
 use domain::base::Rtype;
 
 use self::found::Finder;
+use super::serve::hosts_failure;
 use super::{Failure, check, print};
-use crate::config;
+use crate::config::{self, Hosts};
 use crate::decide::answer::Answer;
 use crate::decide::client;
 use crate::decide::rule::Asked;
@@ -50,10 +51,11 @@ pub struct Arguments {
 
 /// Explains and prints.
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
-    let (config, _) = config::find(arguments.config.as_deref()).map_err(Failure::usage)?;
+    let (config, file) = config::find(arguments.config.as_deref()).map_err(Failure::usage)?;
+    let hosts = Hosts::read(&config.hosts_files).map_err(|error| hosts_failure(file.as_deref(), &error))?;
     let store = arguments.store.as_deref().unwrap_or(&config.store);
     let question = Question { name: arguments.name, rtype: arguments.rtype, client: arguments.client };
-    print(explain(store, config.settings(), config.mmap, &question).map_err(Failure::usage)?)
+    print(explain(store, config.settings_with(&hosts), config.mmap, &question).map_err(Failure::usage)?)
 }
 
 /// What is asked.

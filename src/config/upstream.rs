@@ -25,4 +25,6 @@ pub struct Upstream {
     /// In the order in which they are tried.
     #[serde(deserialize_with = "value::servers")]
     pub servers: Vec<SocketAddr>,
+    /// Whether its answers may hold private addresses in spite of `rebinding_protection`.
+    pub private_answers: bool,
 }

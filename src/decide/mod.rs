@@ -16,6 +16,7 @@
 // In the order of a query's life.
 pub mod step;
 pub mod question;
+pub mod chaos;
 pub mod client;
 pub mod cache;
 pub mod local;
@@ -28,6 +29,7 @@ mod resume;
 pub mod upstream;
 pub mod waiting;
 mod chain;
+pub mod rebinding;
 pub mod address;
 pub mod rewrite;
 mod conclude;
@@ -63,7 +65,7 @@ use self::counters::Counters;
 use self::filter::Lookup;
 use self::pattern::Matches;
 use self::query::{AliasAsked, Link, Queries, Stage, Subject};
-use self::question::Question;
+use self::question::{Question, Rejection};
 use self::quota::Quota;
 use self::reply::Body;
 use self::resolve::Resolver;
@@ -93,6 +95,8 @@ pub struct Core {
     default_group: GroupId,
     allow_group: GroupId,
     block_group: GroupId,
+    /// Groups whose answers may hold private addresses.
+    trusted_groups: Vec<GroupId>,
     // Scratch, used within one event and never across two.
     lookup: Lookup,
     answer: Answer,
@@ -119,6 +123,7 @@ impl Core {
             default_group: 0,
             allow_group: 0,
             block_group: 0,
+            trusted_groups: Vec::new(),
             lookup: Lookup::new(),
             answer: Answer::new(),
             body: Body::new(),
@@ -139,7 +144,10 @@ impl Core {
         self.allow_group = upstreams.group("allow");
         self.block_group = upstreams.group("block");
         self.rules_stamp += 1;
-        if !rules.treats_addresses_as(&self.rules) {
+        let trusted_groups = settings.rebinding.trusted_groups(|name| upstreams.group(name));
+        let refuses_as_before = settings.rebinding == self.settings.rebinding;
+        self.trusted_groups = trusted_groups;
+        if !rules.treats_addresses_as(&self.rules) || !refuses_as_before {
             // What the addresses of a cached answer were before, it does not tell.
             self.addresses_stamp = self.rules_stamp;
         }
@@ -159,6 +167,7 @@ impl Core {
         query.rules = self.rules_stamp;
         match question::parse(datagram, from.transport, &mut query.question) {
             Ok(()) => {}
+            Err(Rejection::Chaos) => return self.answer_chaos(ticket, out),
             Err(rejection) => {
                 self.queries.end(ticket);
                 return self.reject(from, rejection, datagram, out);
@@ -452,7 +461,7 @@ impl Core {
                 }
                 return self.reply_from_cache(now, ticket, entry, out);
             }
-            if is_ours && head.ede.is_none() {
+            if is_ours && head.ede.is_none() && !query.is_led_by_upstream_to_private(&self.settings.rebinding) {
                 return self.resolve_from_cache(now, ticket, entry, out);
             }
         }

@@ -33,7 +33,8 @@ fn explained(dir: &tempfile::TempDir, name: &str, rtype: &str) -> String {
         rtype: parse_type(rtype).unwrap(),
         client: "192.0.2.7".parse().unwrap(),
     };
-    let local = LocalRecords::new(Vec::new(), Served { special_use_names: true, reverse_zones: true });
+    let local =
+        LocalRecords::new(Vec::new(), Served { special_use_names: true, reverse_zones: true, canary_domains: true });
     let settings = Settings { local, ede_text: true, ..Settings::default() };
     explain(&dir.path().join("store"), settings, false, &question).unwrap()
 }
