@@ -56,6 +56,11 @@ impl Rebinding {
         self.groups.iter().map(|name| number(name)).collect()
     }
 
+    /// Whether this address is refused to names that are no exception.
+    pub fn refuses(&self, address: IpAddr) -> bool {
+        self.is_on && is_private(address)
+    }
+
     fn spares(&self, name: &Name) -> bool {
         !self.exceptions.is_empty()
             && (0..=name.label_count()).any(|labels| self.exceptions.contains(name.suffix_wire(labels)))
