@@ -7,7 +7,7 @@
 //!                                                         └────────────────────────────┴── verdict ◄─────────────────┘
 //!        alias: AskTarget ── on_target ── (cache ... verdict again for the target) ◄──────────┤
 //!        not blocked: AskUpstream, or Wait for an equal question in flight ◄──────────────────┘
-//!        on_upstream / on_tick ── next_ready ── resume ── uncloak (AskStore ... again) ─ addresses ─ rewrite ─ keep ─ Reply
+//!        on_upstream / on_tick ── next_ready ── resume ── uncloak (AskStore ... again) ─ rebinding ─ addresses ─ rewrite ─ keep ─ Reply
 //! ```
 //!
 //! Architecture invariant: nothing here performs I/O, reads a clock, logs, panics on what a packet holds, or allocates after
@@ -448,7 +448,11 @@ impl Core {
             let is_ours = match head.origin {
                 // Judged again just now; the names in its chain were judged under the old rules only.
                 cache::Origin::Upstream { group, chain } => {
-                    group == query.group && (!chain || is_current) && head.rules >= self.addresses_stamp
+                    group == query.group
+                        && (!chain || is_current)
+                        && head.rules >= self.addresses_stamp
+                        // A name above a record that has come since is there: see `Core::finish_answer`.
+                        && (head.rcode != rcode::NXDOMAIN || !self.settings.local.is_above_records(query.resolved()))
                 }
                 // The name may be forwarded to another group now, whose servers have not failed.
                 cache::Origin::Failure => is_current,

@@ -68,11 +68,12 @@ impl HostsFile {
         let mut lines = Lines::new(&mut reader);
         let mut names = 0;
         while let Some((number, line)) = lines.next()? {
+            let hosts = file.hosts.len();
             match line {
                 Line::Whole(line) => file.line(number, line),
                 Line::TooLong(_) => file.refuse(number, RefuseReason::LineTooLong),
             }
-            names += file.hosts.last().map_or(0, |host| host.names.len());
+            names += file.hosts.iter().skip(hosts).map(|host| host.names.len()).sum::<usize>();
             if names > HOSTS_NAMES_MAX {
                 return Err(too_large(&format!("more than {HOSTS_NAMES_MAX} names")));
             }
@@ -177,6 +178,8 @@ mod tests {
         let fits: String =
             (0..HOSTS_NAMES_MAX / 8).map(|n| format!("10.0.0.1{}\n", format!(" n{n}").repeat(8))).collect();
         assert_eq!(read(&fits).unwrap().hosts.len(), HOSTS_NAMES_MAX / 8);
+        let commented = fits.replace('\n', "\n# what is no name does not count\n");
+        assert!(read(&commented).is_ok());
         assert!(
             read(&format!("{fits}10.0.0.2 x\n")).unwrap_err().to_string().contains("names, which is no hosts file")
         );
