@@ -4,11 +4,12 @@
 //! only shows when values are put side by side in `check.rs`. Every error names file, line, key and remedy
 //! ([`ConfigError`]). `config.default.toml` documents every option; a test holds it equal to [`Config::default`].
 //!
-//! Not done here: opening lists or the store, and asking the machine which cores it has. `cli` does that.
+//! Not done here: opening lists or the store, reading hosts files (but see [`Hosts`], which commands read them by), and asking the machine which cores it has. `cli` does that.
 
 mod cache;
 mod check;
 mod error;
+mod local;
 mod settings;
 mod upstream;
 mod value;
@@ -16,12 +17,14 @@ mod value;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use corewall_sharding::name::Name;
 use corewall_sharding::rule::{BlockMode, TypedAnswer};
 use ipnet::IpNet;
 use serde::Deserialize;
 
 pub use self::cache::Cache;
 pub use self::error::ConfigError;
+pub use self::local::{Hosts, HostsError, Record};
 pub use self::upstream::{Upstream, Upstreams};
 pub use self::value::{Cores, LogLevel, WildcardAction, parse_server};
 use crate::decide::settings::OnStoreError;
@@ -56,6 +59,27 @@ pub struct Config {
     pub special_use_names: bool,
     /// Whether reverse zones of private and local addresses are answered here (RFC 6303).
     pub local_reverse_zones: bool,
+    /// Whether browsers are told to use this resolver (canary domains).
+    pub canary_domains: bool,
+    /// Hosts files whose names are answered here.
+    #[serde(deserialize_with = "value::paths")]
+    pub hosts_files: Vec<PathBuf>,
+    /// Seconds in their answers.
+    #[serde(deserialize_with = "value::ttl_s")]
+    pub hosts_ttl_s: u32,
+    /// Whether local addresses get reverse records by themselves.
+    pub reverse_records: bool,
+    /// What `version.bind` tells; empty tells nothing.
+    #[serde(deserialize_with = "value::chaos_text")]
+    pub chaos_version: String,
+    /// What `id.server` tells; empty tells nothing.
+    #[serde(deserialize_with = "value::chaos_text")]
+    pub chaos_id: String,
+    /// Whether private addresses in upstreams' answers are refused.
+    pub rebinding_protection: bool,
+    /// Names for which they are not.
+    #[serde(deserialize_with = "value::names")]
+    pub rebinding_exceptions: Vec<Name>,
     /// What a worker does when nothing is asked.
     pub wait: Wait,
     /// Least severe log lines that are written.
@@ -92,6 +116,14 @@ impl Default for Config {
             clients_allowed: Vec::new(),
             special_use_names: true,
             local_reverse_zones: true,
+            canary_domains: true,
+            hosts_files: Vec::new(),
+            hosts_ttl_s: 300,
+            reverse_records: true,
+            chaos_version: String::new(),
+            chaos_id: String::new(),
+            rebinding_protection: false,
+            rebinding_exceptions: Vec::new(),
             wait: Wait::Sleep,
             log: LogLevel::Info,
             upstream_timeout_ms: 600,
@@ -173,29 +205,6 @@ pub struct Policy {
     /// Instead of `block.mode`.
     #[serde(default)]
     pub block_mode: Option<BlockMode>,
-}
-
-/// A local record.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Record {
-    /// Its owner.
-    #[serde(deserialize_with = "value::name")]
-    pub name: corewall_sharding::name::Name,
-    /// Type mnemonic, or `TYPE123`.
-    #[serde(rename = "type")]
-    pub rtype: String,
-    /// RDATA in presentation format (RFC 1035 §5.1).
-    pub data: String,
-    /// Seconds.
-    #[serde(default = "Record::ttl_s_default", deserialize_with = "value::ttl_s")]
-    pub ttl_s: u32,
-}
-
-impl Record {
-    fn ttl_s_default() -> u32 {
-        300
-    }
 }
 
 /// What a name in a list means when the list's format leaves it open.
@@ -282,6 +291,9 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
     let base = file.parent().unwrap_or(Path::new(""));
     // `join` leaves absolute paths as they are.
     config.store = base.join(&config.store);
+    for file in &mut config.hosts_files {
+        *file = base.join(&file);
+    }
     for list in &mut config.list {
         list.path = base.join(&list.path);
     }

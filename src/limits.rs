@@ -141,6 +141,19 @@ pub const CACHE_BYTES_MAX: usize = 256 << 30;
 const _: () = assert!(CACHE_BYTES_MIN >= 2 * CACHE_ENTRY_BYTES_MAX, "the largest entry fits the smallest cache");
 const _: () = assert!(CACHE_BYTES_MAX / CACHE_CHUNK_BYTES < u32::MAX as usize, "a chunk's number is a u32");
 
+/// Hosts files of a configuration.
+pub const HOSTS_FILES_MAX: usize = 16;
+/// Bytes of one hosts file, unpacked: what is larger is a block list.
+pub const HOSTS_FILE_BYTES_MAX: u64 = 16 << 20;
+/// Names in one hosts file, each some 200 bytes of memory for its records: more hosts than one network has.
+pub const HOSTS_NAMES_MAX: usize = 131_072;
+/// Lines of one hosts file that are told when they cannot be read; the others are counted.
+pub const HOSTS_REFUSED_SHOWN_MAX: usize = 20;
+/// Names whose addresses may be private, in a configuration.
+pub const REBINDING_EXCEPTIONS_MAX: usize = 4_096;
+/// Bytes of what a server tells of itself: one character-string (RFC 1035 §3.3).
+pub const CHAOS_TEXT_BYTES_MAX: usize = 255;
+
 /// Policies in a configuration.
 pub const POLICIES_MAX: usize = 256;
 /// Lists in a generation.

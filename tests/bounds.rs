@@ -22,7 +22,8 @@ fn settings() -> Settings {
     let mut settings = Settings::default();
     settings.groups[0] =
         Group { name: "default".to_owned(), servers: vec!["192.0.2.1:53".parse().unwrap()], nxdomain_cut: true };
-    settings.local = LocalRecords::new(Vec::new(), Served { special_use_names: true, reverse_zones: true });
+    settings.local =
+        LocalRecords::new(Vec::new(), Served { special_use_names: true, reverse_zones: true, canary_domains: true });
     settings
 }
 

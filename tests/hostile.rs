@@ -166,6 +166,13 @@ impl Bench {
                 assert!(bytes <= limits::UDP_PAYLOAD_BYTES_MIN);
                 check_reply(datagram, &self.out[..bytes], u16::from(reply.question_bytes > 0));
             }
+            Err(Rejection::Chaos) => {
+                self.outcomes[1] += 1;
+                assert!(want.is_none_or(|want| want == Expected::Refused(5)), "{datagram:x?}");
+                let head = ReplyHead { rcode: 5, authentic_data: false, ede: None };
+                let bytes = write(&self.question, Transport::Udp, head, &self.empty, &mut self.out);
+                check_reply(datagram, &self.out[..bytes], 1);
+            }
             Err(Rejection::Drop(reason)) => {
                 self.outcomes[2] += 1;
                 assert_eq!(want, Some(Expected::Dropped(reason)));

@@ -8,6 +8,9 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use corewall::decide::chaos::Chaos;
+use corewall::decide::local::{LocalRecords, Served};
+use corewall::decide::rebinding::Rebinding;
 use corewall::decide::rulebook::RuleBook;
 use corewall::decide::settings::{Group, Settings};
 use corewall::decide::{Core, Now, Origin, Ready, Step, Transport};
@@ -17,7 +20,7 @@ use corewall::serve::store::StoreReader;
 use corewall_sharding::build::{BuildOptions, Builder};
 use corewall_sharding::name::Name;
 use corewall_sharding::publish::Store;
-use corewall_sharding::rule::{Class, ClientMatch, Condition, Kind, List, Rule, RuleKey, Scope};
+use corewall_sharding::rule::{AnswerRecord, Class, ClientMatch, Condition, Kind, List, Rule, RuleKey, Scope};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -66,6 +69,8 @@ struct Worker {
     patterns: PatternScanner,
     out: Vec<u8>,
     clock: u64,
+    /// What the upstream answers.
+    address: [u8; 4],
     _folder: tempfile::TempDir,
 }
 
@@ -104,6 +109,11 @@ impl Worker {
         settings.cache.bytes = cache_bytes;
         settings.groups[0] =
             Group { name: "default".to_owned(), servers: vec!["192.0.2.1:53".parse().unwrap()], nxdomain_cut: true };
+        settings.rebinding = Rebinding::refused_except(&["corp.example".parse().unwrap()], Vec::new());
+        settings.chaos = Chaos::new("corewall", "");
+        let record = AnswerRecord { rtype: 1, ttl_s: None, rdata: [10, 0, 0, 1].into() };
+        let owners = ["nas.lan.example", "*.lan.example"].map(|owner| (owner.parse().unwrap(), record.clone()));
+        settings.local = LocalRecords::new(owners.to_vec(), Served { canary_domains: true, ..Served::default() });
         let rules = RuleBook::new(&generation, &settings).unwrap();
         Self {
             core: Core::new(Arc::new(settings), Arc::new(rules), [1; 32]),
@@ -111,6 +121,7 @@ impl Worker {
             patterns: PatternScanner::new(Arc::new(PatternDatabase::empty())).unwrap(),
             out: vec![0; 65_535],
             clock: 1,
+            address: [192, 0, 2, 5],
             _folder: folder,
         }
     }
@@ -143,8 +154,9 @@ impl Worker {
                     message[2] |= 0x80;
                     message[3] = 0x80;
                     (message[7], message[11]) = (1, 0);
-                    let record = b"\xc0\x0c\0\x01\0\x01\0\0\x0e\x10\0\x04\xc0\0\x02\x05";
+                    let record = b"\xc0\x0c\0\x01\0\x01\0\0\x0e\x10\0\x04....";
                     message[end..end + record.len()].copy_from_slice(record);
+                    message[end + record.len() - 4..end + record.len()].copy_from_slice(&self.address);
                     self.core.on_upstream(now, server, Transport::Udp, socket, &message[..end + record.len()]);
                 }
                 Ready::Query(ticket) => {
@@ -255,6 +267,41 @@ fn rules_on_addresses_and_on_clients_are_judged_without_allocation() {
     });
     assert_eq!(worker.core.counters().blocked_by_address.value(), 1_000);
     assert_eq!(worker.core.counters().exchanges.value(), 2_000);
+    assert_eq!(count, 0);
+}
+
+#[test]
+fn local_names_and_what_the_server_tells_of_itself_are_answered_without_allocation() {
+    let mut worker = Worker::new(1 << 20);
+    let names = ["nas.lan.example", "x.y.lan.example", "use-application-dns.net"].map(query);
+    let mut version = query("version.bind");
+    let end = version.len() - 11;
+    version[end - 4..end].copy_from_slice(&[0, 16, 0, 3]);
+    let count = allocations(|| {
+        for (query, (rcode, answers)) in names.iter().zip([(0, 1), (0, 1), (3, 0)]) {
+            let step = worker.ask(query);
+            is_reply(step, &worker.out, rcode, answers);
+        }
+        let step = worker.ask(&version);
+        is_reply(step, &worker.out, 0, 1);
+    });
+    assert_eq!(worker.core.counters().local_answers.value(), 4);
+    assert_eq!(count, 0);
+}
+
+#[test]
+fn a_private_address_of_a_public_name_is_refused_without_allocation() {
+    let mut worker = Worker::new(1 << 20);
+    worker.address = [192, 168, 0, 1];
+    let queries: Vec<_> = (0..1_000).map(|number| query(&format!("www{number}.unlisted.example"))).collect();
+    let count = allocations(|| {
+        for query in &queries {
+            worker.ask(query);
+            let step = worker.answer_upstream();
+            is_reply(step, &worker.out, 0, 0);
+        }
+    });
+    assert_eq!(worker.core.counters().rebinding_refused.value(), 1_000);
     assert_eq!(count, 0);
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 use corewall_sharding::publish::{Generation, Store};
 
 use super::{ConfigArgument, Failure, print};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Hosts};
 use crate::decide::rulebook::RuleBook;
 use crate::lists;
 use crate::serve::cores;
@@ -38,6 +38,10 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
             problems.push(at(&["list", "path"], Some(index), message));
         }
     }
+    let hosts = Hosts::read(&config.hosts_files).unwrap_or_else(|error| {
+        problems.push(at(&["hosts_files"], Some(error.index), error.message()));
+        Hosts::default()
+    });
     if let Err(error) = cores::resolve(config.cores.named()) {
         let message = error.to_string();
         problems.push(at(&["cores"], None, message.strip_prefix("cores: ").unwrap_or(&message).to_owned()));
@@ -53,7 +57,7 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
         return Err(Failure { messages: problems, code: 2 });
     }
     let source = file.as_deref().map_or("the defaults".to_owned(), |file| file.display().to_string());
-    print(format_args!("configuration: {source}\n{}{summary}", describe(&config)))
+    print(format_args!("configuration: {source}\n{}{}{summary}", describe(&config), describe_hosts(&hosts)))
 }
 
 /// Opens the store as a server would, and tells what is in it.
@@ -99,6 +103,26 @@ pub(super) fn open(dir: &Path) -> Result<Generation, String> {
 fn unbuilt<'a>(config: &'a Config, generation: &Generation) -> Vec<&'a str> {
     let is_built = |name: &str| generation.lists.iter().any(|list| list.name == name);
     config.list.iter().map(|list| list.name.as_str()).filter(|name| !is_built(name)).collect()
+}
+
+/// What the hosts files say, and what in them cannot be read.
+fn describe_hosts(hosts: &Hosts) -> String {
+    let mut text = String::new();
+    for file in hosts.files() {
+        let path = file.path.display();
+        // Writing to a text cannot fail.
+        let _ = writeln!(
+            text,
+            "  hosts {path}: {} addresses, {} lines or names passed over, {} that cannot be read",
+            file.hosts.len(),
+            file.skipped,
+            file.refused
+        );
+        for line in &file.refused_first {
+            let _ = writeln!(text, "    {path}:{}: {}", line.line, line.reason);
+        }
+    }
+    text
 }
 
 fn describe(config: &Config) -> String {

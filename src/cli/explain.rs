@@ -17,8 +17,9 @@ use corewall_sharding::rule::{Class, Kind};
 use domain::base::Rtype;
 
 use self::found::Finder;
+use super::serve::hosts_failure;
 use super::{Failure, check, print};
-use crate::config;
+use crate::config::{self, Hosts};
 use crate::decide::answer::Answer;
 use crate::decide::client;
 use crate::decide::rule::Asked;
@@ -31,9 +32,9 @@ use crate::serve::store::StoreReader;
 /// Tell what would be answered to a question, and why.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// The name that is asked for
-    #[arg(value_parser = parse_name)]
-    name: Name,
+    /// The name that is asked for, or an address, to see the rules on answers that hold it
+    #[arg(value_parser = parse_subject)]
+    name: Subject,
     /// The record type that is asked for
     #[arg(value_name = "TYPE", default_value = "A", value_parser = parse_type)]
     rtype: u16,
@@ -50,17 +51,39 @@ pub struct Arguments {
 
 /// Explains and prints.
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
-    let (config, _) = config::find(arguments.config.as_deref()).map_err(Failure::usage)?;
+    let (config, file) = config::find(arguments.config.as_deref()).map_err(Failure::usage)?;
+    let hosts = Hosts::read(&config.hosts_files).map_err(|error| hosts_failure(file.as_deref(), &error))?;
     let store = arguments.store.as_deref().unwrap_or(&config.store);
-    let question = Question { name: arguments.name, rtype: arguments.rtype, client: arguments.client };
-    print(explain(store, config.settings(), config.mmap, &question).map_err(Failure::usage)?)
+    let question = Question {
+        name: arguments.name.name,
+        address: arguments.name.address,
+        rtype: arguments.rtype,
+        client: arguments.client,
+    };
+    print(explain(store, config.settings_with(&hosts), config.mmap, &question).map_err(Failure::usage)?)
 }
 
 /// What is asked.
 struct Question {
     name: Name,
+    /// It is not a name but an address, and the rules on answers that hold it are wanted.
+    address: Option<IpAddr>,
     rtype: u16,
     client: IpAddr,
+}
+
+/// A name, or an address in its place.
+#[derive(Clone, Debug)]
+struct Subject {
+    name: Name,
+    address: Option<IpAddr>,
+}
+
+fn parse_subject(text: &str) -> Result<Subject, String> {
+    match text.parse() {
+        Ok(address) => Ok(Subject { name: Name::ROOT, address: Some(address) }),
+        Err(_) => parse_name(text).map(|name| Subject { name, address: None }),
+    }
 }
 
 fn parse_name(text: &str) -> Result<Name, String> {
@@ -80,13 +103,21 @@ fn explain(dir: &Path, settings: Settings, mmap: bool, question: &Question) -> R
     let scanner = PatternScanner::new(Arc::new(patterns)).map_err(|error| error.to_string())?;
     let store = StoreReader::open(&generation, mmap).map_err(|error| error.to_string())?;
     let mut finder = Finder::new(&generation, rules.clone(), store, scanner);
-    let Question { name, rtype, client } = *question;
-    let mut out = format!("{name} {} asked by {client}, generation {}\n", Rtype::from_int(rtype), generation.number);
+    let Question { name, address, rtype, client } = *question;
+    let mut out = match address {
+        Some(address) => format!("{address} in an upstream's answer to {client}, generation {}\n", generation.number),
+        None => format!("{name} {} asked by {client}, generation {}\n", Rtype::from_int(rtype), generation.number),
+    };
     match client::admit(&settings, client) {
         None => out += "  the client is not among clients_allowed\n",
         Some(policy) => {
             let policy_name = settings.policies.get(usize::from(policy)).map_or("", |policy| &policy.name);
             out += &format!("  its policy is `{policy_name}`\n");
+            if let Some(address) = address {
+                let asked = Asked { name: &name, qtype: rtype, client, policy };
+                out += &explain_address(&settings, &finder, &asked, address);
+                return Ok(out);
+            }
             let mut next = Some(name);
             // An alias leads to the next name, as it does in the server.
             for _ in 0..=limits::CHAIN_LINKS_MAX {
@@ -103,6 +134,28 @@ fn explain(dir: &Path, settings: Settings, mmap: bool, question: &Question) -> R
     let Finder { store, scanner, .. } = &mut finder;
     out += &reply::of(question, settings, rules, store, scanner)?;
     Ok(out)
+}
+
+/// Explains what becomes of an answer that holds an address.
+fn explain_address(settings: &Settings, finder: &Finder<'_>, asked: &Asked<'_>, address: IpAddr) -> String {
+    let mut out = format!("\n{address}\n");
+    if settings.rebinding.refuses(address) {
+        out += "  refused to names that are no exception (rebinding_protection)\n";
+    }
+    let found = finder.find_address(asked, address);
+    out += &text::candidates(finder.generation, &found, false);
+    let winner = found.winner.and_then(|winner| finder.generation.classes.get(winner.class as usize));
+    let by = winner.and_then(|class| finder.generation.lists.get(usize::from(class.list))).map(text::list);
+    out += &match (winner.map(|class| class.kind), by) {
+        (Some(Kind::Block), Some(list)) => format!("  an answer with it is blocked by list {list}\n"),
+        (Some(Kind::Alias), Some(list)) => format!("  an answer with it becomes an alias of list {list}\n"),
+        (Some(_), Some(list)) => format!("  allowed by list {list}\n"),
+        _ => "  no rule speaks of it\n".to_owned(),
+    };
+    if let Some(to) = finder.rewritten(asked, address) {
+        out += &format!("  it is replaced by {to}\n");
+    }
+    out
 }
 
 /// Explains one name of the chain; gives the next one.

@@ -8,7 +8,7 @@ use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 use super::{ConfigArgument, Failure};
-use crate::config::{self, Config};
+use crate::config::{self, Config, ConfigError, Hosts, HostsError};
 use crate::serve::reload::Wanted;
 use crate::serve::{self, Plan, ServeError, cores};
 
@@ -27,10 +27,20 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     let signals = serve::catch_signals().map_err(Failure::runtime)?;
     let (config, file) = arguments.config.load()?;
     hear_log(&config);
-    let plan = plan(&config, arguments.hints).map_err(Failure::usage)?;
+    let mut hosts = Hosts::read(&config.hosts_files).map_err(|error| hosts_failure(file.as_deref(), &error))?;
+    say_refused(&hosts);
+    let plan = plan_of(&config, &hosts, arguments.hints).map_err(Failure::usage)?;
     let reread = move || {
         let (config, _) = config::find(file.as_deref().map(Path::new)).map_err(|error| error.to_string())?;
-        plan_of(&config, false)
+        let kept = &mut |error: &HostsError| {
+            tracing::warn!("{}; its hosts are answered as before", error.message());
+        };
+        let read = Hosts::read_again(&hosts, &config.hosts_files, kept);
+        let newer = read.map_err(|error| hosts_error(file.as_deref(), &error))?;
+        say_refused(&newer);
+        let plan = plan_of(&config, &newer, false).map_err(|error| error.to_string())?;
+        hosts = newer;
+        Ok(plan)
     };
     serve::run(plan, Box::new(reread), signals).map_err(failure)
 }
@@ -43,19 +53,39 @@ fn failure(error: ServeError) -> Failure {
     }
 }
 
-fn plan_of(config: &Config, hints: bool) -> Result<Plan, String> {
-    plan(config, hints).map_err(|error| error.to_string())
+/// A hosts file that cannot be read, with the place where the configuration names it.
+pub(super) fn hosts_error(file: Option<&Path>, error: &HostsError) -> String {
+    match file {
+        Some(file) => ConfigError::at(file, &["hosts_files"], Some(error.index), error.message()).to_string(),
+        None => error.message(),
+    }
+}
+
+pub(super) fn hosts_failure(file: Option<&Path>, error: &HostsError) -> Failure {
+    Failure::usage(hosts_error(file, error))
+}
+
+/// Tells what in the hosts files cannot be read.
+fn say_refused(hosts: &Hosts) {
+    for file in hosts.files().iter().filter(|file| file.refused > 0) {
+        let path = file.path.display();
+        for line in &file.refused_first {
+            tracing::warn!("{path}:{}: {}; this is not answered", line.line, line.reason);
+        }
+        tracing::warn!("{path}: {} lines or names cannot be read; the others are answered", file.refused);
+    }
 }
 
 /// What the configuration asks to be served, on this machine.
-fn plan(config: &Config, hints: bool) -> Result<Plan, cores::CoresError> {
+fn plan_of(config: &Config, hosts: &Hosts, hints: bool) -> Result<Plan, cores::CoresError> {
+    let settings = Arc::new(config.settings_with(hosts));
     Ok(Plan {
         cores: cores::resolve(config.cores.named())?,
         listen: config.listen.clone(),
         wait: config.wait,
         log: config.log.as_str().to_owned(),
         hints,
-        wanted: Wanted { settings: Arc::new(config.settings()), store: Some(config.store.clone()), mmap: config.mmap },
+        wanted: Wanted { settings, store: Some(config.store.clone()), mmap: config.mmap },
     })
 }
 

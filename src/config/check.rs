@@ -5,10 +5,11 @@ use std::collections::HashSet;
 use corewall_sharding::rule::BlockMode;
 
 use super::error::{Place, Problem};
+use super::local::check_record;
 use super::value::WildcardAction;
 use super::{Config, List, Policy};
+use crate::limits;
 use crate::lists::Format;
-use crate::{limits, rdata};
 
 use Place::{Index, Key};
 
@@ -20,18 +21,7 @@ pub(super) fn check(config: &Config) -> Result<(), Problem> {
     check_cache(config)?;
     check_lists(config)?;
     check_policies(config)?;
-    for (place, record) in config.record.iter().enumerate() {
-        check_record(&record.rtype, &record.data)
-            .map_err(|message| problem([Key("record"), Index(place), Key("data")], message))?;
-    }
-    Ok(())
-}
-
-fn check_record(rtype: &str, data: &str) -> Result<(), String> {
-    match rdata::parse(rtype, data) {
-        Ok(_) => Ok(()),
-        Err(reason) => Err(format!("`{rtype} {data}` is no record ({reason}); write type and data as in a zone file")),
-    }
+    config.check_local()
 }
 
 fn check_cache(config: &Config) -> Result<(), Problem> {

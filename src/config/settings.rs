@@ -1,18 +1,24 @@
 //! From the configuration to what the query path and the build are given.
 
-use corewall_sharding::name::Name;
-use corewall_sharding::rule::{AnswerRecord, Kind, List as StoredList};
+use corewall_sharding::rule::{Kind, List as StoredList};
 
 use super::check::POLICY_DEFAULT;
-use super::{Config, List, ListKind};
+use super::{Config, Hosts, List, ListKind};
 use crate::build::ListSpec;
-use crate::decide::local::{LocalRecords, Served};
+use crate::decide::chaos::Chaos;
+use crate::decide::local::LocalRecords;
+use crate::decide::rebinding::Rebinding;
 use crate::decide::settings::{Group, Policy, PolicyId, Settings};
-use crate::{lists, rdata};
+use crate::lists;
 
 impl Config {
-    /// What `decide` needs to know.
+    /// What `decide` needs to know, hosts files aside.
     pub fn settings(&self) -> Settings {
+        self.settings_with(&Hosts::default())
+    }
+
+    /// What `decide` needs to know.
+    pub fn settings_with(&self, hosts: &Hosts) -> Settings {
         let mut policies = vec![Policy { name: POLICY_DEFAULT.to_owned(), lists: None, block_mode: None }];
         let mut policy_clients = Vec::new();
         for policy in &self.policy {
@@ -49,23 +55,21 @@ impl Config {
             })
             .to_vec(),
             upstream_timeout_ms: self.upstream_timeout_ms,
-            local: LocalRecords::new(self.local_records(), self.served_locally()),
+            local: LocalRecords::new(self.local_records(hosts), self.served_locally()),
+            chaos: Chaos::new(&self.chaos_version, &self.chaos_id),
+            rebinding: self.rebinding(),
             on_store_error: self.on_store_error,
         }
     }
 
-    fn served_locally(&self) -> Served {
-        Served { special_use_names: self.special_use_names, reverse_zones: self.local_reverse_zones }
-    }
-
-    /// The local records in wire format.
-    pub fn local_records(&self) -> Vec<(Name, AnswerRecord)> {
-        // `check` has parsed each of them before: none is left out.
-        let parsed = |record: &super::Record| {
-            let (rtype, rdata) = rdata::parse(&record.rtype, &record.data).ok()?;
-            Some((record.name, AnswerRecord { rtype, ttl_s: Some(record.ttl_s), rdata }))
-        };
-        self.record.iter().filter_map(parsed).collect()
+    fn rebinding(&self) -> Rebinding {
+        if !self.rebinding_protection {
+            return Rebinding::default();
+        }
+        let groups =
+            [("default", &self.upstream.default), ("allow", &self.upstream.allow), ("block", &self.upstream.block)];
+        let trusted = groups.into_iter().filter(|(_, group)| group.private_answers).map(|(name, _)| name.to_owned());
+        Rebinding::refused_except(&self.rebinding_exceptions, trusted.collect())
     }
 
     /// The lists to build a store from.

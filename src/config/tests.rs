@@ -149,6 +149,17 @@ fn bad_values_are_told_with_line_key_and_remedy() {
         ),
         ("[build]\nshards = 0", "2: build.shards: 0 is out of bounds; use 1 to 4096 shards"),
         ("log = \"loud\"", "1: log: unknown value `loud`; use one of error, warn, info, debug, trace"),
+        ("hosts_ttl_s = 86401", "1: hosts_ttl_s: 86401 is out of bounds; use 0 to 86400 seconds"),
+        ("hosts_files = 1", "1: hosts_files: invalid type: integer `1`; use a text or a list of texts"),
+        (
+            "rebinding_exceptions = [\"corp.example\", \"a..b\"]",
+            "1: rebinding_exceptions: `a..b` is no domain name (empty label); correct it",
+        ),
+        ("rebinding_protection = \"yes\"", "1: rebinding_protection: invalid type: string \"yes\"; use a boolean"),
+        (
+            "[upstream.default]\nprivate_answers = 1",
+            "2: upstream.default.private_answers: invalid type: integer `1`; use a boolean",
+        ),
         ("store = 7", "1: store: invalid type: integer `7`; use path string"),
     ] {
         assert_eq!(error(text), wanted, "{text}");
@@ -179,8 +190,118 @@ fn records_are_checked_where_they_stand() {
     );
     assert_eq!(error("[[record]]\nname = \"a.example\"\ntype = \"A\"\n"), "1: record: `data` is missing; add it here");
     let config = parse_text(&(record("MX", "10 mail.example.") + &record("TXT", "\"two\" words"))).unwrap();
-    let wire: Vec<_> = config.local_records().into_iter().map(|(_, record)| (record.rtype, record.rdata)).collect();
+    let wire: Vec<_> =
+        config.local_records(&Hosts::default()).into_iter().map(|(_, record)| (record.rtype, record.rdata)).collect();
     assert_eq!(wire, [(15, Box::from(*b"\0\x0a\x04mail\x07example\0")), (16, Box::from(*b"\x03two\x05words"))]);
+}
+
+#[test]
+fn a_cname_stands_alone_and_types_of_questions_are_no_records() {
+    let record = |name: &str, rtype: &str, data: &str| {
+        format!("\n[[record]]\nname = \"{name}\"\ntype = \"{rtype}\"\ndata = '{data}'\n")
+    };
+    let alias = record("a.example", "CNAME", "b.example.");
+    for (text, line) in [
+        (alias.clone() + &record("a.example", "A", "192.0.2.1"), 9),
+        (record("a.example", "TXT", "x") + &alias, 9),
+        (alias.clone() + &record("A.example", "CNAME", "c.example."), 9),
+    ] {
+        let wanted = "record.type: `a.example` has a CNAME and other records; a CNAME stands alone: remove one of them";
+        assert_eq!(error(&text), format!("{line}: {wanted}"));
+    }
+    assert!(parse_text(&(alias + &record("b.example", "A", "192.0.2.1"))).is_ok());
+    for rtype in ["TYPE255", "TYPE41", "TYPE252"] {
+        let wanted = format!("4: record.type: `{rtype}` is a type of questions, not of records; choose another");
+        assert_eq!(error(&record("a.example", rtype, "\\# 0")), wanted);
+    }
+}
+
+#[test]
+fn what_a_server_tells_of_itself_fits_one_string() {
+    let text = "x".repeat(256);
+    assert_eq!(
+        error(&format!("chaos_version = \"{text}\"")),
+        "1: chaos_version: the text has 256 bytes; use at most 255"
+    );
+    assert!(parse_text(&format!("chaos_id = \"{}\"", &text[1..])).is_ok());
+}
+
+/// Local records as `name type data`, of a configuration and a hosts file.
+fn local_records(text: &str, hosts: &str) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("hosts"), hosts).unwrap();
+    let config = parse(&format!("hosts_files = \"hosts\"\n{text}"), &folder.path().join("corewall.toml")).unwrap();
+    let records = config.local_records(&Hosts::read(&config.hosts_files).unwrap());
+    let shown = records.into_iter().map(|(name, record)| {
+        let data = match (record.rtype, &*record.rdata) {
+            (1, &[a, b, c, d]) => format!("A {a}.{b}.{c}.{d}"),
+            (12, target) => format!("PTR {}", corewall_sharding::name::Name::from_wire(target).unwrap()),
+            (rtype, data) => format!("{rtype} {data:?}"),
+        };
+        format!("{name} {data}")
+    });
+    shown.collect()
+}
+
+#[test]
+fn each_address_has_a_reverse_record_to_its_first_name_unless_there_is_one() {
+    let record = |name: &str, rtype: &str, data: &str| {
+        format!("[[record]]\nname = \"{name}\"\ntype = \"{rtype}\"\ndata = '{data}'\n")
+    };
+    let records = [
+        record("a.lan", "A", "10.0.0.1"),
+        record("b.lan", "A", "10.0.0.1"),
+        record("c.lan", "A", "10.0.0.2"),
+        record("2.0.0.10.in-addr.arpa", "PTR", "own.lan."),
+        record("*.lan", "A", "10.0.0.3"),
+        record("loop.lan", "A", "127.0.0.1"),
+    ]
+    .concat();
+    let of_hosts = "10.0.0.1 h.lan\n10.0.0.4 first.lan second.lan\n10.0.0.4 third.lan\n10.0.0.9 a.lan\n";
+    let all = local_records(&records, of_hosts);
+    let given: Vec<&str> = all.iter().map(String::as_str).collect();
+    assert_eq!(
+        given,
+        [
+            "a.lan A 10.0.0.1",
+            "b.lan A 10.0.0.1",
+            "c.lan A 10.0.0.2",
+            "2.0.0.10.in-addr.arpa PTR own.lan",
+            "*.lan A 10.0.0.3",
+            "loop.lan A 127.0.0.1",
+            "h.lan A 10.0.0.1",
+            "first.lan A 10.0.0.4",
+            "second.lan A 10.0.0.4",
+            "third.lan A 10.0.0.4",
+            "1.0.0.10.in-addr.arpa PTR a.lan",
+            "4.0.0.10.in-addr.arpa PTR first.lan",
+            "9.0.0.10.in-addr.arpa PTR a.lan",
+        ],
+        "a record of the configuration stands for those of the same name and type in hosts files"
+    );
+    let none = local_records(&format!("reverse_records = false\n{records}"), of_hosts);
+    assert!(none.iter().all(|record| !record.contains("PTR") || record.ends_with("own.lan")), "{none:?}");
+}
+
+#[test]
+fn a_hosts_file_that_is_gone_keeps_what_it_said_and_a_new_one_must_be_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = ["a", "b"].map(|name| folder.path().join(name));
+    for (path, address) in paths.iter().zip(["10.0.0.1", "10.0.0.2"]) {
+        std::fs::write(path, format!("{address} host.lan\n")).unwrap();
+    }
+    let hosts = Hosts::read(&paths).unwrap();
+    std::fs::remove_file(&paths[0]).unwrap();
+    std::fs::write(&paths[1], "10.0.0.3 host.lan\n").unwrap();
+    let mut kept = Vec::new();
+    let again = Hosts::read_again(&hosts, &paths, &mut |error| kept.push(error.index)).unwrap();
+    let addresses = again.files().iter().map(|file| file.hosts[0].address.to_string());
+    assert_eq!(addresses.collect::<Vec<_>>(), ["10.0.0.1", "10.0.0.3"]);
+    assert_eq!(kept, [0]);
+    let more = [paths[0].clone(), paths[1].clone(), folder.path().join("c")];
+    let error = Hosts::read_again(&again, &more, &mut |_| {}).unwrap_err();
+    assert_eq!((error.index, error.message().contains("check the path, or remove it here")), (2, true));
+    assert!(Hosts::read(&paths).is_err());
 }
 
 #[test]
@@ -201,7 +322,7 @@ fn lists_are_checked_where_they_stand() {
         (list("a", "sinkhole = [\"1.2.3\"]"), "5: list.sinkhole: invalid IP address syntax"),
         (
             list("a", "").replace("plain", "pain"),
-            "4: list.format: unknown value `pain`; use one of plain, hosts, adblock, dnsmasq, unbound, rpz, regex, \
+            "4: list.format: unknown value `pain`; use one of plain, hosts, adblock, dnsmasq, unbound, rpz, regex, cidr, \
              dnsmasq-sqlite",
         ),
         ("[[list]]\nname = \"a\"\nformat = \"plain\"\n".to_owned(), "1: list: `path` is missing; add it here"),

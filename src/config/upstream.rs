@@ -27,10 +27,12 @@ pub struct Upstream {
     pub servers: Vec<SocketAddr>,
     /// Whether its NXDOMAIN holds for all names below (RFC 8020).
     pub nxdomain_cut: bool,
+    /// Whether its answers may hold private addresses in spite of `rebinding_protection`.
+    pub private_answers: bool,
 }
 
 impl Default for Upstream {
     fn default() -> Self {
-        Self { servers: Vec::new(), nxdomain_cut: true }
+        Self { servers: Vec::new(), nxdomain_cut: true, private_answers: false }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 
 use corewall_sharding::build::SHARDS_MAX;
 use corewall_sharding::name::Name;
@@ -220,14 +221,37 @@ pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec
 
 /// A domain name; one that is not ASCII is converted by IDNA.
 pub(super) fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Name, D::Error> {
-    let text = String::deserialize(deserializer)?;
+    parse_name(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+}
+
+/// Domain names.
+pub(super) fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Name>, D::Error> {
+    parsed(deserializer, parse_name)
+}
+
+fn parse_name(text: &str) -> Result<Name, String> {
     let ascii = match text.is_ascii() {
-        true => Ok(text.clone()),
-        false => idna::domain_to_ascii(&text).map_err(|_| "not a valid internationalised name".to_owned()),
+        true => Ok(text.to_owned()),
+        false => idna::domain_to_ascii(text).map_err(|_| "not a valid internationalised name".to_owned()),
     };
     ascii
         .and_then(|ascii| Name::from_text(&ascii).map_err(|error| error.to_string()))
-        .map_err(|error| de::Error::custom(format!("`{text}` is no domain name ({error}); correct it")))
+        .map_err(|error| format!("`{text}` is no domain name ({error}); correct it"))
+}
+
+/// Paths of files.
+pub(super) fn paths<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    parsed(deserializer, |text| Ok(PathBuf::from(text)))
+}
+
+/// What a server tells of itself: one character-string (RFC 4892).
+pub(super) fn chaos_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.len() > limits::CHAOS_TEXT_BYTES_MAX {
+        let message = format!("the text has {} bytes; use at most {}", text.len(), limits::CHAOS_TEXT_BYTES_MAX);
+        return Err(de::Error::custom(message));
+    }
+    Ok(text)
 }
 
 /// Seconds that something may be cached.

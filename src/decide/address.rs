@@ -66,6 +66,9 @@ impl AddressRules {
 impl Core {
     /// Judges the addresses in `answer`, unless an allow rule spares it. On the hot path.
     pub(super) fn judge_addresses(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
+        if self.is_rebinding(ticket) {
+            return self.refuse_rebinding(now, ticket, out);
+        }
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
         if query.is_allowed || query.is_recalled || self.rules.addresses().is_empty() {
             return self.finish_answer(now, ticket, out);

@@ -199,6 +199,12 @@ impl Answer {
         Some((target, link.ttl_s))
     }
 
+    /// The name at the end of the CNAME chain; `first` when there is none.
+    pub fn chain_end(&self, first: &Name) -> Name {
+        let last = self.records.iter().rev().find(|entry| entry.is_link());
+        last.and_then(|link| Name::from_wire(link.rdata.of(&self.octets)).ok()).unwrap_or(*first)
+    }
+
     /// Keeps only the first `links` CNAMEs of the chain (with their DNAMEs and signatures) and nothing else. RCODE and AD
     /// stay as they are.
     pub fn cut_chain(&mut self, links: usize) {

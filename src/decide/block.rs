@@ -72,6 +72,12 @@ pub fn answer(
     }
 }
 
+/// An answer without data that may be kept for `ttl_s` seconds.
+pub fn answer_nodata(answer: &mut Answer, name: &Name, ttl_s: u32) -> Result<(), AnswerFull> {
+    answer.clear();
+    finish_negative(answer, name, rcode::NOERROR, ttl_s).map(drop)
+}
+
 /// The minimal answer to QTYPE ANY (RFC 8482 §4.2).
 pub fn answer_any(answer: &mut Answer, name: &Name) -> Result<(), AnswerFull> {
     answer.clear();

@@ -171,6 +171,14 @@ impl Core {
         } else if rules.rewrites().apply(&mut self.answer, &|list| rules.list_applies(policy, list)) {
             self.counters.rewritten.add(1);
         }
+        // A name above a local record is there, though the upstream cannot know: its NXDOMAIN would deny that record to whoever
+        // takes it at its word (RFC 8020 §2).
+        if self.answer.rcode == rcode::NXDOMAIN
+            && self.settings.local.is_above_records(&self.answer.chain_end(query.resolved()))
+        {
+            self.answer.rcode = rcode::NOERROR;
+            self.answer.authentic_data = false;
+        }
         let ttl_s = rewrite::bound_ttls(&mut self.answer, query.question.qtype, &bounds);
         let group = query.group;
         let origin = match query.links().is_empty() {

@@ -149,6 +149,8 @@ impl Core {
                 self.counters.replies.add(1);
                 Step::Reply { bytes: reply::write_error(&reply, datagram, out), to: from }
             }
+            // It has a query of its own, which is answered, not rejected.
+            Rejection::Chaos => lost(),
         }
     }
 }

@@ -84,6 +84,8 @@ counters! {
     uncloaked,
     /// Blocked because of an address in the answer.
     blocked_by_address,
+    /// Answers refused because an upstream gave a public name a private address.
+    rebinding_refused,
     /// Questions led on by an alias.
     aliased,
     /// Answers in which an address was rewritten.

@@ -7,7 +7,7 @@
 //!                                                         └────────────────────────────┴── verdict ◄─────────────────┘
 //!        alias: AskTarget ── on_target ── (cache ... verdict again for the target) ◄──────────┤
 //!        not blocked: AskUpstream, or Wait for an equal question in flight ◄──────────────────┘
-//!        on_upstream / on_tick ── next_ready ── resume ── uncloak (AskStore ... again) ─ addresses ─ rewrite ─ keep ─ Reply
+//!        on_upstream / on_tick ── next_ready ── resume ── uncloak (AskStore ... again) ─ rebinding ─ addresses ─ rewrite ─ keep ─ Reply
 //! ```
 //!
 //! Architecture invariant: nothing here performs I/O, reads a clock, logs, panics on what a packet holds, or allocates after
@@ -16,6 +16,7 @@
 // In the order of a query's life.
 pub mod step;
 pub mod question;
+pub mod chaos;
 pub mod client;
 pub mod cache;
 pub mod local;
@@ -31,6 +32,7 @@ mod refresh;
 pub mod upstream;
 pub mod waiting;
 mod chain;
+pub mod rebinding;
 pub mod address;
 pub mod rewrite;
 mod conclude;
@@ -66,7 +68,7 @@ use self::counters::Counters;
 use self::filter::Lookup;
 use self::pattern::Matches;
 use self::query::{AliasAsked, Link, Queries, Stage, Subject};
-use self::question::Question;
+use self::question::{Question, Rejection};
 use self::quota::Quota;
 use self::reply::Body;
 use self::resolve::Resolver;
@@ -100,6 +102,8 @@ pub struct Core {
     default_group: GroupId,
     allow_group: GroupId,
     block_group: GroupId,
+    /// Groups whose answers may hold private addresses.
+    trusted_groups: Vec<GroupId>,
     // Scratch, used within one event and never across two.
     lookup: Lookup,
     answer: Answer,
@@ -128,6 +132,7 @@ impl Core {
             default_group: 0,
             allow_group: 0,
             block_group: 0,
+            trusted_groups: Vec::new(),
             lookup: Lookup::new(),
             answer: Answer::new(),
             body: Body::new(),
@@ -149,7 +154,10 @@ impl Core {
         self.block_group = upstreams.group("block");
         self.rules_stamp += 1;
         self.cache.set_terms(settings.cache.terms());
-        if !rules.treats_addresses_as(&self.rules) {
+        let trusted_groups = settings.rebinding.trusted_groups(|name| upstreams.group(name));
+        let refuses_as_before = settings.rebinding == self.settings.rebinding;
+        self.trusted_groups = trusted_groups;
+        if !rules.treats_addresses_as(&self.rules) || !refuses_as_before {
             // What the addresses of a cached answer were before, it does not tell.
             self.addresses_stamp = self.rules_stamp;
         }
@@ -169,6 +177,7 @@ impl Core {
         query.rules = self.rules_stamp;
         match question::parse(datagram, from.transport, &mut query.question) {
             Ok(()) => {}
+            Err(Rejection::Chaos) => return self.answer_chaos(ticket, out),
             Err(rejection) => {
                 self.queries.end(ticket);
                 return self.reject(from, rejection, datagram, out);

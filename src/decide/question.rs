@@ -18,7 +18,7 @@
 
 use corewall_sharding::name::{NAME_BYTES_MAX, Name};
 
-use super::wire::{CLASS_IN, Frame, Reader, rcode, rtype};
+use super::wire::{CLASS_CH, CLASS_IN, Frame, Reader, rcode, rtype};
 use super::{DropReason, Transport};
 use crate::limits::{DATAGRAM_BYTES_MAX, EDNS_OPTIONS_MAX, HEADER_BYTES, QUERY_RECORDS_MAX};
 
@@ -80,6 +80,9 @@ pub enum Rejection {
     Drop(DropReason),
     /// This answer.
     Reply(ErrorReply),
+    /// A TXT question of class CHAOS, whole and valid as after `Ok`: see [`super::chaos`]. Among the rejections so that
+    /// questions of class IN pay nothing for it.
+    Chaos,
 }
 
 impl Question {
@@ -102,7 +105,7 @@ impl Question {
     }
 }
 
-/// Reads a query. `question` is valid only after `Ok`. Hot path: no allocation, no panic.
+/// Reads a query. `question` is valid only after `Ok` and [`Rejection::Chaos`]. Hot path: no allocation, no panic.
 pub fn parse(datagram: &[u8], transport: Transport, question: &mut Question) -> Result<(), Rejection> {
     let Some((header, rest)) = datagram.split_first_chunk::<HEADER_BYTES>() else {
         return Err(Rejection::Drop(DropReason::Short));
@@ -174,6 +177,7 @@ pub fn parse(datagram: &[u8], transport: Transport, question: &mut Question) -> 
     }
     match refusal(question.qtype, question.qclass) {
         None => Ok(()),
+        Some(_) if (question.qclass, question.qtype) == (CLASS_CH, rtype::TXT) => Err(Rejection::Chaos),
         Some(rcode) => Err(error.with(rcode)),
     }
 }
@@ -438,6 +442,18 @@ mod tests {
         assert!(parsed(&padded[..DATAGRAM_BYTES_MAX - 1]).is_ok(), "octets behind the message are passed over");
         assert_eq!(refused(&padded[..DATAGRAM_BYTES_MAX]), (rcode::FORMERR, false, ECHOED));
         assert!(parse(&padded, Transport::Tcp, &mut Question::EMPTY.clone()).is_ok(), "a stream has lengths");
+    }
+
+    #[test]
+    fn a_text_question_of_class_chaos_is_read_whole() {
+        let mut question = Question::EMPTY;
+        let query = asked(0, [0, 0, 1], b"\x07Version\x04bind\0", rtype::TXT, CLASS_CH, OPT);
+        assert_eq!(parse(&query, Transport::Udp, &mut question), Err(Rejection::Chaos));
+        assert_eq!((question.name.to_string().as_str(), question.qclass), ("version.bind", CLASS_CH));
+        assert!(question.dnssec_ok());
+        for qtype in [rtype::A, rtype::ANY, rtype::AXFR] {
+            assert_eq!(refused(&asked(0, [0; 3], b"\0", qtype, CLASS_CH, b"")).0, rcode::REFUSED);
+        }
     }
 
     #[test]

@@ -81,7 +81,12 @@ impl Core {
             let is_current = head.rules == self.rules_stamp;
             // The group that is asked now may be another one than then: its servers may say otherwise, and have not failed.
             let is_ours = match head.origin {
-                Origin::Upstream { group: of, .. } => of == group && head.rules >= self.addresses_stamp,
+                Origin::Upstream { group: of, .. } => {
+                    of == group
+                        && head.rules >= self.addresses_stamp
+                        // A name above a record that has come since is there: see `Core::finish_answer`.
+                        && (head.rcode != rcode::NXDOMAIN || !self.settings.local.is_above_records(&name))
+                }
                 Origin::Derived { group: of } => of == group && is_current,
                 Origin::Failure => is_current,
                 Origin::Rule => false,
@@ -95,7 +100,7 @@ impl Core {
                 }
                 return Some(self.reply_from_cache(now, ticket, entry, freshness, out));
             }
-            if is_ours && head.ede.is_none() {
+            if is_ours && head.ede.is_none() && !query.is_led_by_upstream_to_private(&self.settings.rebinding) {
                 query.is_judged_again = is_judged_again;
                 return Some(self.resolve_from_cache(now, ticket, entry, name, out));
             }

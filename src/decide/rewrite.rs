@@ -33,16 +33,19 @@ impl Rewrites {
         rewrites
     }
 
+    /// What an address becomes by the longest prefix that holds it and applies; none when it stays.
+    pub fn target(&self, address: IpAddr, applies: &dyn Fn(ListId) -> bool) -> Option<IpAddr> {
+        let mut targets = self.targets.holding(address).flat_map(|(_, targets)| targets);
+        targets.find(|(list, _)| applies(*list)).map(|(_, to)| *to)
+    }
+
     /// Replaces A and AAAA data by the longest prefix that holds it and applies (`applies` tells whether a list does
     /// under the policy). Signatures over a changed RRset are dropped and AD cleared. Returns whether anything changed.
     pub fn apply(&self, answer: &mut Answer, applies: &dyn Fn(ListId) -> bool) -> bool {
         if self.targets.is_empty() {
             return false;
         }
-        let target = |address: IpAddr| {
-            let mut targets = self.targets.holding(address).flat_map(|(_, targets)| targets);
-            targets.find(|(list, _)| applies(*list)).map(|(_, to)| *to)
-        };
+        let target = |address: IpAddr| self.target(address, applies);
         let v4 = replace(answer, rtype::A, |address: [u8; 4]| match target(address.into())? {
             IpAddr::V4(to) => Some(to.octets()),
             IpAddr::V6(_) => None,

@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use corewall_sharding::rule::{BlockMode, ListId};
 
 use super::cache::{Eviction, Terms};
+use super::chaos::Chaos;
 use super::local::LocalRecords;
 use super::prefixes::Prefixes;
+use super::rebinding::Rebinding;
 use crate::limits::TTL_S_MAX;
 
 /// A policy's number; 0 is the default one.
@@ -126,6 +128,10 @@ pub struct Settings {
     pub upstream_timeout_ms: u64,
     /// Local records and special-use names.
     pub local: LocalRecords,
+    /// What is told of this server.
+    pub chaos: Chaos,
+    /// Whether private addresses in upstreams' answers are refused, and where not.
+    pub rebinding: Rebinding,
     /// What a store that cannot be read does to the answer.
     pub on_store_error: OnStoreError,
 }
@@ -147,6 +153,8 @@ impl Default for Settings {
             groups: vec![group("default"), group("allow"), group("block")],
             upstream_timeout_ms: 600,
             local: LocalRecords::default(),
+            chaos: Chaos::default(),
+            rebinding: Rebinding::default(),
             on_store_error: OnStoreError::default(),
         }
     }

@@ -28,10 +28,11 @@ pub(super) enum Failure {
     Overloaded,
     ClientNotAllowed,
     NotRecursive,
+    PrivateAddress,
 }
 
 impl Failure {
-    const ALL: [Failure; 10] = [
+    const ALL: [Failure; 11] = [
         Failure::NoUpstream,
         Failure::UpstreamsSilent,
         Failure::UpstreamRefused,
@@ -42,6 +43,7 @@ impl Failure {
         Failure::Overloaded,
         Failure::ClientNotAllowed,
         Failure::NotRecursive,
+        Failure::PrivateAddress,
     ];
 
     /// INFO-CODE (RFC 8914 §4) and EXTRA-TEXT.
@@ -56,6 +58,8 @@ impl Failure {
             Failure::StoreFailed => (0, "the rule store cannot be read"),
             Failure::Overloaded => (0, "too many questions are waiting"),
             Failure::ClientNotAllowed => (18, "this client is not allowed"),
+            // 15, Blocked: "due to an internal security policy" (RFC 8914 §4.16).
+            Failure::PrivateAddress => (15, "the upstream gave this name a private address"),
             Failure::NotRecursive => (20, "not a rule's name, and recursion was not desired"),
         }
     }

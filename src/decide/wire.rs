@@ -40,6 +40,8 @@ pub mod rtype {
     pub const RRSIG: u16 = 46;
     pub const NSEC: u16 = 47;
     pub const NSEC3: u16 = 50;
+    pub const SVCB: u16 = 64;
+    pub const HTTPS: u16 = 65;
     pub const TKEY: u16 = 249;
     pub const TSIG: u16 = 250;
     pub const IXFR: u16 = 251;
@@ -63,6 +65,8 @@ pub mod rcode {
 
 /// CLASS IN, the only one that is resolved.
 pub const CLASS_IN: u16 = 1;
+/// CLASS CHAOS, in which servers tell of themselves (RFC 4892).
+pub const CLASS_CH: u16 = 3;
 
 /// Compression pointers in one name. Each saves at least a label, so no sender needs more than a name has labels; a chain
 /// of pointers to pointers would otherwise cost thousands of steps a name.

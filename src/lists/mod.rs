@@ -14,10 +14,12 @@
 mod adblock;
 mod adblock_pattern;
 mod badfilter;
+mod cidr;
 mod dnsmasq;
 mod dnsrewrite;
 mod hosts;
 mod input;
+pub mod local_hosts;
 mod modifiers;
 mod names;
 mod patterns;
@@ -67,13 +69,15 @@ pub enum Format {
     Rpz,
     /// One regular expression a line.
     Regex,
+    /// One address or prefix a line: what upstreams' answers may not hold.
+    Cidr,
     /// A database of the dnsmasq-sqlite family. It is not text: the store reads it, [`read`] does not.
     DnsmasqSqlite,
 }
 
 impl Format {
     /// All formats with their names in the configuration.
-    pub const ALL: [(Format, &'static str); 8] = [
+    pub const ALL: [(Format, &'static str); 9] = [
         (Format::Plain, "plain"),
         (Format::Hosts, "hosts"),
         (Format::Adblock, "adblock"),
@@ -81,6 +85,7 @@ impl Format {
         (Format::Unbound, "unbound"),
         (Format::Rpz, "rpz"),
         (Format::Regex, "regex"),
+        (Format::Cidr, "cidr"),
         (Format::DnsmasqSqlite, "dnsmasq-sqlite"),
     ];
 }
@@ -225,6 +230,7 @@ pub fn read(
             zone.finish(&mut sink);
         }
         Format::Regex => each_line(reader, &mut sink, regex::line)?,
+        Format::Cidr => each_line(reader, &mut sink, cidr::line)?,
         Format::DnsmasqSqlite => {
             let message = "a dnsmasq-sqlite database is not text: import it through the store";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));

@@ -279,7 +279,8 @@ type Opened = (Arc<Settings>, Arc<RuleBook>, StoreReader, PatternScanner);
 /// Reads the configuration, builds a generation of its lists if it has any, and opens it as the server does.
 fn open(folder: &Path, name: &str, config: &str) -> Result<Opened, String> {
     let config = config::parse(config, &folder.join(name)).map_err(|error| error.to_string())?;
-    let settings = config.settings();
+    let hosts = config::Hosts::read(&config.hosts_files).map_err(|error| error.message())?;
+    let settings = config.settings_with(&hosts);
     if config.list.is_empty() {
         let patterns = PatternScanner::new(Arc::new(PatternDatabase::empty())).map_err(|error| error.to_string())?;
         let rules = RuleBook::empty(&settings);

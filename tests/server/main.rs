@@ -19,6 +19,7 @@ mod answers;
 mod commands;
 mod dig;
 mod hostile;
+mod hosts;
 mod lists;
 mod reload;
 mod start;

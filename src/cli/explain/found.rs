@@ -1,10 +1,12 @@
 //! Every rule that the store has for a name, and which of them decides.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use corewall_sharding::name::Name;
 use corewall_sharding::publish::Generation;
 use corewall_sharding::rule::{AliasLabels, ClassId, Kind};
+use ipnet::IpNet;
 
 use crate::decide::filter::Lookup;
 use crate::decide::pattern::Matches;
@@ -55,6 +57,31 @@ impl<'a> Finder<'a> {
         Finder { generation, store, scanner, rules, lookup: Lookup::new(), is_led_on: false }
     }
 
+    /// The rules for an address in an upstream's answer to `asked`.
+    pub fn find_address(&self, asked: &Asked<'_>, address: IpAddr) -> Found {
+        let mut judgement = Judgement::default();
+        let mut rules: Vec<_> = self
+            .rules
+            .addresses()
+            .holding(address)
+            .map(|(bits, rule)| {
+                let key = Key::Address { bits, target: rule.target };
+                let outcome = judgement.examine(&self.rules, asked, 0, rule.class, key);
+                let target = rule.target.and_then(|target| self.rules.addresses().target(target));
+                let net = IpNet::new(address, bits).map_or_else(|_| address.into(), |net| net.trunc());
+                FoundRule { class: rule.class, key: net.to_string(), target, outcome }
+            })
+            .collect();
+        sort_by_precedence(&mut rules);
+        judgement.consider_address(&self.rules, asked, address, false);
+        Found { rules, winner: judgement.winner(), winner_target: None }
+    }
+
+    /// What an address in an upstream's answer becomes; none when it stays.
+    pub fn rewritten(&self, asked: &Asked<'_>, address: IpAddr) -> Option<IpAddr> {
+        self.rules.rewrites().target(address, &|list| self.rules.list_applies(asked.policy, list))
+    }
+
     /// The rules for one name.
     pub fn find(&mut self, asked: &Asked<'_>) -> Result<Found, String> {
         let failed = |_| "the store or its patterns cannot be read; run `corewall check --full`".to_owned();
@@ -84,7 +111,7 @@ impl<'a> Finder<'a> {
                 rules.push(FoundRule { class, key, target, outcome });
             }
         }
-        rules.sort_by_key(|rule| rule.outcome.map_or((true, None), |candidate| (false, Some(candidate.rank))));
+        sort_by_precedence(&mut rules);
         let winner = judgement.winner();
         let is_alias = |id| self.rules.class(id).is_some_and(|class| class.kind == Kind::Alias);
         self.is_led_on |= winner.is_some_and(|winner| is_alias(winner.class) && winner.reaches_every_name());
@@ -112,4 +139,9 @@ impl<'a> Finder<'a> {
             .target(self.lookup.shard_of_suffix(labels), self.lookup.suffix_text(labels), class)
             .map_err(|_| "the target of an alias cannot be read; run `corewall check --full`".to_owned())
     }
+}
+
+/// Those that apply first, by precedence.
+fn sort_by_precedence(rules: &mut [FoundRule]) {
+    rules.sort_by_key(|rule| rule.outcome.map_or((true, None), |candidate| (false, Some(candidate.rank))));
 }

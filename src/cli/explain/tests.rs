@@ -29,11 +29,13 @@ fn store(lists: &[(&str, Format, &str)]) -> tempfile::TempDir {
 
 fn explained(dir: &tempfile::TempDir, name: &str, rtype: &str) -> String {
     let question = Question {
-        name: parse_name(name).unwrap(),
+        name: parse_subject(name).unwrap().name,
+        address: parse_subject(name).unwrap().address,
         rtype: parse_type(rtype).unwrap(),
         client: "192.0.2.7".parse().unwrap(),
     };
-    let local = LocalRecords::new(Vec::new(), Served { special_use_names: true, reverse_zones: true });
+    let local =
+        LocalRecords::new(Vec::new(), Served { special_use_names: true, reverse_zones: true, canary_domains: true });
     let settings = Settings { local, ede_text: true, ..Settings::default() };
     explain(&dir.path().join("store"), settings, false, &question).unwrap()
 }
@@ -106,4 +108,31 @@ fn a_name_that_no_rule_speaks_of_goes_to_the_default_upstream() {
     assert!(text.contains("no upstream server is configured"), "{text}");
     let text = explained(&dir, "localhost", "A");
     assert!(text.contains("  => 1 local record or special-use name\n"), "{text}");
+}
+
+#[test]
+fn an_address_is_explained_by_the_rules_on_answers_that_hold_it() {
+    let dir = store(&[
+        ("drop", Format::Cidr, "198.51.100.0/24 ; SBL1\n2001:db8:bad::/48\n"),
+        ("zone", Format::Rpz, "$ORIGIN rpz.example.\n32.7.100.51.198.rpz-ip CNAME rpz-passthru.\n"),
+        ("own", Format::Dnsmasq, "alias=203.0.113.7,203.0.113.8\n"),
+    ]);
+    let text = explained(&dir, "198.51.100.9", "A");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "198.51.100.9 in an upstream's answer to 192.0.2.7, generation 1",
+            "  its policy is `default`",
+            "",
+            "198.51.100.9",
+            "  => 6 block by name     block address 198.51.100.0/24  [`drop`]",
+            "  an answer with it is blocked by list `drop`",
+        ]
+    );
+    let spared = explained(&dir, "198.51.100.7", "A");
+    assert!(spared.contains("=> 4 allow             allow address 198.51.100.7/32  [`zone`]"), "{spared}");
+    assert!(explained(&dir, "2001:db8:bad::1", "A").contains("block address 2001:db8:bad::/48"));
+    let rewritten = explained(&dir, "203.0.113.7", "A");
+    assert!(rewritten.ends_with("  no rule speaks of it\n  it is replaced by 203.0.113.8\n"), "{rewritten}");
 }

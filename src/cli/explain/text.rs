@@ -8,7 +8,7 @@ use super::found::{Found, FoundRule};
 use crate::build::report::{kind_name, scope_name};
 use crate::decide::rule::{Inapplicable, Tier};
 
-/// The rules that were found, one a line; `=>` is before the one that decides.
+/// The rules that were found, one a line; `=>` is before the one that decides, but for a name that is not theirs to decide.
 pub fn candidates(generation: &Generation, found: &Found, is_local: bool) -> String {
     let mut out = String::new();
     for rule in &found.rules {
