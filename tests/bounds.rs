@@ -20,7 +20,7 @@ const SERVFAIL: u8 = 2;
 
 fn settings() -> Settings {
     let mut settings = Settings::default();
-    settings.groups[0] = Group { name: "default".to_owned(), servers: vec!["192.0.2.1:53".parse().unwrap()] };
+    settings.groups[0] = Group::new("default", vec!["192.0.2.1:53".parse().unwrap()]);
     settings.local = LocalRecords::new(Vec::new(), Served { special_use_names: true, reverse_zones: true });
     settings
 }

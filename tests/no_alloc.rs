@@ -102,7 +102,7 @@ impl Worker {
         let generation = store.current().unwrap();
         let mut settings = Settings::default();
         settings.cache.bytes = cache_bytes;
-        settings.groups[0] = Group { name: "default".to_owned(), servers: vec!["192.0.2.1:53".parse().unwrap()] };
+        settings.groups[0] = Group::new("default", vec!["192.0.2.1:53".parse().unwrap()]);
         let rules = RuleBook::new(&generation, &settings).unwrap();
         Self {
             core: Core::new(Arc::new(settings), Arc::new(rules), [1; 32]),

@@ -6,7 +6,7 @@ use corewall_sharding::rule::BlockMode;
 
 use super::error::{Place, Problem};
 use super::value::WildcardAction;
-use super::{Config, List, Policy};
+use super::{Config, List, Policy, upstream};
 use crate::lists::Format;
 use crate::{limits, rdata};
 
@@ -18,6 +18,7 @@ pub(super) const POLICY_DEFAULT: &str = "default";
 /// The first problem found.
 pub(super) fn check(config: &Config) -> Result<(), Problem> {
     check_cache(config)?;
+    upstream::check(config)?;
     check_lists(config)?;
     check_policies(config)?;
     for (place, record) in config.record.iter().enumerate() {

@@ -7,17 +7,22 @@ use super::check::POLICY_DEFAULT;
 use super::{Config, List, ListKind};
 use crate::build::ListSpec;
 use crate::decide::local::{LocalRecords, Served};
-use crate::decide::settings::{CacheBounds, Group, Policy, PolicyId, Settings};
+use crate::decide::settings::{CacheBounds, Policy, PolicyId, Settings};
 use crate::{lists, rdata};
 
 impl Config {
     /// What `decide` needs to know.
     pub fn settings(&self) -> Settings {
-        let mut policies = vec![Policy { name: POLICY_DEFAULT.to_owned(), lists: None, block_mode: None }];
+        let mut policies =
+            vec![Policy { name: POLICY_DEFAULT.to_owned(), lists: None, block_mode: None, upstream: None }];
         let mut policy_clients = Vec::new();
         for policy in &self.policy {
-            let entry =
-                Policy { name: policy.name.clone(), lists: policy.lists.clone(), block_mode: policy.block_mode };
+            let entry = Policy {
+                name: policy.name.clone(),
+                lists: policy.lists.clone(),
+                block_mode: policy.block_mode,
+                upstream: policy.upstream.clone(),
+            };
             if policy.name == POLICY_DEFAULT {
                 policies[0] = entry;
                 continue;
@@ -43,13 +48,13 @@ impl Config {
                 negative_ttl_s_max: self.cache.negative_ttl_s_max,
                 failure_ttl_s: self.cache.failure_ttl_s,
             },
-            groups: [
-                ("default", &self.upstream.default),
-                ("allow", &self.upstream.allow),
-                ("block", &self.upstream.block),
-            ]
-            .map(|(name, group)| Group { name: name.to_owned(), servers: group.servers.clone() })
-            .to_vec(),
+            groups: self.groups(),
+            forwards: self.forwards(),
+            list_upstreams: self
+                .list
+                .iter()
+                .filter_map(|list| Some((list.name.clone(), list.upstream.clone()?)))
+                .collect(),
             upstream_timeout_ms: self.upstream_timeout_ms,
             local: LocalRecords::new(self.local_records(), self.served_locally()),
             on_store_error: self.on_store_error,
