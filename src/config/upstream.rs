@@ -18,7 +18,7 @@ use Place::{Index, Key, Named};
 
 /// Groups that are always there, maybe without servers.
 const ALWAYS: [&str; 3] = ["default", "allow", "block"];
-/// Before the number of a `[[forward]]` entry in the name of the group of its own servers; no group of the file can have it.
+/// Before the first zone of a `[[forward]]` entry in the name of the group of its own servers; no group of the file can have it.
 const FORWARD_GROUP: &str = "forward:";
 
 /// The upstream groups by name; `default`, `allow` and `block` are always there.
@@ -138,22 +138,27 @@ impl Config {
             fallback: group.fallback.clone(),
             ..Group::new(name, group.servers.clone())
         });
-        let own = self.forward.iter().enumerate().filter(|(_, forward)| forward.upstream.is_none());
-        named.chain(own.map(|(place, forward)| Group::new(&forward_group(place), forward.servers.clone()))).collect()
+        let own = self.forward.iter().filter(|forward| forward.upstream.is_none());
+        named.chain(own.map(|forward| Group::new(&forward.group(), forward.servers.clone()))).collect()
     }
 
     /// Which zone is asked of which of them.
     pub(super) fn forwards(&self) -> Forwards {
-        let zones = self.forward.iter().enumerate().flat_map(|(place, forward)| {
-            let group = forward.upstream.clone().unwrap_or_else(|| forward_group(place));
+        let zones = self.forward.iter().flat_map(|forward| {
+            let group = forward.group();
             forward.zone.iter().map(move |zone| (*zone, group.clone()))
         });
         Forwards::new(zones)
     }
 }
 
-fn forward_group(place: usize) -> String {
-    format!("{FORWARD_GROUP}{place}")
+impl Forward {
+    /// The name of its group: that of the configuration, or one after its first zone, so that what is cached of it stays its own
+    /// when entries come and go.
+    fn group(&self) -> String {
+        let own = || format!("{FORWARD_GROUP}{}", self.zone.first().unwrap_or(&Name::ROOT).to_text().as_str());
+        self.upstream.clone().unwrap_or_else(own)
+    }
 }
 
 /// What only shows when groups and those who name them are put side by side.

@@ -236,7 +236,8 @@ impl Resolver {
 
     /// A send is over without an answer to be used: waits for the others, or asks the next server, or ends the exchange.
     pub(super) fn advance(&mut self, now: Now, id: ExchangeId) {
-        let Some(exchange) = self.exchanges.get(id) else { return };
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        exchange.lingers_until = None;
         if exchange.purpose == Purpose::Probe {
             return self.finish(now, id, Outcome::Nothing);
         }
@@ -294,8 +295,9 @@ impl Resolver {
         let Self { exchanges, upstreams, counters, .. } = self;
         let sends = exchanges.get(id).map(Exchange::log).unwrap_or_default();
         for send in sends.iter().filter(|send| send.state != SendState::Over && send.transport == Transport::Udp) {
-            let Send { id, socket, server, sent, .. } = *send;
-            if upstreams.add_stray(Stray { id, socket, server, sent }, now) == Health::WentDown {
+            let Send { id, socket, server, sent, state, .. } = *send;
+            let stray = Stray { id, socket, server, sent, was_given_up: state == SendState::Silent };
+            if upstreams.add_stray(stray, now) == Health::WentDown {
                 counters.upstream_downs.add(1);
             }
         }

@@ -310,8 +310,8 @@ impl Upstreams {
     /// Nobody waits for this send any more. The stray whose place it may take was not answered.
     pub fn add_stray(&mut self, stray: Stray, now: Now) -> Health {
         match self.strays.push(stray, now) {
-            Some(Stray { server, sent, .. }) => self.note_timeout(server, now, sent),
-            None => Health::Same,
+            Some(Stray { server, sent, was_given_up: false, .. }) => self.note_timeout(server, now, sent),
+            _ => Health::Same,
         }
     }
 

@@ -17,6 +17,8 @@ pub struct Stray {
     pub server: ServerRef,
     /// When.
     pub sent: Now,
+    /// Whether it counts as a time-out already.
+    pub was_given_up: bool,
 }
 
 /// The latest of them.
@@ -64,7 +66,7 @@ mod tests {
     use super::*;
 
     fn stray(id: u16) -> Stray {
-        Stray { id, socket: 3, server: ServerRef { slot: 0, id: 7 }, sent: Now(100) }
+        Stray { id, socket: 3, server: ServerRef { slot: 0, id: 7 }, sent: Now(100), was_given_up: false }
     }
 
     #[test]
