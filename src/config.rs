@@ -25,7 +25,7 @@ use serde::Deserialize;
 pub use self::cache::Cache;
 pub use self::error::ConfigError;
 pub use self::local::{Hosts, HostsError, Record};
-pub use self::upstream::{Upstream, Upstreams};
+pub use self::upstream::{Forward, Upstream, Upstreams};
 pub use self::value::{Cores, LogLevel, WildcardAction, parse_server};
 use crate::decide::settings::OnStoreError;
 use crate::lists::{AdblockModifiers, Format};
@@ -84,11 +84,13 @@ pub struct Config {
     pub wait: Wait,
     /// Least severe log lines that are written.
     pub log: LogLevel,
-    /// Milliseconds until the next upstream server is tried.
+    /// Milliseconds that an upstream server is waited for at most.
     #[serde(deserialize_with = "value::upstream_timeout_ms")]
     pub upstream_timeout_ms: u64,
     /// Upstream groups.
     pub upstream: Upstreams,
+    /// Zones that are asked of servers of their own.
+    pub forward: Vec<Forward>,
     /// Answers to blocked questions.
     pub block: Block,
     /// Answers by alias.
@@ -128,6 +130,7 @@ impl Default for Config {
             log: LogLevel::Info,
             upstream_timeout_ms: 600,
             upstream: Upstreams::default(),
+            forward: Vec::new(),
             block: Block::default(),
             alias: Alias::default(),
             cache: Cache::default(),
@@ -205,6 +208,9 @@ pub struct Policy {
     /// Instead of `block.mode`.
     #[serde(default)]
     pub block_mode: Option<BlockMode>,
+    /// The upstream group instead of `default`.
+    #[serde(default)]
+    pub upstream: Option<String>,
 }
 
 /// What a name in a list means when the list's format leaves it open.
@@ -246,6 +252,9 @@ pub struct List {
     /// Whether patterns with fewer than three literal characters count.
     #[serde(default)]
     pub allow_wide: bool,
+    /// The upstream group for its forwarding rules that name no server.
+    #[serde(default)]
+    pub upstream: Option<String>,
     /// What becomes of modifiers meant for browsers.
     #[serde(default)]
     pub adblock_modifiers: AdblockModifiers,

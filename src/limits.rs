@@ -48,10 +48,52 @@ pub const EXCHANGE_CLIENTS_MAX: u16 = 1_024;
 /// Microseconds after which an upstream answer is dropped whatever the timers say (DNSBomb, CVE-2024-33655).
 pub const UPSTREAM_ANSWER_US_MAX: u64 = 1_900_000;
 
-/// Upstream servers that the rules of a generation may name. Those of the configuration do not count.
+/// Upstream groups of a configuration: an installation has a handful.
+pub const UPSTREAM_GROUPS_MAX: usize = 64;
+/// Bytes of a group's name, which is shown in logs and metrics.
+pub const UPSTREAM_NAME_BYTES_MAX: usize = 32;
+/// `[[forward]]` entries of a configuration: networks with thousands of zones have them as a list of rules.
+pub const FORWARDS_MAX: usize = 1_024;
+/// Zones of one of them.
+pub const FORWARD_ZONES_MAX: usize = 1_024;
+
+/// Upstream servers that one worker knows at a time because rules name them. Those of the configuration do not count.
 pub const RULE_SERVERS_MAX: usize = 4_096;
-/// Sets of upstream servers that the rules of a generation may name: each is a group of its own.
+/// Sets of upstream servers that one worker knows at a time because rules name them: each is a group of its own.
 pub const RULE_GROUPS_MAX: usize = 4_096;
+/// Microseconds without a question after which a rule's group is dropped: what is asked now and then is not made anew, and
+/// what a generation named long ago is gone.
+pub const UPSTREAM_IDLE_US: u64 = 600_000_000;
+/// The same when there is no room for another group: no answer to the last question can be on its way.
+pub const UPSTREAM_IDLE_US_MIN: u64 = 2_000_000;
+const _: () = assert!(UPSTREAM_IDLE_US_MIN > UPSTREAM_ANSWER_US_MAX, "what is dropped has no question in flight");
+
+/// Microseconds that any server is waited for at least before the next one is asked: what a busy resolver may take however
+/// near it is.
+pub const UPSTREAM_RTO_US_MIN: u64 = 50_000;
+/// Time-outs in a row after which a server is down, those of questions that were asked together being one. With the
+/// doubling of the time-out they are at least seven times what the server usually takes: no longer a lost packet.
+pub const UPSTREAM_TIMEOUTS_IN_A_ROW: u8 = 3;
+/// Refusals in a row (ICMP, reset) after which a server is down. They say for certain that nobody listens now; one alone may
+/// be that of a server which is being restarted.
+pub const UPSTREAM_REFUSALS_IN_A_ROW: u8 = 2;
+/// Microseconds until a server that is down is probed for the first time.
+pub const UPSTREAM_BACK_OFF_US_MIN: u64 = 1_000_000;
+/// Microseconds between two probes at most: so long a server that is back may stay unused.
+pub const UPSTREAM_BACK_OFF_US_MAX: u64 = 60_000_000;
+/// Microseconds after the last question to its group for which a server that is down is probed: nobody waits for it then.
+pub const UPSTREAM_PROBE_US_MAX: u64 = 60_000_000;
+/// Microseconds after which the strategies that choose by round-trip time measure a server anew.
+pub const UPSTREAM_EXPLORE_US: u64 = 10_000_000;
+/// Exchanges of one worker in flight to a group all of whose servers are down: enough to notice that one is back, too few
+/// for a storm of retries (RFC 9520 §3.1).
+pub const UPSTREAM_DOWN_EXCHANGES_MAX: u32 = 64;
+/// Sends whose exchange has ended by another one's answer and whose own answer is still measured.
+pub const UPSTREAM_STRAYS_MAX: usize = 64;
+/// Servers that `parallel` may ask at once: one send is left for TCP.
+pub const UPSTREAM_PARALLEL_MAX: u8 = UPSTREAM_SENDS_MAX - 1;
+/// Milliseconds until a hedge at least: under it, every question would be asked twice.
+pub const UPSTREAM_HEDGE_MS_MIN: u64 = 5;
 /// Servers of one upstream group.
 pub const GROUP_SERVERS_MAX: usize = 16;
 /// Sockets (source ports) of one worker for each upstream server.

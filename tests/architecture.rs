@@ -26,6 +26,13 @@ fn sources(folder: &str) -> Vec<(String, String)> {
     found
 }
 
+/// Whether `word` stands in a line and does not go on behind its end: `.await` is not `.awaited`.
+fn holds(line: &str, word: &str) -> bool {
+    let goes_on = |c: char| c.is_alphanumeric() || c == '_';
+    let ends_a_word = word.ends_with(goes_on);
+    line.match_indices(word).any(|(at, _)| !(ends_a_word && line[at + word.len()..].starts_with(goes_on)))
+}
+
 fn offenders(folder: &str, words: &[&str], but_in: &[&str]) -> Vec<String> {
     let mut offenders = Vec::new();
     for (file, code) in sources(folder) {
@@ -33,7 +40,7 @@ fn offenders(folder: &str, words: &[&str], but_in: &[&str]) -> Vec<String> {
             continue;
         }
         for (number, line) in code.lines().enumerate() {
-            if let Some(word) = words.iter().find(|word| line.contains(**word)) {
+            if let Some(word) = words.iter().find(|word| holds(line, word)) {
                 offenders.push(format!("{file}:{}: `{word}`", number + 1));
             }
         }

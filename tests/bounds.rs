@@ -20,8 +20,7 @@ const SERVFAIL: u8 = 2;
 
 fn settings() -> Settings {
     let mut settings = Settings::default();
-    settings.groups[0] =
-        Group { name: "default".to_owned(), servers: vec!["192.0.2.1:53".parse().unwrap()], nxdomain_cut: true };
+    settings.groups[0] = Group::new("default", vec!["192.0.2.1:53".parse().unwrap()]);
     settings.local =
         LocalRecords::new(Vec::new(), Served { special_use_names: true, reverse_zones: true, canary_domains: true });
     settings
@@ -147,7 +146,12 @@ fn the_rule_that_decides_is_found_among_hundreds_on_one_name() {
     let generation = store.current().unwrap();
 
     let mut settings = settings();
-    let only = |name: &str| Policy { name: name.to_owned(), lists: Some(vec![name.to_owned()]), block_mode: None };
+    let only = |name: &str| Policy {
+        name: name.to_owned(),
+        lists: Some(vec![name.to_owned()]),
+        block_mode: None,
+        upstream: None,
+    };
     settings.policies.push(only(&format!("list {}", LISTS - 1)));
     settings.policy_clients = [("10.0.0.1/32".parse().unwrap(), 1)].into_iter().collect();
     let rules = RuleBook::new(&generation, &settings).unwrap();

@@ -107,8 +107,7 @@ impl Worker {
         let generation = store.current().unwrap();
         let mut settings = Settings::default();
         settings.cache.bytes = cache_bytes;
-        settings.groups[0] =
-            Group { name: "default".to_owned(), servers: vec!["192.0.2.1:53".parse().unwrap()], nxdomain_cut: true };
+        settings.groups[0] = Group::new("default", vec!["192.0.2.1:53".parse().unwrap()]);
         settings.rebinding = Rebinding::refused_except(&["corp.example".parse().unwrap()], Vec::new());
         settings.chaos = Chaos::new("corewall", "");
         let record = AnswerRecord { rtype: 1, ttl_s: None, rdata: [10, 0, 0, 1].into() };

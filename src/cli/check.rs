@@ -128,9 +128,7 @@ fn describe_hosts(hosts: &Hosts) -> String {
 fn describe(config: &Config) -> String {
     let addresses: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
     let mut text = format!("  listens on {}\n", addresses.join(", "));
-    let groups =
-        [("default", &config.upstream.default), ("allow", &config.upstream.allow), ("block", &config.upstream.block)];
-    for (name, group) in groups {
+    for (name, group) in config.upstream.iter() {
         let servers: Vec<String> = group.servers.iter().map(ToString::to_string).collect();
         let servers = if servers.is_empty() { "none".to_owned() } else { servers.join(", ") };
         text += &format!("  upstream {name}: {servers}\n");

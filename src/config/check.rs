@@ -7,7 +7,7 @@ use corewall_sharding::rule::BlockMode;
 use super::error::{Place, Problem};
 use super::local::check_record;
 use super::value::WildcardAction;
-use super::{Config, List, Policy};
+use super::{Config, List, Policy, upstream};
 use crate::limits;
 use crate::lists::Format;
 
@@ -19,6 +19,7 @@ pub(super) const POLICY_DEFAULT: &str = "default";
 /// The first problem found.
 pub(super) fn check(config: &Config) -> Result<(), Problem> {
     check_cache(config)?;
+    upstream::check(config)?;
     check_lists(config)?;
     check_policies(config)?;
     config.check_local()

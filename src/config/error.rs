@@ -49,9 +49,11 @@ pub(super) struct Problem {
 }
 
 /// One step on the way to a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     Key(&'static str),
+    /// A key that the operator has chosen.
+    Named(String),
     Index(usize),
 }
 
@@ -88,6 +90,7 @@ impl ConfigError {
         let span = DeTable::parse(text).ok().and_then(|root| span_of(&root, &problem.path)).unwrap_or(0..0);
         let key = problem.path.iter().filter_map(|place| match place {
             Place::Key(key) => Some(*key),
+            Place::Named(key) => Some(key.as_str()),
             Place::Index(_) => None,
         });
         Self {
@@ -179,8 +182,13 @@ fn span_of(root: &Spanned<DeTable<'_>>, path: &[Place]) -> Option<Range<usize>> 
     let mut value: Option<&Spanned<DeValue<'_>>> = None;
     let mut span = None;
     for place in path {
+        let key = match place {
+            Place::Key(key) => *key,
+            Place::Named(key) => key.as_str(),
+            Place::Index(_) => "",
+        };
         let next = match *place {
-            Place::Key(key) => {
+            Place::Key(_) | Place::Named(_) => {
                 let entry = table.or_else(|| value?.get_ref().as_table())?;
                 let Some((key, next)) = entry.iter().find(|(name, _)| name.get_ref() == key) else { break };
                 span = Some(key.span());

@@ -8,7 +8,7 @@ use crate::build::ListSpec;
 use crate::decide::chaos::Chaos;
 use crate::decide::local::LocalRecords;
 use crate::decide::rebinding::Rebinding;
-use crate::decide::settings::{Group, Policy, PolicyId, Settings};
+use crate::decide::settings::{Policy, PolicyId, Settings};
 use crate::lists;
 
 impl Config {
@@ -19,11 +19,16 @@ impl Config {
 
     /// What `decide` needs to know.
     pub fn settings_with(&self, hosts: &Hosts) -> Settings {
-        let mut policies = vec![Policy { name: POLICY_DEFAULT.to_owned(), lists: None, block_mode: None }];
+        let mut policies =
+            vec![Policy { name: POLICY_DEFAULT.to_owned(), lists: None, block_mode: None, upstream: None }];
         let mut policy_clients = Vec::new();
         for policy in &self.policy {
-            let entry =
-                Policy { name: policy.name.clone(), lists: policy.lists.clone(), block_mode: policy.block_mode };
+            let entry = Policy {
+                name: policy.name.clone(),
+                lists: policy.lists.clone(),
+                block_mode: policy.block_mode,
+                upstream: policy.upstream.clone(),
+            };
             if policy.name == POLICY_DEFAULT {
                 policies[0] = entry;
                 continue;
@@ -43,17 +48,13 @@ impl Config {
             ede: self.block.ede,
             ede_text: self.block.ede_text,
             cache: self.cache.bounds(),
-            groups: [
-                ("default", &self.upstream.default),
-                ("allow", &self.upstream.allow),
-                ("block", &self.upstream.block),
-            ]
-            .map(|(name, group)| Group {
-                name: name.to_owned(),
-                servers: group.servers.clone(),
-                nxdomain_cut: group.nxdomain_cut,
-            })
-            .to_vec(),
+            groups: self.groups(),
+            forwards: self.forwards(),
+            list_upstreams: self
+                .list
+                .iter()
+                .filter_map(|list| Some((list.name.clone(), list.upstream.clone()?)))
+                .collect(),
             upstream_timeout_ms: self.upstream_timeout_ms,
             local: LocalRecords::new(self.local_records(hosts), self.served_locally()),
             chaos: Chaos::new(&self.chaos_version, &self.chaos_id),
@@ -66,10 +67,11 @@ impl Config {
         if !self.rebinding_protection {
             return Rebinding::default();
         }
-        let groups =
-            [("default", &self.upstream.default), ("allow", &self.upstream.allow), ("block", &self.upstream.block)];
-        let trusted = groups.into_iter().filter(|(_, group)| group.private_answers).map(|(name, _)| name.to_owned());
-        Rebinding::refused_except(&self.rebinding_exceptions, trusted.collect())
+        let trusted = self.upstream.iter().filter(|(_, group)| group.private_answers).map(|(name, _)| name.to_owned());
+        // Whoever says where a zone is asked trusts who is asked there.
+        let zones = self.forward.iter().flat_map(|forward| &forward.zone);
+        let exceptions: Vec<_> = self.rebinding_exceptions.iter().chain(zones).copied().collect();
+        Rebinding::refused_except(&exceptions, trusted.collect())
     }
 
     /// The lists to build a store from.

@@ -58,8 +58,8 @@ fn every_option_is_documented() {
     let list = "[[list]]\nname = \"a\"\npath = \"a\"\nformat = \"plain\"";
     for table in [
         "",
-        "[upstream]",
         "[upstream.default]",
+        "[[forward]]\nzone = \"a\"",
         "[block]",
         "[alias]",
         "[cache]",
@@ -90,8 +90,8 @@ fn an_unknown_key_is_told_with_the_nearest_known_one() {
         "3: cache: unknown key `ttl_max`; did you mean `ttl_s_max`?"
     );
     assert_eq!(
-        error("[upstream.defualt]\nservers = []\n"),
-        "1: upstream: unknown key `defualt`; did you mean `default`?"
+        error("[upstream.default]\nserver = []\n"),
+        "2: upstream.default: unknown key `server`; did you mean `servers`?"
     );
     assert_eq!(error("[alias]\nwhatever = 1\n"), "2: alias: unknown key `whatever`; the keys here are ttl_s");
     assert_eq!(
@@ -361,6 +361,92 @@ fn policies_are_checked_where_they_stand() {
     ] {
         assert_eq!(error(&text), wanted);
     }
+}
+
+#[test]
+fn groups_are_checked_where_they_stand() {
+    let ring = "[upstream.a]\nfallback = \"b\"\n[upstream.b]\nfallback = \"c\"\n[upstream.c]\nfallback = \"b\"\n";
+    for (text, wanted) in [
+        (
+            "[upstream.Big]\nservers = []",
+            "1: upstream: `Big` is no name for a group; use 1 to 32 lower-case letters, digits, `-` and `_`",
+        ),
+        (
+            "[upstream.defualt]\nservers = []",
+            "1: upstream.defualt: nothing asks the group `defualt`; name it as fallback of another group or as upstream of a \
+             [[forward]], [[policy]] or [[list]] (default, allow and block are always asked)",
+        ),
+        (
+            "[upstream.default]\nstrategy = \"random\"",
+            "2: upstream.default.strategy: unknown value `random`; use one of fastest, parallel, ordered, round-robin",
+        ),
+        ("[upstream.default]\nparallel = 4", "2: upstream.default.parallel: 4 is out of bounds; use 2 to 3 servers"),
+        (
+            "[upstream.default]\nhedge_ms = 1",
+            "2: upstream.default.hedge_ms: 1 is out of bounds; use 5 to 1900 milliseconds, or 0 to ask no other server",
+        ),
+        (
+            "[upstream.default]\n\nfallback = \"x\"",
+            "3: upstream.default.fallback: there is no group `x`; add it as [upstream.NAME], or use one of default, allow, \
+             block",
+        ),
+        (
+            "[upstream.default]\nfallback = \"default\"",
+            "2: upstream.default.fallback: `default` falls back to itself (default -> default); take one of these fallbacks \
+             out",
+        ),
+        (ring, "2: upstream.a.fallback: `b` falls back to itself (a -> b -> c -> b); take one of these fallbacks out"),
+        (
+            "[[policy]]\nname = \"a\"\nclients = [\"10.0.0.1\"]\nupstream = \"x\"",
+            "4: policy.upstream: there is no group `x`; add it as [upstream.NAME], or use one of default, allow, block",
+        ),
+        (
+            "[[list]]\nname = \"a\"\npath = \"a\"\nformat = \"plain\"\nupstream = \"x\"",
+            "5: list.upstream: there is no group `x`; add it as [upstream.NAME], or use one of default, allow, block",
+        ),
+    ] {
+        assert_eq!(error(text), wanted, "{text}");
+    }
+    let groups: String = (0..62).map(|group| format!("[upstream.g{group}]\n")).collect();
+    assert_eq!(error(&groups), "1: upstream: 65 groups are too many; use at most 64");
+}
+
+#[test]
+fn forwarded_zones_are_checked_where_they_stand() {
+    let forward = |more: &str| format!("[[forward]]\n{more}\n");
+    for (text, wanted) in [
+        (
+            forward("zone = \"a..b\"\nservers = \"192.0.2.1\""),
+            "2: forward.zone: `a..b` is no domain name (empty label); correct it",
+        ),
+        (forward("zone = []\nservers = \"192.0.2.1\""), "2: forward.zone: 0 zones; name from 1 to 1024"),
+        (forward("servers = \"192.0.2.1\""), "1: forward: `zone` is missing; add it here"),
+        (
+            forward("zone = \"a\""),
+            "2: forward.zone: has neither servers nor an upstream group; add servers = [\"192.0.2.53\"]",
+        ),
+        (
+            forward("zone = \"a\"\nservers = \"192.0.2.1\"\nupstream = \"allow\""),
+            "4: forward.upstream: names servers and an upstream group; remove one of them",
+        ),
+        (
+            forward("zone = \"a\"\nupstream = \"x\""),
+            "3: forward.upstream: there is no group `x`; add it as [upstream.NAME], or use one of default, allow, block",
+        ),
+        (
+            forward("zone = \"a.example\"\nupstream = \"allow\"")
+                + &forward("zone = \"A.example.\"\nupstream = \"block\""),
+            "5: forward.zone: `a.example` is forwarded twice; name each zone once",
+        ),
+    ] {
+        assert_eq!(error(&text), wanted, "{text}");
+    }
+    let text = forward("zone = [\"a.example\", \"b.example\"]\nservers = \"192.0.2.1\"");
+    let settings = parse_text(&text).unwrap().settings();
+    let zone = settings.forwards.find(&"www.b.example".parse().unwrap()).unwrap();
+    let group = &settings.forwards.groups()[zone.group];
+    let group = settings.groups.iter().find(|known| known.name == *group).unwrap();
+    assert_eq!(group.servers, ["192.0.2.1:53".parse().unwrap()]);
 }
 
 #[test]

@@ -185,6 +185,26 @@ pub(super) fn servers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<
     Ok(servers)
 }
 
+/// Servers asked at once.
+pub(super) fn parallel<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    let servers = between(deserializer, 2, u64::from(limits::UPSTREAM_PARALLEL_MAX), "servers")?;
+    Ok(u8::try_from(servers).unwrap_or(limits::UPSTREAM_PARALLEL_MAX))
+}
+
+/// Milliseconds until another server is asked too; 0 is never.
+pub(super) fn hedge_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let (min, max) = (limits::UPSTREAM_HEDGE_MS_MIN, limits::UPSTREAM_TIMEOUT_MS_MAX);
+    match i64::deserialize(deserializer)? {
+        0 => Ok(0),
+        value => match u64::try_from(value) {
+            Ok(value) if (min..=max).contains(&value) => Ok(value),
+            _ => Err(de::Error::custom(format!(
+                "{value} is out of bounds; use {min} to {max} milliseconds, or 0 to ask no other server"
+            ))),
+        },
+    }
+}
+
 /// Listen addresses: at least one, each with its port, none twice.
 pub(super) fn listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SocketAddr>, D::Error> {
     let addresses = parsed(deserializer, |text| {
@@ -227,6 +247,15 @@ pub(super) fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Name, D
 /// Domain names.
 pub(super) fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Name>, D::Error> {
     parsed(deserializer, parse_name)
+}
+
+/// Zones: one or a list, at least one.
+pub(super) fn zones<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Name>, D::Error> {
+    let names = parsed(deserializer, parse_name)?;
+    match names.len() {
+        1..=limits::FORWARD_ZONES_MAX => Ok(names),
+        count => Err(de::Error::custom(format!("{count} zones; name from 1 to {}", limits::FORWARD_ZONES_MAX))),
+    }
 }
 
 fn parse_name(text: &str) -> Result<Name, String> {

@@ -28,6 +28,7 @@ mod tests {
             name: name.to_owned(),
             lists: None,
             block_mode: None,
+            upstream: None,
         }));
         settings.policy_clients = [
             ("10.0.0.0/8".parse().unwrap(), 1),

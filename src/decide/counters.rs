@@ -96,6 +96,22 @@ counters! {
     exchanges_shared,
     /// Messages sent to upstreams.
     upstream_sends,
+    /// Of these, further servers that strategy `parallel` asked at once.
+    upstream_parallel,
+    /// Of these, servers that were asked beside another one to measure them.
+    upstream_measurings,
+    /// Of these, servers that were asked because the first took long.
+    upstream_hedges,
+    /// Of these, questions of our own to see whether a server is back.
+    upstream_probes,
+    /// Exchanges in which a fallback group was asked.
+    upstream_fallbacks,
+    /// Servers that went down: several failures in a row.
+    upstream_downs,
+    /// Questions refused because too many wait for a group whose servers are all down.
+    upstream_swamped,
+    /// Questions refused because rules name more servers than are known at a time.
+    rule_groups_refused,
     /// Upstream sends that no answer came to in time.
     upstream_timeouts,
     /// Upstream sends that failed at once: refused, unreachable, reset.

@@ -126,6 +126,18 @@ impl LocalRecords {
         self.parents.contains(name.as_wire())
     }
 
+    /// As [`LocalRecords::answer`], from the records of the configuration alone.
+    pub fn answer_configured(&self, name: &Name, qtype: u16, answer: &mut Answer) -> bool {
+        let is_ours = self.configured(name).is_some();
+        is_ours && self.answer(name, qtype, answer)
+    }
+
+    /// Whether a zone is answered here without any record of the configuration: a special-use or local reverse zone, or one
+    /// within it.
+    pub fn serves(&self, zone: &Name) -> bool {
+        special(zone, rtype::SOA, self.served).is_some()
+    }
+
     fn configured(&self, name: &Name) -> Option<Configured<'_>> {
         if !self.records.is_empty()
             && let Some(records) = self.records.get(name.as_wire())

@@ -24,13 +24,17 @@ pub mod filter;
 pub mod rule;
 pub mod pattern;
 pub mod block;
+pub mod forward;
+mod route;
 mod resolve;
 mod recall;
+mod hear;
 mod resume;
 mod stale;
 mod refresh;
 pub mod upstream;
 pub mod waiting;
+mod deadlines;
 mod chain;
 pub mod rebinding;
 pub mod address;
@@ -72,11 +76,12 @@ use self::question::{Question, Rejection};
 use self::quota::Quota;
 use self::reply::Body;
 use self::resolve::Resolver;
+use self::route::Routes;
 use self::rule::Key;
 use self::rulebook::RuleBook;
 use self::settings::{OnStoreError, Settings};
 use self::stale::ClientTimers;
-use self::upstream::GroupId;
+use self::upstream::{GroupId, NoRoom};
 use self::why::{Failure, Why};
 use self::wire::{rcode, rtype};
 
@@ -97,11 +102,7 @@ pub struct Core {
     client_timers: ClientTimers,
     /// Queries under way that no client waits for any more.
     refreshes: usize,
-    /// Upstream group of each class that has servers of its own.
-    class_groups: Vec<Option<GroupId>>,
-    default_group: GroupId,
-    allow_group: GroupId,
-    block_group: GroupId,
+    routes: Routes,
     /// Groups whose answers may hold private addresses.
     trusted_groups: Vec<GroupId>,
     // Scratch, used within one event and never across two.
@@ -116,22 +117,20 @@ pub struct Core {
 impl Core {
     /// Takes all the memory that this worker will need. `seed` must be unpredictable in service: message ids come from it.
     pub fn new(settings: Arc<Settings>, rules: Arc<RuleBook>, seed: [u8; 32]) -> Core {
-        let mut resolver = Resolver::new(seed);
+        let counters = Arc::<Counters>::default();
+        let mut resolver = Resolver::new(seed, counters.clone());
         let cache = Cache::new(settings.cache.bytes, settings.cache.eviction, resolver.chance.seeds());
         let mut core = Core {
             rules_stamp: 0,
             addresses_stamp: 0,
-            counters: Arc::default(),
+            counters,
             cache,
             queries: Queries::new(),
             quota: Quota::new(resolver.chance.seeds()),
             resolver,
             client_timers: ClientTimers::new(),
             refreshes: 0,
-            class_groups: Vec::new(),
-            default_group: 0,
-            allow_group: 0,
-            block_group: 0,
+            routes: Routes::default(),
             trusted_groups: Vec::new(),
             lookup: Lookup::new(),
             answer: Answer::new(),
@@ -147,16 +146,14 @@ impl Core {
 
     /// Goes over to other settings and rules, between two batches. Cached answers are judged again when they are asked for.
     pub fn switch(&mut self, settings: Arc<Settings>, rules: Arc<RuleBook>) {
-        let upstreams = &mut self.resolver.upstreams;
-        self.class_groups = upstreams.switch(&settings.groups, rules.classes());
-        self.default_group = upstreams.group("default");
-        self.allow_group = upstreams.group("allow");
-        self.block_group = upstreams.group("block");
+        self.resolver.upstreams.switch(&settings.groups, rules.classes().len());
+        self.resolver.timeout_us_max = settings.upstream_timeout_ms * 1_000;
+        self.routes = Routes::new(&settings, &rules, &self.resolver.upstreams);
         self.rules_stamp += 1;
         self.cache.set_terms(settings.cache.terms());
-        let trusted_groups = settings.rebinding.trusted_groups(|name| upstreams.group(name));
+        let upstreams = &self.resolver.upstreams;
+        self.trusted_groups = settings.rebinding.trusted_groups(|name| upstreams.group(name));
         let refuses_as_before = settings.rebinding == self.settings.rebinding;
-        self.trusted_groups = trusted_groups;
         if !rules.treats_addresses_as(&self.rules) || !refuses_as_before {
             // What the addresses of a cached answer were before, it does not tell.
             self.addresses_stamp = self.rules_stamp;
@@ -204,7 +201,16 @@ impl Core {
         let Ok(()) = push_links(&mut self.answer, &query.question.name, query.links()) else {
             return self.fail(now, ticket, rcode::SERVFAIL, Failure::ChainTooLong, out);
         };
-        if !self.settings.local.answer(query.resolved(), query.question.qtype, &mut self.answer) {
+        let (local, name) = (&self.settings.local, query.resolved());
+        // A special-use or reverse zone that the configuration forwards is not ours to deny.
+        let is_forwarded =
+            self.settings.forwards.find(name).is_some_and(|zone| local.serves(&name.suffix(zone.labels)));
+        let qtype = query.question.qtype;
+        let is_local = match is_forwarded {
+            true => local.answer_configured(name, qtype, &mut self.answer),
+            false => local.answer(name, qtype, &mut self.answer),
+        };
+        if !is_local {
             return self.judge(now, ticket, Subject::Resolved, out);
         }
         // A local CNAME leads on, as an alias does.
@@ -323,12 +329,19 @@ impl Core {
                 // Only the verdict on the name itself chooses the upstream; in a chain it merely does not block.
                 if subject == Subject::Resolved {
                     query.is_allowed = true;
-                    let own = self.class_groups.get(winner.class as usize).copied().flatten();
-                    query.group = own.unwrap_or(match kind {
-                        Kind::ForwardAllow => self.allow_group,
-                        Kind::ForwardBlock => self.block_group,
-                        Kind::Allow | Kind::Alias | Kind::Block => self.default_group,
-                    });
+                    let Some(class) = self.rules.class(winner.class) else { return lost() };
+                    let upstreams = &mut self.resolver.upstreams;
+                    query.group = match kind {
+                        _ if kind == Kind::Allow => self.routes.of_name(&self.settings, query.resolved(), query.policy),
+                        _ if class.servers.is_empty() => self.routes.of_rule(kind, class.list),
+                        _ => match upstreams.group_of_class(winner.class, &class.servers, now) {
+                            Ok(group) => group,
+                            Err(NoRoom) => {
+                                self.counters.rule_groups_refused.add(1);
+                                return self.fail(now, ticket, rcode::SERVFAIL, Failure::Overloaded, out);
+                            }
+                        },
+                    };
                 }
                 self.let_pass_to(now, ticket, subject, out)
             }
@@ -398,12 +411,12 @@ impl Core {
         self.conclude(now, ticket, origin, ttl_s, Some(why), out)
     }
 
-    /// No rule decides: the default upstream, or the next link of the chain.
+    /// No rule decides: the upstream of the name's zone or of the client's policy, or the next link of the chain.
     fn let_pass(&mut self, now: Now, ticket: Ticket, subject: Subject, out: &mut [u8]) -> Step {
         if let Some(query) = self.queries.get_mut(ticket)
             && subject == Subject::Resolved
         {
-            query.group = self.default_group;
+            query.group = self.routes.of_name(&self.settings, query.resolved(), query.policy);
         }
         self.let_pass_to(now, ticket, subject, out)
     }

@@ -1,24 +1,43 @@
-//! Stage 8 in motion: exchanges with upstreams, from the first send to the answer; [`super::resume`] hands it over.
+//! Stage 8 in motion: an exchange with upstreams from its first send to its end. [`super::hear`] tells it what comes back,
+//! [`super::resume`] hands its outcome over.
+//!
+//! Which sends an exchange makes, at most [`UPSTREAM_SENDS_MAX`] of them all together:
+//!
+//! | send | when | to whom |
+//! |---|---|---|
+//! | first | at once | whom the strategy chooses |
+//! | at once | beside it | with strategy `parallel`, the next ones that are up |
+//! | measuring | beside it | a server whose round-trip time is not known or old |
+//! | hedge | `hedge_ms` later, while the first is still waited for | the next one that is up |
+//! | next | when none is waited for any more | the next one of the group, then of its fallback group, then all again |
+//! | over TCP | after a cut answer, or one with a wrong id | the same server |
+//!
+//! Invariants: an exchange ends by its first good answer; else when nothing is waited for and nobody is left to ask; at the
+//! latest [`UPSTREAM_ANSWER_US_MAX`] after it began.
+//!
+//! [`UPSTREAM_ANSWER_US_MAX`]: crate::limits::UPSTREAM_ANSWER_US_MAX
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::counters::Counters;
+use super::step::{ExchangeId, Now, Ready, SendId, Ticket, Transport};
+use super::upstream::{Chance, Health, Manner, REQUEST_BYTES_MAX, ServerRef, Stray, Upstreams};
+use super::waiting::{Exchange, ExchangeKey, Exchanges, Purpose, Send, SendState};
+use super::why::Failure;
+use super::wire::{CLASS_IN, rtype};
+use crate::limits::{
+    EXCHANGES_MAX, MESSAGE_BYTES_MAX, REFRESHES_MAX, SERVER_SOCKETS, UPSTREAM_BACK_OFF_US_MIN, UPSTREAM_GROUPS_MAX,
+    UPSTREAM_PARALLEL_MAX, UPSTREAM_SENDS_MAX,
+};
 
 use corewall_sharding::name::Name;
 
-use super::Core;
-use super::answer::{self, ResponseError, ResponseHead};
-use super::step::{ExchangeId, Now, Ready, SendId, Ticket, Transport, UpstreamRequest};
-use super::upstream::{self, Chance, REQUEST_BYTES_MAX, ServerId, Upstreams};
-use super::waiting::{Exchange, ExchangeKey, Exchanges, Send};
-use super::why::Failure;
-use super::wire::rcode;
-use crate::limits::{
-    EXCHANGES_MAX, HEADER_BYTES, MESSAGE_BYTES_MAX, REFRESHES_MAX, SERVER_SOCKETS, UPSTREAM_ANSWER_US_MAX,
-};
-
-/// Draws of a message id before one is given up as taken: with [`EXCHANGES_MAX`] of 65,536 ids taken, eight draws fail once
-/// in 10^12 times.
-const ID_DRAWS_MAX: usize = 8;
-const _: () = assert!(EXCHANGES_MAX <= 2_048, "or ids are often taken");
+/// Draws of a message id before one is given up as taken: with four sends in flight of each of [`EXCHANGES_MAX`] exchanges,
+/// one id in eight is taken, and sixteen draws fail once in 10^14 times.
+const ID_DRAWS_MAX: usize = 16;
+const _: () = assert!(EXCHANGES_MAX * UPSTREAM_SENDS_MAX as usize <= 1 << 13, "or ids are often taken");
+const _: () = assert!(UPSTREAM_PARALLEL_MAX < UPSTREAM_SENDS_MAX, "a cut answer can be asked again over TCP");
 
 /// What came of an exchange, while its clients are being resumed.
 #[derive(Clone, Copy)]
@@ -32,13 +51,27 @@ pub(super) enum Outcome {
     Failed(Failure),
 }
 
+/// Why a message is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Occasion {
+    /// The first of an exchange, or the next after others that failed.
+    Turn,
+    /// Beside another one, to measure the server.
+    Measuring,
+    /// After a cut answer or one with a wrong id of the same server.
+    OverTcp,
+}
+
 /// The upstream side of one worker.
 pub(super) struct Resolver {
     pub(super) upstreams: Upstreams,
     pub(super) chance: Chance,
     pub(super) exchanges: Exchanges,
+    pub(super) counters: Arc<Counters>,
+    /// Microseconds that a server of which nothing is known is waited for, and any server at most.
+    pub(super) timeout_us_max: u64,
     /// Where the request at hand is written.
-    request: [u8; REQUEST_BYTES_MAX],
+    pub(super) request: [u8; REQUEST_BYTES_MAX],
     pub(super) ready: VecDeque<Ready>,
     pub(super) outcome: Outcome,
     pub(super) outcome_sends: u8,
@@ -48,16 +81,18 @@ pub(super) struct Resolver {
 }
 
 impl Resolver {
-    pub(super) fn new(seed: [u8; 32]) -> Self {
+    pub(super) fn new(seed: [u8; 32], counters: Arc<Counters>) -> Self {
         let mut chance = Chance::new(seed);
         Self {
-            upstreams: Upstreams::new(),
+            upstreams: Upstreams::new(&mut chance),
             exchanges: Exchanges::new(chance.seeds()),
             chance,
+            counters,
+            timeout_us_max: 0,
             request: [0; REQUEST_BYTES_MAX],
-            // Per event at most a send and a closing for each exchange that its clients open or end; and the queries that no
+            // Per event at most the sends and a closing for each exchange that its clients open or end; and the queries that no
             // client waits for, of several events.
-            ready: VecDeque::with_capacity(2 * EXCHANGES_MAX + REFRESHES_MAX),
+            ready: VecDeque::with_capacity((1 + usize::from(UPSTREAM_SENDS_MAX)) * EXCHANGES_MAX + REFRESHES_MAX),
             outcome: Outcome::Nothing,
             outcome_sends: 0,
             resuming: None,
@@ -66,215 +101,227 @@ impl Resolver {
         }
     }
 
-    /// Sends the question to the next server, or over TCP to the same one; `Err` when its sends or its time are used up.
-    pub(super) fn send(
-        &mut self,
-        now: Now,
-        timeout_us: u64,
-        id: ExchangeId,
-        over_tcp: Option<ServerId>,
-    ) -> Result<(), Failure> {
-        let exchange = self.exchanges.get_mut(id).ok_or(Failure::UpstreamsSilent)?;
-        let end = exchange.began.plus_us(UPSTREAM_ANSWER_US_MAX);
-        if exchange.sends >= exchange.sends_max || now >= end {
-            return Err(Failure::UpstreamsSilent);
+    /// Sends the question of a new exchange for the first time; `Err` when it cannot be, so that nobody is to wait for it.
+    pub(super) fn begin(&mut self, now: Now, id: ExchangeId) -> Result<(), Failure> {
+        let exchange = self.exchanges.get_mut(id).ok_or(Failure::NoUpstream)?;
+        let home = exchange.home;
+        exchange.asking = self.upstreams.first_asked(home);
+        if exchange.asking != home {
+            self.counters.upstream_fallbacks.add(1);
         }
-        let server = match over_tcp {
-            Some(server) => server,
-            None => self.upstreams.choose(exchange.key.group, &mut exchange.tried, now).ok_or(Failure::NoUpstream)?,
-        };
-        let transport = if over_tcp.is_some() || exchange.tcp_only { Transport::Tcp } else { Transport::Udp };
-        let mut message_id = self.chance.id();
-        for _ in 0..ID_DRAWS_MAX {
-            if !self.exchanges.is_id_taken(message_id) {
-                break;
+        self.upstreams.opened(home, now);
+        let (server, asking) = self.next_server(now, id).ok_or(Failure::NoUpstream)?;
+        self.send(now, id, server, Occasion::Turn)?;
+        let Manner { at_once, hedge_us } = self.upstreams.manner(asking);
+        for _ in 1..at_once {
+            if self.has_spare_send(id)
+                && let Some(server) = self.next_up(now, id)
+                && self.send(now, id, server, Occasion::Turn).is_ok()
+            {
+                self.counters.upstream_parallel.add(1);
             }
-            message_id = self.chance.id();
         }
-        if self.exchanges.is_id_taken(message_id) {
-            return Err(Failure::Overloaded);
+        if self.has_spare_send(id)
+            && let Some(exchange) = self.exchanges.get_mut(id)
+            && let Some(server) = self.upstreams.choose_to_measure(asking, &mut exchange.tried, now)
+            && self.send(now, id, server, Occasion::Measuring).is_ok()
+        {
+            self.counters.upstream_measurings.add(1);
         }
-        let socket = self.chance.below(SERVER_SOCKETS as u16);
-        // An answer after the end would be dropped: nobody is to wait for it.
-        let send = Send { id: message_id, server, socket, transport };
-        self.exchanges.sent(id, send, now, now.plus_us(timeout_us).min(end));
-        let sends = self.exchanges.get(id).map_or(0, |exchange| exchange.sends);
-        self.ready.push_back(Ready::Send(SendId { exchange: id, place: sends.saturating_sub(1) }));
+        if hedge_us > 0
+            && let Some(exchange) = self.exchanges.get_mut(id)
+        {
+            exchange.hedge_at = Some(now.plus_us(hedge_us));
+        }
+        self.exchanges.schedule(id);
         Ok(())
     }
 
-    /// Ends an exchange; its clients are resumed one by one by [`Core::next_ready`].
-    fn finish(&mut self, id: ExchangeId, outcome: Outcome) {
-        debug_assert!(self.resuming.is_none(), "the clients of the last exchange are still to be resumed");
-        let Some(exchange) = self.exchanges.get(id) else { return };
-        self.outcome = outcome;
-        self.outcome_sends = exchange.sends;
-        self.resuming = self.exchanges.close(id);
-        self.ready.push_back(Ready::Done(id));
+    /// Whether another send beside the others leaves one for TCP.
+    fn has_spare_send(&self, id: ExchangeId) -> bool {
+        self.exchanges.get(id).is_some_and(|exchange| exchange.sends + 1 < exchange.sends_max)
     }
 
-    /// An exchange whose question `message` repeats, and that waits for an answer on just this socket.
-    fn find_by_question(&self, server: ServerId, socket: u16, message: &[u8]) -> Option<ExchangeId> {
-        let name = Name::from_wire(message.get(HEADER_BYTES..)?).ok()?;
-        let (qtype, rest) = message.get(HEADER_BYTES + name.as_wire().len()..)?.split_first_chunk::<2>()?;
-        let (qclass, _) = rest.split_first_chunk::<2>()?;
-        let (qtype, qclass) = (u16::from_be_bytes(*qtype), u16::from_be_bytes(*qclass));
-        let is_asked_there = |exchange: &Exchange| {
-            let send = exchange.current();
-            send.is_some_and(|send| (send.server, send.socket, send.transport) == (server, socket, Transport::Udp))
+    /// The next server of the group that is being asked, if it is up.
+    fn next_up(&mut self, now: Now, id: ExchangeId) -> Option<ServerRef> {
+        let exchange = self.exchanges.get_mut(id)?;
+        self.upstreams.choose_up(exchange.asking, &mut exchange.tried, now)
+    }
+
+    /// Whom to ask next, and in which group: one that was not asked yet, of the group or of those that stand in for it. When
+    /// all were asked, and have been silent, it begins again.
+    fn next_server(&mut self, now: Now, id: ExchangeId) -> Option<(ServerRef, super::upstream::GroupRef)> {
+        let Self { exchanges, upstreams, counters, .. } = self;
+        let exchange = exchanges.get_mut(id)?;
+        // As many groups may stand in for each other as there are.
+        for _ in 0..UPSTREAM_GROUPS_MAX {
+            if let Some(server) = upstreams.choose(exchange.asking, &mut exchange.tried, now) {
+                return Some((server, exchange.asking));
+            }
+            let Some(fallback) = upstreams.fallback(exchange.asking) else { break };
+            exchange.asking = fallback;
+            exchange.tried = Default::default();
+            counters.upstream_fallbacks.add(1);
+        }
+        let may_begin_again = !exchange.was_refused && exchange.sends > 0 && exchange.awaited().next().is_none();
+        if !may_begin_again {
+            return None;
+        }
+        exchange.is_again = true;
+        exchange.asking = upstreams.first_asked(exchange.home);
+        exchange.tried = Default::default();
+        let server = upstreams.choose(exchange.asking, &mut exchange.tried, now)?;
+        Some((server, exchange.asking))
+    }
+
+    /// Sends the question to a server; `Err` when its sends or its time are used up. Then [`Exchanges::schedule`].
+    pub(super) fn send(
+        &mut self,
+        now: Now,
+        id: ExchangeId,
+        server: ServerRef,
+        occasion: Occasion,
+    ) -> Result<(), Failure> {
+        let exchange = self.exchanges.get(id).ok_or(Failure::UpstreamsSilent)?;
+        if exchange.sends >= exchange.sends_max || now >= exchange.end() {
+            return Err(Failure::UpstreamsSilent);
+        }
+        // A reload may have taken the server away.
+        if self.upstreams.address(server).is_none() {
+            return Err(Failure::UpstreamsSilent);
+        }
+        let over_tcp = occasion == Occasion::OverTcp || exchange.tcp_only;
+        // What a connection takes is not measured; and who is asked again for the same may well need longer than usual.
+        let is_patient = over_tcp || exchange.is_again || exchange.purpose == Purpose::Probe;
+        let timeout_us =
+            if is_patient { self.timeout_us_max } else { self.upstreams.timeout_us(server, self.timeout_us_max) };
+        // An answer after the end would be dropped: nobody is to wait for it.
+        let deadline = now.plus_us(timeout_us).min(exchange.end());
+        let message_id = self.draw_id().ok_or(Failure::Overloaded)?;
+        let send = Send {
+            id: message_id,
+            server,
+            socket: self.chance.below(SERVER_SOCKETS as u16),
+            transport: if over_tcp { Transport::Tcp } else { Transport::Udp },
+            state: SendState::Awaited,
+            is_measuring: occasion == Occasion::Measuring,
+            sent: now,
+            deadline,
         };
-        let mut candidates = self.exchanges.of_question(&name, qtype, qclass);
-        candidates.find(|(_, exchange)| !exchange.tcp_only && is_asked_there(exchange)).map(|(id, _)| id)
-    }
-}
-
-impl Core {
-    /// What is to be sent after [`Ready::Send`]; none when its exchange is over.
-    pub fn upstream_request(&mut self, id: SendId) -> Option<UpstreamRequest<'_>> {
-        let Resolver { exchanges, upstreams, request, .. } = &mut self.resolver;
-        let exchange = exchanges.get(id.exchange)?;
-        let &Send { id: message_id, server, socket, transport } = exchange.send(id.place)?;
-        let address = upstreams.address(server)?;
-        let ExchangeKey { name, qtype, qclass, dnssec_ok, .. } = &exchange.key;
-        let bytes = upstream::write_request(message_id, name, *qtype, *qclass, *dnssec_ok, request);
-        let message = request.get(..bytes)?;
-        Some(UpstreamRequest { server, address, transport, socket, id: message_id, message })
+        let place = self.exchanges.sent(id, send).ok_or(Failure::UpstreamsSilent)?;
+        self.ready.push_back(Ready::Send(SendId { exchange: id, place }));
+        Ok(())
     }
 
-    /// Whether the answer to this send is still waited for.
-    pub fn is_awaited(&self, id: SendId) -> bool {
-        let exchange = self.resolver.exchanges.get(id.exchange);
-        exchange.is_some_and(|exchange| exchange.sends == id.place + 1)
+    fn draw_id(&mut self) -> Option<u16> {
+        (0..ID_DRAWS_MAX).map(|_| self.chance.id()).find(|&id| !self.exchanges.is_id_taken(id))
     }
 
-    /// A message came from a server, on one of its sockets (over TCP: 0). Then drain [`Core::next_ready`].
-    pub fn on_upstream(&mut self, now: Now, server: ServerId, transport: Transport, socket: u16, message: &[u8]) {
-        let Some((id, _)) = message.split_first_chunk::<2>() else { return self.counters.upstream_unexpected.add(1) };
-        let message_id = u16::from_be_bytes(*id);
-        let exchanges = &self.resolver.exchanges;
-        let matching = exchanges.by_message_id(message_id).and_then(|id| {
-            let exchange = exchanges.get(id)?;
-            let is_asked = |send: &&Send| send.is_answered_by(message_id, server, transport, socket);
-            let send = exchange.log().iter().rev().find(is_asked)?;
-            // Once an attempt to poison was seen, an earlier send over UDP may be what it aims at.
-            (transport == Transport::Tcp || !exchange.tcp_only).then_some((id, exchange, *send))
-        });
-        let Some((id, exchange, send)) = matching else {
-            return self.on_wrong_id(now, server, transport, socket, message);
-        };
-        let key = &exchange.key;
-        match answer::response_head(message, key.name.as_wire(), key.qtype, key.qclass) {
-            Ok(head) => self.on_response(now, id, send, head, message),
-            // Whoever wrote it, it is not the answer: the wait goes on (TuDoor).
-            Err(ResponseError::Malformed | ResponseError::ChainTooLong | ResponseError::TooLarge) => {
-                self.counters.upstream_unexpected.add(1);
-            }
-        }
-    }
-
-    fn on_response(&mut self, now: Now, id: ExchangeId, send: Send, head: ResponseHead, message: &[u8]) {
-        let timeout_us = self.settings.upstream_timeout_ms * 1_000;
-        let resolver = &mut self.resolver;
-        let Some(exchange) = resolver.exchanges.get(id) else { return };
-        if now >= exchange.began.plus_us(UPSTREAM_ANSWER_US_MAX) {
-            // So late that answers of many questions may have been gathered to come at once (DNSBomb).
-            self.counters.upstream_unexpected.add(1);
-            return resolver.finish(id, Outcome::Failed(Failure::UpstreamsSilent));
-        }
-        resolver.upstreams.note_answer(send.server);
-        let is_cut = head.truncated && send.transport == Transport::Udp;
-        let is_failure = (head.rcode != rcode::NOERROR && head.rcode != rcode::NXDOMAIN) || head.is_referral;
-        if (is_cut || is_failure) && exchange.current() != Some(&send) {
-            // Late and of no use: the send that followed it is waited for.
-            return self.counters.upstream_unexpected.add(1);
-        }
-        let mut outcome = Outcome::Answered { rcode: head.rcode, authentic_data: head.authentic_data };
-        if is_cut {
-            self.counters.upstream_truncated.add(1);
-            match resolver.send(now, timeout_us, id, Some(send.server)) {
-                Ok(()) => return,
-                Err(failure) => outcome = Outcome::Failed(failure),
-            }
-        } else if is_failure {
-            // Another server may know better; when none does, the failure is what they agree on.
-            let has_others = resolver.upstreams.server_count(exchange.key.group) > exchange.tried.count();
-            if has_others && resolver.send(now, timeout_us, id, None).is_ok() {
-                return;
-            }
-            outcome = Outcome::Failed(Failure::UpstreamRefused);
-        }
-        if let Some(place) = resolver.response.get_mut(..message.len()) {
-            place.copy_from_slice(message);
-            resolver.response_bytes = message.len();
-        }
-        resolver.finish(id, outcome);
-    }
-
-    /// Somebody answers our question under another id: the true server would not. Only TCP can be trusted for it now.
-    fn on_wrong_id(&mut self, now: Now, server: ServerId, transport: Transport, socket: u16, message: &[u8]) {
-        self.counters.upstream_unexpected.add(1);
-        let resolver = &mut self.resolver;
-        if transport == Transport::Tcp {
+    /// Asks another server too, for the first has been silent for long, though not so long that it is to blame.
+    pub(super) fn hedge(&mut self, now: Now, id: ExchangeId) {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        exchange.hedge_at = None;
+        let (asking, is_waiting) = (exchange.asking, exchange.awaited().next().is_some());
+        if !is_waiting || !self.has_spare_send(id) {
             return;
         }
-        let Some(id) = resolver.find_by_question(server, socket, message) else { return };
-        let Some(exchange) = resolver.exchanges.get_mut(id) else { return };
-        exchange.tcp_only = true;
-        self.counters.upstream_wrong_id.add(1);
-        if let Err(failure) = resolver.send(now, self.settings.upstream_timeout_ms * 1_000, id, Some(server)) {
-            resolver.finish(id, Outcome::Failed(failure));
+        let Some(server) = self.next_up(now, id) else { return };
+        if self.send(now, id, server, Occasion::Turn).is_ok() {
+            self.counters.upstream_hedges.add(1);
+            let hedge_us = self.upstreams.manner(asking).hedge_us;
+            if let Some(exchange) = self.exchanges.get_mut(id) {
+                exchange.hedge_at = Some(now.plus_us(hedge_us));
+            }
         }
     }
 
-    /// A send failed at once: refused, unreachable, reset. One that was given up before, so that another send is waited for,
-    /// makes no difference. Then drain [`Core::next_ready`].
-    pub fn on_upstream_failed(&mut self, now: Now, id: SendId) {
-        if self.is_awaited(id) {
-            self.counters.upstream_failures.add(1);
-            self.try_next(now, id.exchange);
+    /// A send is over without an answer to be used: waits for the others, or asks the next server, or ends the exchange.
+    pub(super) fn advance(&mut self, now: Now, id: ExchangeId) {
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        exchange.lingers_until = None;
+        if exchange.purpose == Purpose::Probe {
+            return self.finish(now, id, Outcome::Nothing);
+        }
+        let has_other = exchange.awaited().any(|send| !send.is_measuring);
+        if !has_other
+            && let Some((server, _)) = self.next_server(now, id)
+            && self.send(now, id, server, Occasion::Turn).is_ok()
+        {
+            return self.exchanges.schedule(id);
+        }
+        let Some(exchange) = self.exchanges.get_mut(id) else { return };
+        if exchange.awaited().next().is_some() {
+            return self.exchanges.schedule(id);
+        }
+        // Nobody is left to ask. Those who have been silent for less than the longest time-out may still answer.
+        let patience_us = self.timeout_us_max;
+        let silent = exchange.log().iter().filter(|send| send.state == SendState::Silent);
+        let until = silent.map(|send| send.sent.plus_us(patience_us)).max().filter(|until| *until > now);
+        exchange.lingers_until = until;
+        exchange.hedge_at = None;
+        if until.is_some() && now < exchange.end() {
+            return self.exchanges.schedule(id);
+        }
+        let failure = if exchange.was_refused { Failure::UpstreamRefused } else { Failure::UpstreamsSilent };
+        self.finish(now, id, Outcome::Failed(failure));
+    }
+
+    /// Ends an exchange; its clients are resumed one by one by [`super::Core::next_ready`].
+    pub(super) fn finish(&mut self, now: Now, id: ExchangeId, outcome: Outcome) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        let (purpose, home, sends) = (exchange.purpose, exchange.home, exchange.sends);
+        self.keep_strays(now, id);
+        let clients = self.exchanges.close(id);
+        self.ready.push_back(Ready::Done(id));
+        if purpose == Purpose::Probe {
+            return;
+        }
+        debug_assert!(self.resuming.is_none(), "the clients of the last exchange are still to be resumed");
+        self.upstreams.closed(home);
+        self.outcome = outcome;
+        self.outcome_sends = sends;
+        self.resuming = clients;
+    }
+
+    /// Ends an exchange that was never sent, and for which nobody but the query at hand waits.
+    pub(super) fn abandon(&mut self, id: ExchangeId) {
+        if let Some(home) = self.exchanges.get(id).map(|exchange| exchange.home) {
+            self.upstreams.closed(home);
+            self.exchanges.close(id);
         }
     }
 
-    /// The same for all that is in flight on a UDP socket: a refusal (ICMP) does not say which question it is about.
-    /// Call until it returns false, draining [`Core::next_ready`] in between.
-    pub fn on_socket_failed(&mut self, now: Now, server: ServerId, socket: u16) -> bool {
-        let Some(id) = self.resolver.exchanges.find_on_socket(server, socket, now) else { return false };
-        self.counters.upstream_failures.add(1);
-        self.try_next(now, id);
-        true
-    }
-
-    /// Gives up sends whose time is over, and serves clients that have waited long enough. Call until it returns false, draining [`Core::next_ready`] in between.
-    pub fn on_tick(&mut self, now: Now) -> bool {
-        if self.pop_client_timer(now) {
-            return true;
-        }
-        let Some(id) = self.resolver.exchanges.pop_expired(now) else { return false };
-        self.counters.upstream_timeouts.add(1);
-        self.try_next(now, id);
-        true
-    }
-
-    fn try_next(&mut self, now: Now, id: ExchangeId) {
-        let resolver = &mut self.resolver;
-        let Some(exchange) = resolver.exchanges.get(id) else { return };
-        if let Some(send) = exchange.current() {
-            resolver.upstreams.note_failure(send.server, now);
-        }
-        if let Err(failure) = resolver.send(now, self.settings.upstream_timeout_ms * 1_000, id, None) {
-            resolver.finish(id, Outcome::Failed(failure));
+    /// What was sent and not answered when another server's answer ended the exchange is still measured.
+    fn keep_strays(&mut self, now: Now, id: ExchangeId) {
+        let Self { exchanges, upstreams, counters, .. } = self;
+        let sends = exchanges.get(id).map(Exchange::log).unwrap_or_default();
+        for send in sends.iter().filter(|send| send.state != SendState::Over && send.transport == Transport::Udp) {
+            let Send { id, socket, server, sent, state, .. } = *send;
+            let stray = Stray { id, socket, server, sent, was_given_up: state == SendState::Silent };
+            if upstreams.add_stray(stray, now) == Health::WentDown {
+                counters.upstream_downs.add(1);
+            }
         }
     }
 
-    /// When [`Core::on_tick`] has something to do.
-    pub fn next_deadline(&mut self) -> Option<Now> {
-        let given_up = self.resolver.exchanges.next_deadline();
-        let served = self.client_timers.next_deadline(&self.queries);
-        [given_up, served].into_iter().flatten().min()
-    }
-
-    /// Exchanges in flight.
-    pub fn exchanges_open(&self) -> usize {
-        self.resolver.exchanges.open_count()
+    /// Asks a server that is down whether it is back.
+    pub(super) fn probe(&mut self, now: Now, server: ServerRef) {
+        let key = ExchangeKey { name: Name::ROOT, qtype: rtype::NS, qclass: CLASS_IN, dnssec_ok: false, group: 0 };
+        let Some(id) = self.exchanges.open_probe(key, now) else {
+            return self.upstreams.postpone_probe(server, now.plus_us(UPSTREAM_BACK_OFF_US_MIN));
+        };
+        if let Some(exchange) = self.exchanges.get_mut(id) {
+            exchange.sends_max = 1;
+        }
+        match self.send(now, id, server, Occasion::Turn) {
+            Ok(()) => {
+                self.counters.upstream_probes.add(1);
+                self.exchanges.schedule(id);
+            }
+            Err(_) => {
+                self.exchanges.close(id);
+                self.upstreams.postpone_probe(server, now.plus_us(UPSTREAM_BACK_OFF_US_MIN));
+            }
+        }
     }
 }

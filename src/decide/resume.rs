@@ -14,9 +14,8 @@ impl Core {
     pub(super) fn ask_upstream(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
         let resolver = &mut self.resolver;
-        if resolver.upstreams.server_count(query.group) == 0 {
-            return self.fail(now, ticket, rcode::SERVFAIL, Failure::NoUpstream, out);
-        }
+        let home = resolver.upstreams.find(query.group).filter(|group| resolver.upstreams.has_servers(*group));
+        let Some(home) = home else { return self.fail(now, ticket, rcode::SERVFAIL, Failure::NoUpstream, out) };
         if query.sends >= UPSTREAM_SENDS_MAX {
             return self.fail(now, ticket, rcode::SERVFAIL, Failure::SendsUsedUp, out);
         }
@@ -38,7 +37,11 @@ impl Core {
             group: query.group,
         };
         let known = resolver.exchanges.find(&key);
-        let Some(id) = known.or_else(|| resolver.exchanges.open(key, now)) else {
+        if known.is_none() && resolver.upstreams.is_swamped(home) {
+            self.counters.upstream_swamped.add(1);
+            return self.fail(now, ticket, rcode::SERVFAIL, Failure::UpstreamsSilent, out);
+        }
+        let Some(id) = known.or_else(|| resolver.exchanges.open(key, home, now)) else {
             self.counters.overloaded.add(1);
             return self.fail(now, ticket, rcode::SERVFAIL, Failure::Overloaded, out);
         };
@@ -60,10 +63,9 @@ impl Core {
             before.next = Some(ticket);
         }
         if known.is_none()
-            && let Err(failure) = resolver.send(now, self.settings.upstream_timeout_ms * 1_000, id, None)
+            && let Err(failure) = resolver.begin(now, id)
         {
-            // Nobody but this query waits for an exchange that was never sent.
-            resolver.exchanges.close(id);
+            resolver.abandon(id);
             return self.fail(now, ticket, rcode::SERVFAIL, failure, out);
         }
         self.start_client_timer(now, ticket);

@@ -163,6 +163,11 @@ impl RuleBook {
         &self.classes
     }
 
+    /// All lists, by number.
+    pub fn lists(&self) -> &[ListBook] {
+        &self.lists
+    }
+
     /// A list by its number.
     pub fn list(&self, id: ListId) -> Option<&ListBook> {
         self.lists.get(usize::from(id))

@@ -6,6 +6,7 @@ use corewall_sharding::rule::{BlockMode, ListId};
 
 use super::cache::{Eviction, Terms};
 use super::chaos::Chaos;
+use super::forward::Forwards;
 use super::local::LocalRecords;
 use super::prefixes::Prefixes;
 use super::rebinding::Rebinding;
@@ -36,6 +37,23 @@ pub struct Policy {
     pub lists: Option<Vec<String>>,
     /// Instead of the global block mode, when the list has none of its own.
     pub block_mode: Option<BlockMode>,
+    /// Name of the group that is asked instead of `default`.
+    pub upstream: Option<String>,
+}
+
+/// Which server of a group is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// The one that has answered fastest lately; the others are measured now and then, beside it.
+    #[default]
+    Fastest,
+    /// Several at once; the first good answer counts.
+    Parallel,
+    /// The first one that is up.
+    Ordered,
+    /// One after the other.
+    RoundRobin,
 }
 
 /// An upstream group.
@@ -45,8 +63,31 @@ pub struct Group {
     pub name: String,
     /// In the order in which they are tried.
     pub servers: Vec<SocketAddr>,
+    /// Which of them is asked.
+    pub strategy: Strategy,
+    /// Servers that [`Strategy::Parallel`] asks at once.
+    pub parallel: u8,
+    /// Milliseconds after which the next server is asked too while the first one is still waited for; 0: never.
+    pub hedge_ms: u64,
+    /// Name of the group that is asked when none of these servers gives an answer.
+    pub fallback: Option<String>,
     /// Whether its NXDOMAIN holds for all names below (RFC 8020).
     pub nxdomain_cut: bool,
+}
+
+impl Group {
+    /// A group of these servers, as a configuration that says no more has it.
+    pub fn new(name: &str, servers: Vec<SocketAddr>) -> Self {
+        Self {
+            name: name.to_owned(),
+            servers,
+            strategy: Strategy::default(),
+            parallel: 2,
+            hedge_ms: 0,
+            fallback: None,
+            nxdomain_cut: true,
+        }
+    }
 }
 
 /// Bounds on what is cached, in seconds.
@@ -124,7 +165,11 @@ pub struct Settings {
     pub cache: CacheBounds,
     /// Upstream groups; `default`, `allow` and `block` are always there, maybe without servers.
     pub groups: Vec<Group>,
-    /// Milliseconds until the next server is tried.
+    /// Zones that are forwarded to groups of their own.
+    pub forwards: Forwards,
+    /// By the name of a list: the group for its forwarding rules that name no server.
+    pub list_upstreams: Vec<(String, String)>,
+    /// Milliseconds that a server of which nothing is known is waited for, and any server at most.
     pub upstream_timeout_ms: u64,
     /// Local records and special-use names.
     pub local: LocalRecords,
@@ -139,10 +184,9 @@ pub struct Settings {
 impl Default for Settings {
     /// What a configuration that says nothing means.
     fn default() -> Self {
-        let group = |name: &str| Group { name: name.to_owned(), servers: Vec::new(), nxdomain_cut: true };
         Self {
             clients_allowed: Prefixes::default(),
-            policies: vec![Policy { name: "default".to_owned(), lists: None, block_mode: None }],
+            policies: vec![Policy { name: "default".to_owned(), lists: None, block_mode: None, upstream: None }],
             policy_clients: Prefixes::default(),
             block_mode: BlockMode::Zero,
             block_ttl_s: 60,
@@ -150,7 +194,9 @@ impl Default for Settings {
             ede: true,
             ede_text: false,
             cache: CacheBounds::default(),
-            groups: vec![group("default"), group("allow"), group("block")],
+            groups: ["default", "allow", "block"].map(|name| Group::new(name, Vec::new())).to_vec(),
+            forwards: Forwards::default(),
+            list_upstreams: Vec::new(),
             upstream_timeout_ms: 600,
             local: LocalRecords::default(),
             chaos: Chaos::default(),

@@ -18,8 +18,7 @@ use super::patterns::{PatternDatabase, PatternScanner};
 use super::store::StoreReader;
 use crate::decide::rulebook::RuleBook;
 use crate::decide::settings::Settings;
-use crate::decide::upstream::Upstreams;
-use crate::limits::{ORDERS_MAX, RULE_GROUPS_MAX, RULE_SERVERS_MAX, START_MS_MAX};
+use crate::limits::{ORDERS_MAX, START_MS_MAX};
 
 /// What the configuration says that may change while the server runs.
 #[derive(Clone, Debug)]
@@ -54,7 +53,6 @@ impl Knowledge {
         };
         let generation = Store::open(dir).and_then(|store| store.current()).map_err(|error| error.to_string())?;
         let rules = RuleBook::new(&generation, &settings).map_err(|error| error.to_string())?;
-        say_servers_left_out(&settings, &rules);
         let patterns = PatternDatabase::load(&generation).map_err(|error| error.to_string())?;
         let knowledge = Self {
             settings,
@@ -106,20 +104,6 @@ impl Knowledge {
             kinds.iter().find_map(|&kind| name_of(kind))
         };
         kinds.into_iter().filter_map(|(kinds, expect)| Some((example(kinds)?, expect))).collect()
-    }
-}
-
-/// A store built by this program names no more servers than are known; one that somebody else has made may.
-fn say_servers_left_out(settings: &Settings, rules: &RuleBook) {
-    let mut upstreams = Upstreams::new();
-    upstreams.switch(&settings.groups, rules.classes());
-    let kinds = upstreams.left_out();
-    if kinds > 0 {
-        tracing::warn!(
-            kinds,
-            "kinds of forwarding rules name too many servers (more than {RULE_SERVERS_MAX} of them, or {RULE_GROUPS_MAX} \
-             sets): those beyond are not asked; build the store again with this program, and see what it refuses"
-        );
     }
 }
 

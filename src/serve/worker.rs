@@ -484,6 +484,6 @@ impl Worker {
 
     /// Whether every query taken in has been answered.
     pub fn is_settled(&mut self) -> bool {
-        self.core.next_deadline().is_none()
+        self.core.queries_waiting() == 0
     }
 }

@@ -20,7 +20,7 @@ use corewall::serve::store::StoreReader;
 use corewall::{build, config, limits};
 use corewall_sharding::publish::Store;
 
-use crate::scenario::{File, StoreState};
+use crate::scenario::{File, Server, StoreState};
 
 /// The client of queries that name none.
 pub const CLIENT_DEFAULT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 200));
@@ -158,6 +158,11 @@ impl Appliance {
             self.drain()?;
         }
         Err("time-outs never end".to_owned())
+    }
+
+    /// Whether a server is down, if it is known.
+    pub fn is_down(&self, server: Server) -> Option<bool> {
+        self.core.servers().find(|known| server.is(known.address())).map(|known| known.is_down())
     }
 
     /// A counter by its name.

@@ -158,8 +158,8 @@ fn translate_event(step: &Value) -> Result<Event, String> {
         "CHECK_OUT_QUERY" => Event::CheckOutQuery { entry: entry(false)?, server: None },
         "REPLY" => Event::Reply { entry: entry(false)?, server: None, late: false },
         "NOTHING" | "TRAFFIC" => Event::Nothing,
-        "TIMEOUT" => Event::Timeout,
-        "ERROR" => Event::Error,
+        "TIMEOUT" => Event::Timeout { server: None },
+        "ERROR" => Event::Error { server: None },
         "TIME_PASSES" => {
             let seconds = arguments.iter().find_map(|word| word.parse::<f64>().ok());
             Event::TimePasses((seconds.ok_or("TIME_PASSES without seconds")? * 1e6) as u64)

@@ -105,8 +105,14 @@ impl<'a> Parser<'a> {
             }
             "CHECK_NO_ANSWER" => none(Event::CheckNoAnswer)?,
             "CHECK_NO_OUT_QUERY" => none(Event::CheckNoOutQuery)?,
-            "TIMEOUT" => none(Event::Timeout)?,
-            "ERROR" => none(Event::Error)?,
+            "TIMEOUT" => Event::Timeout { server: server(&arguments)? },
+            "ERROR" => Event::Error { server: server(&arguments)? },
+            "CHECK_SERVER" => match arguments[..] {
+                [address, state @ ("UP" | "DOWN")] => {
+                    Event::CheckServer { server: self.check(Server::parse(address))?, is_down: state == "DOWN" }
+                }
+                _ => return Err(self.fail("write CHECK_SERVER address UP or DOWN")),
+            },
             "NOTHING" => none(Event::Nothing)?,
             "CHECK_DROP" => Event::CheckDrop(arguments.first().map(|reason| (*reason).to_owned())),
             "CHECK_OUT_COUNT" => match arguments[..] {

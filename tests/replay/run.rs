@@ -82,15 +82,20 @@ impl<'a> Run<'a> {
                 None => Err(format!("there is no counter {name}")),
             },
             Event::Reply { entry, server, late } => self.reply(entry, *server, *late),
-            Event::Timeout => match appliance.until_deadline() {
-                Some(us) => appliance.pass(us),
-                None if self.strictness == Strictness::Foreign => Ok(()),
-                None => Err("nothing waits for an answer".to_owned()),
-            },
-            Event::Error => match appliance.sent.iter().rposition(|sent| appliance.is_awaited(sent)) {
-                Some(place) => appliance.refuse(place),
-                None if self.strictness == Strictness::Foreign => Ok(()),
-                None => Err("nothing waits for an answer".to_owned()),
+            Event::Timeout { server } => self.time_out(step.number, *server),
+            Event::Error { server } => {
+                let is_wanted =
+                    |sent: &Sent| appliance.is_awaited(sent) && server.is_none_or(|server| server.is(sent.address));
+                match appliance.sent.iter().rposition(is_wanted) {
+                    Some(place) => appliance.refuse(place),
+                    None if self.strictness == Strictness::Foreign => Ok(()),
+                    None => Err("nothing waits for an answer".to_owned()),
+                }
+            }
+            Event::CheckServer { server, is_down } => match appliance.is_down(*server) {
+                Some(got) if got == *is_down => Ok(()),
+                Some(got) => Err(format!("{server:?} is {}", if got { "down" } else { "up" })),
+                None => Err(format!("{server:?} is not known")),
             },
             Event::TimePasses(us) => self.pass(step.number, *us),
             Event::Flush(what) => {
@@ -220,6 +225,26 @@ impl<'a> Run<'a> {
             is_from && (range.first..=range.last).contains(&number)
         });
         ranges.flat_map(|range| &range.entries).find(|entry| differences(entry, &asked, sent.transport).is_empty())
+    }
+
+    /// Lets time pass until a message that is waited for now, to `server` if given, is not waited for any more.
+    fn time_out(&mut self, number: u32, server: Option<Server>) -> Result<(), String> {
+        let is_wanted = |sent: &Sent| server.is_none_or(|server| server.is(sent.address));
+        let places = self.appliance.sent.iter().enumerate();
+        let waiting = places.filter(|(_, sent)| is_wanted(sent) && self.appliance.is_awaited(sent));
+        let waiting: Vec<usize> = waiting.map(|(place, _)| place).collect();
+        if waiting.is_empty() {
+            return match self.strictness {
+                Strictness::Foreign => Ok(()),
+                Strictness::Full => Err("nothing waits for an answer".to_owned()),
+            };
+        }
+        while waiting.iter().all(|&place| self.appliance.is_awaited(&self.appliance.sent[place])) {
+            let us = self.appliance.until_deadline().ok_or("what is waited for has no deadline")?;
+            self.appliance.pass(us)?;
+            self.answer_from_ranges(Some(number))?;
+        }
+        Ok(())
     }
 
     fn pass(&mut self, number: u32, mut us: u64) -> Result<(), String> {

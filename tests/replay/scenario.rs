@@ -186,10 +186,19 @@ pub enum Event {
         server: Option<Server>,
         late: bool,
     },
-    /// The time of the message that waits longest for its answer is over.
-    Timeout,
-    /// The last message to an upstream server could not be delivered.
-    Error,
+    /// Time passes until a message that waits for its answer, to `server` if given, is given up.
+    Timeout {
+        server: Option<Server>,
+    },
+    /// The last message to an upstream server, to `server` if given, could not be delivered.
+    Error {
+        server: Option<Server>,
+    },
+    /// An upstream server counts as up or down.
+    CheckServer {
+        server: Server,
+        is_down: bool,
+    },
     /// Microseconds pass.
     TimePasses(u64),
     /// Cached answers are forgotten.
