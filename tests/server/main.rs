@@ -12,13 +12,16 @@ mod ports;
 mod process;
 #[path = "../real_data/mod.rs"]
 mod real_data;
+mod tool;
 mod upstream;
 
 // What is tested.
 mod answers;
 mod commands;
 mod dig;
+mod dnssec;
 mod hostile;
+mod interop;
 mod lists;
 mod reload;
 mod start;

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
@@ -28,6 +29,8 @@ use serde::Serialize;
 
 /// Longer than any of the servers tries to get an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Names asked of a server that has just started, before anything is measured.
+const FIRST_NAMES: u64 = 5_000;
 /// Open questions while the cache is filled: an upstream on one core is not to be flooded.
 const WARM_UP_WINDOW: usize = 32;
 
@@ -55,9 +58,12 @@ struct Options {
     /// Rounds of the servers in turns
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
     rounds: u16,
-    /// Questions a second of the measurements at a fixed rate
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
-    rate: u64,
+    /// Questions a second; 0 is full speed
+    #[arg(long, value_delimiter = ',', default_value = "0,25000,10000")]
+    rates: Vec<u64>,
+    /// Rates at which the ratio may not be exceeded
+    #[arg(long, value_delimiter = ',', default_value = "0")]
+    held_rates: Vec<u64>,
     /// Seconds of each measurement but the uncached one at full speed, which takes as long as its names last
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
@@ -99,7 +105,8 @@ struct Results {
     versions: BTreeMap<String, String>,
     /// The configuration of each server.
     configs: BTreeMap<String, String>,
-    rate: u64,
+    rates: Vec<u64>,
+    held_rates: Vec<u64>,
     seconds: u64,
     names: u64,
     cached_names: u64,
@@ -110,6 +117,22 @@ struct Results {
     summaries: Vec<Summary>,
     /// By measurement and server, one a round.
     figures: BTreeMap<String, BTreeMap<String, Vec<LoadReport>>>,
+}
+
+/// One way to ask.
+struct Measurement {
+    mix: &'static str,
+    /// Questions a second; 0 is full speed.
+    rate: u64,
+}
+
+impl fmt::Display for Measurement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.rate {
+            0 => write!(f, "{}, full speed", self.mix),
+            rate => write!(f, "{}, {rate}/s", self.mix),
+        }
+    }
 }
 
 /// One measurement of all rounds; CPU in microseconds per answer.
@@ -158,7 +181,8 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
         host: Host::here(),
         versions,
         configs: servers.iter().map(|server| (server.name().to_owned(), server.config(&site))).collect(),
-        rate: options.rate,
+        rates: options.rates.clone(),
+        held_rates: options.held_rates.clone(),
         seconds: options.seconds,
         names: options.names,
         cached_names: options.cached_names,
@@ -184,7 +208,14 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
         }
     }
     upstream.stop()?;
-    results.summaries = results.figures.iter().map(|(name, figures)| summarise(name, figures)).collect();
+    for mix in ["uncached", "cached"] {
+        for &rate in &options.rates {
+            let measurement = Measurement { mix, rate };
+            let is_held = mix == "uncached" && options.held_rates.contains(&rate);
+            let figures = &results.figures[&measurement.to_string()];
+            results.summaries.push(summarise(&measurement, is_held, figures));
+        }
+    }
     fs::write(&options.out, serde_json::to_string_pretty(&results)? + "\n")?;
     print_summaries(&results, &servers);
     Ok(is_good(&results, servers.get(1).copied()))
@@ -229,24 +260,23 @@ struct Turn<'a> {
 
 impl Turn<'_> {
     fn uncached(&mut self, names: &mut FreshNames) -> Result<(), Box<dyn Error>> {
-        let Options { rate, seconds, names: count, .. } = *self.options;
         // A server that has just started has not made its sockets and buffers yet.
-        self.ask_once(names, rate)?;
-        let at_rate = names.take(usize::try_from(rate * seconds)?, self.packets())?;
-        self.measure(&format!("uncached, {rate}/s"), &at_rate, Some(rate), Until::EachAsked)?;
-        let full_speed = names.take(usize::try_from(count)?, self.packets())?;
-        self.measure("uncached, full speed", &full_speed, None, Until::EachAsked)
+        self.ask_once(names, FIRST_NAMES)?;
+        for &rate in &self.options.rates {
+            let count = if rate == 0 { self.options.names } else { rate * self.options.seconds };
+            let questions = names.take(usize::try_from(count)?, self.packets())?;
+            self.measure("uncached", &questions, rate, Until::EachAsked)?;
+        }
+        Ok(())
     }
 
     fn cached(&mut self, names: &mut FreshNames) -> Result<(), Box<dyn Error>> {
-        let Options { rate, seconds, cached_names, .. } = *self.options;
-        let questions = self.ask_once(names, cached_names)?;
-        let until = Until::Elapsed(Duration::from_secs(seconds));
+        let questions = self.ask_once(names, self.options.cached_names)?;
+        let until = Until::Elapsed(Duration::from_secs(self.options.seconds));
         // What is not in the cache is now lost, and fails the run.
         self.upstream.signal_group("STOP")?;
-        let measured = self
-            .measure(&format!("cached, {rate}/s"), &questions, Some(rate), until)
-            .and_then(|()| self.measure("cached, full speed", &questions, None, until));
+        let rates = &self.options.rates;
+        let measured = rates.iter().try_for_each(|&rate| self.measure("cached", &questions, rate, until));
         self.upstream.signal_group("CONT")?;
         measured
     }
@@ -264,18 +294,19 @@ impl Turn<'_> {
 
     fn measure(
         &mut self,
-        name: &str,
+        mix: &'static str,
         questions: &Questions,
-        rate: Option<u64>,
+        rate: u64,
         until: Until,
     ) -> Result<(), Box<dyn Error>> {
-        let load = self.load(rate);
+        let key = Measurement { mix, rate };
+        let load = self.load(Some(rate).filter(|rate| *rate > 0));
         let report = self.on_client_core(|| load::run(questions, &load, until))?;
         println!(
             "round {} {:9} {:22} {:6.2} us CPU/answer, {:4.2} cores, {:7.0} answers/s, p99 {:.0} us, {} wrong, {} lost",
             self.round,
             self.forwarder.name(),
-            name,
+            key.to_string(),
             cpu_us(&report),
             report.server_cores_used.unwrap_or_default(),
             report.qps,
@@ -289,7 +320,7 @@ impl Turn<'_> {
         if cpu_us(&report) == 0.0 {
             return Err("the server's process used no CPU: it is not the one that answers".into());
         }
-        let of_all = self.results.figures.entry(name.to_owned()).or_default();
+        let of_all = self.results.figures.entry(key.to_string()).or_default();
         of_all.entry(self.forwarder.name().to_owned()).or_default().push(report);
         Ok(())
     }
@@ -327,7 +358,7 @@ fn cpu_us(report: &LoadReport) -> f64 {
     report.server_cpu_us_per_answer.unwrap_or_default()
 }
 
-fn summarise(name: &str, figures: &BTreeMap<String, Vec<LoadReport>>) -> Summary {
+fn summarise(measurement: &Measurement, is_held: bool, figures: &BTreeMap<String, Vec<LoadReport>>) -> Summary {
     let spreads = |figure: fn(&LoadReport) -> f64| {
         figures.iter().map(|(server, reports)| (server.clone(), Spread::of(reports.iter().map(figure)))).collect()
     };
@@ -341,8 +372,8 @@ fn summarise(name: &str, figures: &BTreeMap<String, Vec<LoadReport>>) -> Summary
         (peer.clone(), Spread::of(of_rounds))
     });
     Summary {
-        name: name.to_owned(),
-        is_held: name.starts_with("uncached"),
+        name: measurement.to_string(),
+        is_held,
         cpu_us: spreads(cpu_us),
         qps: spreads(|report| report.qps),
         ratios: ratios.collect(),
@@ -406,11 +437,10 @@ mod tests {
     }
 
     #[test]
-    fn the_ratio_is_the_median_of_the_rounds_and_held_for_uncached_answers_only() {
-        let uncached = summarise("uncached, full speed", &figures([5.0, 20.0, 6.0], [10.0, 20.0, 20.0]));
-        assert!(uncached.is_held);
-        assert_eq!(uncached.ratios["unbound"], Spread { min: 0.3, median: 0.5, max: 1.0 });
-        let cached = summarise("cached, full speed", &figures([9.0; 3], [10.0; 3]));
-        assert!(!cached.is_held && cached.ratios["unbound"].median == 0.9);
+    fn the_ratio_is_the_median_of_the_ratios_of_the_rounds() {
+        let measurement = Measurement { mix: "uncached", rate: 0 };
+        let summary = summarise(&measurement, true, &figures([5.0, 20.0, 6.0], [10.0, 20.0, 20.0]));
+        assert!(summary.is_held && summary.name == "uncached, full speed");
+        assert_eq!(summary.ratios["unbound"], Spread { min: 0.3, median: 0.5, max: 1.0 });
     }
 }
