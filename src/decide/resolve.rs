@@ -180,7 +180,10 @@ impl Core {
         }
         resolver.upstreams.note_answer(send.server);
         let is_cut = head.truncated && send.transport == Transport::Udp;
-        let is_failure = (head.rcode != rcode::NOERROR && head.rcode != rcode::NXDOMAIN) || head.is_referral;
+        // Cut over TCP too, it is no answer at all: what is left of it would be taken for the whole.
+        let is_cut_for_good = head.truncated && send.transport == Transport::Tcp;
+        let is_failure =
+            (head.rcode != rcode::NOERROR && head.rcode != rcode::NXDOMAIN) || head.is_referral || is_cut_for_good;
         if (is_cut || is_failure) && exchange.current() != Some(&send) {
             // Late and of no use: the send that followed it is waited for.
             return self.counters.upstream_unexpected.add(1);

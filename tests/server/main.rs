@@ -20,6 +20,7 @@ mod answers;
 mod commands;
 mod dig;
 mod dnssec;
+mod faults;
 mod hostile;
 mod interop;
 mod lists;
