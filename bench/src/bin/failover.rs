@@ -199,11 +199,10 @@ fn strategies(options: &Options, site: &Site) -> Result<Vec<Option<String>>, Box
         if asked.is_empty() { STRATEGIES.to_vec() } else { asked.iter().map(String::as_str).collect() };
     let mut known = Vec::new();
     for strategy in wanted {
-        let strategy = Some(strategy.to_owned());
-        if forwarders::is_config_right(&Site { strategy: strategy.clone(), ..site.clone() })? {
-            known.push(strategy);
+        if forwarders::is_config_right(&Site { strategy: Some(strategy.to_owned()), ..site.clone() })? {
+            known.push(Some(strategy.to_owned()));
         } else if !asked.is_empty() {
-            return Err(format!("{} knows no strategy {strategy:?}", site.corewall.display()).into());
+            return Err(format!("{} knows no strategy `{strategy}`", site.corewall.display()).into());
         }
     }
     if known.is_empty() {
@@ -235,7 +234,10 @@ impl Trial<'_> {
         let phase = Duration::from_secs(self.options.seconds);
         let count = |time: Duration| usize::try_from(self.rate * time.as_secs());
         let warm_up = names.take(count(WARM_UP)?, packets)?;
-        load::run(&warm_up, &self.load(Vec::new()), Until::EachAsked)?;
+        let warm = load::run(&warm_up, &self.load(Vec::new()), Until::EachAsked)?;
+        if !warm.is_clean() {
+            return Err(format!("not all is answered while both upstreams are well:\n{}", warm.to_text()).into());
+        }
         let before = cpu_of(&upstreams)?;
         let questions = names.take(count(phase)? * 3, packets)?;
         let load = self.load(vec![phase, phase * 2]);
