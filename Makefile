@@ -12,11 +12,13 @@ COREWALL := target/release/corewall
 SAMPLE := tests/data/sample.toml
 SAMPLE_LISTS := $(wildcard tests/data/*/*.txt tests/data/*/*.list tests/data/own/*)
 
-.PHONY: help run test bench soak lint clean setup-build setup-test setup-bench FORCE
+.PHONY: help run test bench bench-forward bench-failover soak lint clean setup-build setup-test setup-bench FORCE
 
 help:
 	@sed -n '2,4s/^# *//p' Makefile
 	@echo 'make bench   CPU per answer against a bare reflector, in turns; results in bench/results'
+	@echo 'make bench-forward   CPU per forwarded and per cached answer against Unbound, in turns'
+	@echo 'make bench-failover  lost questions and latency while one of two upstreams fails'
 	@echo 'make soak    a minute of dnsperf at full speed with answers checked'
 	@echo 'make lint    format and clippy'
 	@echo 'make clean   takes away all that was built'
@@ -29,6 +31,14 @@ test: setup-test
 
 bench: setup-bench target/bench/built
 	target/release/compare
+
+bench-forward: setup-bench $(COREWALL)
+	cargo build --release --package corewall-bench
+	target/release/forward
+
+bench-failover: setup-bench $(COREWALL)
+	cargo build --release --package corewall-bench
+	target/release/failover
 
 soak: setup-bench target/bench/built
 	bench/soak.sh

@@ -98,6 +98,7 @@ pub const UPSTREAM_HEDGE_MS_MIN: u64 = 5;
 pub const GROUP_SERVERS_MAX: usize = 16;
 /// Sockets (source ports) of one worker for each upstream server.
 pub const SERVER_SOCKETS: usize = 16;
+const _: () = assert!(SERVER_SOCKETS > UPSTREAM_SENDS_MAX as usize, "a question asked again has another port");
 
 /// Patterns that one scan may report. More means that the lists hold next to nothing else for this name: the scan then
 /// counts as failed, for the one that was left out might be the one that decides.

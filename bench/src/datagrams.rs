@@ -185,14 +185,15 @@ pub fn connect(server: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// Waits until one of `sockets` can be read, at most `wait_ms` milliseconds.
-pub fn wait_readable(sockets: &[UdpSocket], wait_ms: i32) -> io::Result<()> {
+/// Waits until one of `sockets` can be read, at most `wait`, which is less than a second.
+pub fn wait_readable(sockets: &[UdpSocket], wait: Duration) -> io::Result<()> {
     let mut polled: Vec<libc::pollfd> = sockets
         .iter()
         .map(|socket| libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 })
         .collect();
-    // SAFETY: the pointer and the length are those of a live vector.
-    let ready = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as _, wait_ms) };
+    let wait = libc::timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos() as _ };
+    // SAFETY: the pointer and the length are those of a live vector, the time is a local; no signal mask is given.
+    let ready = unsafe { libc::ppoll(polled.as_mut_ptr(), polled.len() as _, &wait, std::ptr::null()) };
     if ready < 0 {
         let error = io::Error::last_os_error();
         if error.kind() != io::ErrorKind::Interrupted {

@@ -5,6 +5,8 @@
 
 pub mod questions;
 
+pub mod fresh_names;
+
 pub mod answer;
 
 pub mod datagrams;
@@ -16,3 +18,7 @@ pub mod process;
 pub mod load;
 
 pub mod server;
+
+pub mod forwarders;
+
+pub mod figures;

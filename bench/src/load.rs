@@ -1,7 +1,8 @@
 //! The closed loop: a window of questions is always out, each answer is checked and makes room for the next question.
 //!
 //! Invariant: every question sent ends in exactly one of answered, wrong or lost; an answer that fits no open question is
-//! counted as stray and changes nothing.
+//! counted as stray and changes nothing. With a rate the loop is open as far as the window reaches: latency counts from the
+//! moment when a question was due, so a server that holds up the next questions is not spared their wait.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -24,8 +25,8 @@ pub const SOCKETS_MAX: usize = 256;
 const WRONG_SHOWN_MAX: usize = 8;
 /// How often overdue questions are looked for.
 const SWEEP_EVERY: Duration = Duration::from_millis(20);
-/// Milliseconds in one wait for answers.
-const WAIT_MS: i32 = 1;
+/// One wait for answers at most.
+const WAIT_MAX: Duration = Duration::from_millis(1);
 
 /// When a run ends.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +60,27 @@ pub struct LoadOptions {
     pub server_pid: Option<u32>,
     /// Only its threads whose name begins so.
     pub server_thread: Option<String>,
+    /// Ends of the phases that are told apart, from the first question on; what comes later is a last phase.
+    pub phase_ends: Vec<Duration>,
+}
+
+/// What a run found in one phase, to which a question belongs by the moment when it was due.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct PhaseReport {
+    /// Right answers.
+    pub answered: u64,
+    /// Wrong answers.
+    pub wrong: u64,
+    /// Questions without an answer in time.
+    pub lost: u64,
+    /// Latency in microseconds.
+    pub us_p50: f64,
+    /// Latency in microseconds.
+    pub us_p99: f64,
+    /// Latency in microseconds.
+    pub us_p999: f64,
+    /// Latency in microseconds.
+    pub us_max: f64,
 }
 
 /// What a run found.
@@ -98,6 +120,8 @@ pub struct LoadReport {
     pub server_memory: Option<Memory>,
     /// This tool's CPU microseconds per answer: where it is above the server's, the server was not saturated.
     pub client_cpu_us_per_answer: f64,
+    /// The phases, when there was more than one.
+    pub phases: Vec<PhaseReport>,
 }
 
 /// Asks `questions` as `options` say. The calling thread does all the work; pin it first.
@@ -117,6 +141,9 @@ pub fn run(questions: &Questions, options: &LoadOptions, until: Until) -> io::Re
     let server_ns = server_after.zip(server_before).map(|(after, before)| after.saturating_sub(before) as f64);
 
     let mut report = load.report;
+    if !options.phase_ends.is_empty() {
+        report.phases = load.phases.into_iter().map(Phase::into_report).collect();
+    }
     let answers = (report.answered + report.wrong) as f64;
     report.seconds = seconds;
     report.qps = answers / elapsed;
@@ -136,6 +163,8 @@ struct Slot {
     id: u16,
     is_open: bool,
     question: u32,
+    /// When it should have been sent: latency counts from here.
+    due_ns: u64,
     sent_ns: u64,
 }
 
@@ -143,6 +172,26 @@ struct Slot {
 struct Client {
     slots: Vec<Slot>,
     free: Vec<u16>,
+}
+
+/// One phase as it is counted.
+#[derive(Default)]
+struct Phase {
+    report: PhaseReport,
+    latencies: Latencies,
+}
+
+impl Phase {
+    fn into_report(self) -> PhaseReport {
+        let Self { report, latencies } = self;
+        PhaseReport {
+            us_p50: latencies.us_at(0.5),
+            us_p99: latencies.us_at(0.99),
+            us_p999: latencies.us_at(0.999),
+            us_max: latencies.us_max(),
+            ..report
+        }
+    }
 }
 
 struct Load<'a> {
@@ -157,6 +206,7 @@ struct Load<'a> {
     next: usize,
     report: LoadReport,
     latencies: Latencies,
+    phases: Vec<Phase>,
 }
 
 impl<'a> Load<'a> {
@@ -176,6 +226,7 @@ impl<'a> Load<'a> {
             next: 0,
             report: LoadReport::default(),
             latencies: Latencies::default(),
+            phases: (0..=options.phase_ends.len()).map(|_| Phase::default()).collect(),
         })
     }
 
@@ -190,7 +241,8 @@ impl<'a> Load<'a> {
                 Until::Elapsed(_) => usize::MAX,
                 Until::EachAsked => self.questions.len(),
             };
-            let due = self.options.rate.map_or(usize::MAX, |rate| (elapsed.as_secs_f64() * rate as f64) as usize);
+            // Question `number` is due at `number / rate`, the first one at once.
+            let due = self.options.rate.map_or(usize::MAX, |rate| (elapsed.as_secs_f64() * rate as f64) as usize + 1);
             let may_ask = asked_max.min(due);
             let mut moved = 0;
             for client in 0..self.clients.len() {
@@ -202,7 +254,10 @@ impl<'a> Load<'a> {
                 swept = now;
             }
             if moved == 0 && !self.options.spin {
-                datagrams::wait_readable(&self.sockets, WAIT_MS)?;
+                let next_due = Duration::from_nanos(due_ns(self.options.rate, self.next).unwrap_or_default());
+                // Without a rate, or when all is late, only an answer lets the loop go on.
+                let wait = next_due.saturating_sub(started.elapsed()).min(WAIT_MAX);
+                datagrams::wait_readable(&self.sockets, if wait.is_zero() { WAIT_MAX } else { wait })?;
             }
         }
     }
@@ -211,7 +266,7 @@ impl<'a> Load<'a> {
     fn drain(&mut self, started: Instant) -> io::Result<()> {
         let deadline = Instant::now() + self.options.timeout;
         while self.clients.iter().any(|client| client.free.len() < client.slots.len()) && Instant::now() < deadline {
-            datagrams::wait_readable(&self.sockets, WAIT_MS)?;
+            datagrams::wait_readable(&self.sockets, WAIT_MAX)?;
             for client in 0..self.clients.len() {
                 self.receive(client, started)?;
             }
@@ -221,6 +276,7 @@ impl<'a> Load<'a> {
     }
 
     fn send(&mut self, client: usize, started: Instant, asked_max: usize) -> io::Result<usize> {
+        let first = self.next;
         let Client { slots, free } = &mut self.clients[client];
         self.batch.clear();
         self.batch_slots.clear();
@@ -243,9 +299,10 @@ impl<'a> Load<'a> {
         let sent_ns = started.elapsed().as_nanos() as u64;
         let sent = self.batch.send(&self.sockets[client], false);
         let sent = unless_refused(sent, &self.report)?;
-        for &number in &self.batch_slots[..sent] {
+        for (place, &number) in self.batch_slots[..sent].iter().enumerate() {
             let slot = &mut slots[usize::from(number)];
-            (slot.is_open, slot.sent_ns) = (true, sent_ns);
+            let due_ns = due_ns(self.options.rate, first + place).unwrap_or(sent_ns);
+            (slot.is_open, slot.sent_ns, slot.due_ns) = (true, sent_ns, due_ns);
         }
         // What the kernel did not take is asked again later.
         self.next -= self.batch_slots.len() - sent;
@@ -278,10 +335,15 @@ impl<'a> Load<'a> {
         };
         let question = self.questions.question(slot.question as usize);
         let expect = if self.options.any_answer { Expect::Any } else { question.expect };
+        let phase = phase_of(&mut self.phases, &self.options.phase_ends, slot.due_ns);
         match answer::check(response, self.questions.question_section(question), question.rtype, expect) {
-            Ok(()) => self.report.answered += 1,
+            Ok(()) => {
+                self.report.answered += 1;
+                phase.report.answered += 1;
+            }
             Err(wrong) => {
                 self.report.wrong += 1;
+                phase.report.wrong += 1;
                 *self.report.wrong_reasons.entry(wrong).or_default() += 1;
                 if self.report.wrong_examples.len() < WRONG_SHOWN_MAX {
                     let section = self.questions.question_section(question).escape_ascii();
@@ -291,7 +353,9 @@ impl<'a> Load<'a> {
                 }
             }
         }
-        self.latencies.record(now_ns.saturating_sub(slot.sent_ns));
+        let latency_ns = now_ns.saturating_sub(slot.due_ns);
+        self.latencies.record(latency_ns);
+        phase.latencies.record(latency_ns);
         slot.is_open = false;
         free.push(number);
     }
@@ -305,10 +369,22 @@ impl<'a> Load<'a> {
                     slot.is_open = false;
                     free.push(number);
                     self.report.lost += 1;
+                    phase_of(&mut self.phases, &self.options.phase_ends, slot.due_ns).report.lost += 1;
                 }
             }
         }
     }
+}
+
+/// Nanoseconds from the start until question `number` is due; none without a rate.
+fn due_ns(rate: Option<u64>, number: usize) -> Option<u64> {
+    rate.map(|rate| (number as u128 * 1_000_000_000 / u128::from(rate.max(1))) as u64)
+}
+
+/// The phase that a question belongs to; there is one more than there are ends.
+fn phase_of<'a>(phases: &'a mut [Phase], ends: &[Duration], due_ns: u64) -> &'a mut Phase {
+    let number = ends.iter().position(|end| u128::from(due_ns) < end.as_nanos()).unwrap_or(ends.len());
+    &mut phases[number]
 }
 
 /// A refused port is an error until the first answer; later the server is restarting, and its silence counts as loss.
@@ -377,6 +453,7 @@ mod tests {
             any_answer: false,
             server_pid: None,
             server_thread: None,
+            phase_ends: Vec::new(),
         }
     }
 
@@ -412,6 +489,42 @@ mod tests {
         assert_eq!((report.sent, report.answered, report.wrong, report.lost, report.stray), (103, 100, 1, 2, 0));
         assert_eq!(report.wrong_reasons[&Wrong::Address], 1);
         assert!(!report.is_clean() && report.us_p50 > 0.0);
+    }
+
+    #[test]
+    fn latency_counts_from_when_a_question_was_due_and_each_belongs_to_a_phase() {
+        let text: String = (0..40).map(|number| format!("a{number}.test A blocked\n")).collect();
+        let questions = Questions::parse(&text, PacketOptions::default()).unwrap();
+        // All are due within 40 us; one may be out at a time, and the server takes 1 ms for each.
+        let socket = datagrams::listen("127.0.0.1:0".parse().unwrap(), Duration::from_secs(5)).unwrap();
+        let address = socket.local_addr().unwrap();
+        let server = thread::spawn(move || {
+            let mut batch = Batch::new(1);
+            for _ in 0..40 {
+                assert_eq!(batch.receive(&socket, Wait::First).unwrap(), 1);
+                let (octets, length) = batch.datagram_mut(0);
+                octets[2] |= 0x80;
+                octets[7] = 1;
+                octets[*length..][..16].copy_from_slice(b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\0\0\0\0");
+                *length += 16;
+                let taken = Instant::now();
+                while taken.elapsed() < Duration::from_millis(1) {}
+                batch.send(&socket, true).unwrap();
+            }
+        });
+        let options = LoadOptions {
+            window: 1,
+            sockets: 1,
+            rate: Some(1_000_000),
+            phase_ends: vec![Duration::from_micros(20)],
+            ..options(address)
+        };
+        let report = run(&questions, &options, Until::EachAsked).unwrap();
+        server.join().unwrap();
+        let [first, second] = &report.phases[..] else { panic!("{:?}", report.phases) };
+        assert_eq!((first.answered, second.answered, report.answered), (20, 20, 40));
+        // The last of the first phase waits for nineteen others, those of the second for at least twenty.
+        assert!(first.us_max >= 19_000.0 && second.us_p50 >= 20_000.0 && report.us_max >= 39_000.0, "{report:?}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io;
+use std::thread;
 
 use serde::Serialize;
 
@@ -38,6 +39,22 @@ pub fn cpu_ns(pid: u32, thread: Option<&str>) -> io::Result<u64> {
     Ok(total)
 }
 
+/// The same of all processes of a process group, such as a server with the children that it has started.
+pub fn group_cpu_ns(group: u32) -> io::Result<u64> {
+    let mut total = 0;
+    for process in fs::read_dir("/proc")? {
+        let Some(pid) = process?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        // Behind the name, which may hold anything, stand state, parent and group.
+        let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        if rest.split_ascii_whitespace().nth(2) == Some(group.to_string().as_str()) {
+            // It may have ended since.
+            total += cpu_ns(pid, None).unwrap_or_default();
+        }
+    }
+    Ok(total)
+}
+
 /// Memory of `pid` now.
 pub fn memory(pid: u32) -> io::Result<Memory> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -60,9 +77,20 @@ pub fn pin(core: usize) -> Result<(), String> {
     }
 }
 
+/// Carries `work` out on `core`. In a thread of its own, since children inherit the affinity of the thread that starts them.
+pub fn on_core<T: Send>(core: usize, work: impl FnOnce() -> T + Send) -> Result<T, String> {
+    thread::scope(|scope| {
+        let working = scope.spawn(move || pin(core).map(|()| work()));
+        working.join().unwrap_or_else(|_| Err("the work on that core panicked".to_owned()))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, Stdio};
 
     #[test]
     fn our_own_cost_is_read() {
@@ -70,6 +98,28 @@ mod tests {
         assert!(cpu_ns(pid, None).unwrap() > 0);
         assert!(memory(pid).unwrap().rss_kib > 0);
         assert!(cpu_ns(pid, Some("no such thread")).is_err());
+    }
+
+    #[test]
+    fn the_cost_of_a_group_is_that_of_its_processes() {
+        let mut command = Command::new("sh");
+        let script =
+            "sh -c 'i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo done; exec tail -f /dev/null' & wait";
+        let mut child = command.args(["-c", script]).process_group(0).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdout.take().unwrap().read_exact(&mut [0; 5]).unwrap();
+        let (group, leader) = (group_cpu_ns(child.id()).unwrap(), cpu_ns(child.id(), None).unwrap());
+        Command::new("kill").args(["-KILL", "--", &format!("-{}", child.id())]).status().unwrap();
+        child.wait().unwrap();
+        assert!(group > leader, "{group} {leader}");
+        assert_eq!(group_cpu_ns(u32::MAX).unwrap(), 0);
+    }
+
+    #[test]
+    fn work_is_done_on_the_core_it_is_given() {
+        let core = core_affinity::get_core_ids().unwrap()[0].id;
+        let allowed = on_core(core, || core_affinity::get_core_ids().unwrap().len()).unwrap();
+        assert_eq!(allowed, 1);
+        assert!(on_core(100_000, || ()).is_err());
     }
 
     #[test]

@@ -80,6 +80,16 @@ impl Server {
         self.child.id()
     }
 
+    /// Sends a signal, by name, to its whole process group; for a command that was started as the leader of one.
+    pub fn signal_group(&self, name: &str) -> io::Result<()> {
+        let sent = Command::new("kill").args([&format!("-{name}"), "--", &format!("-{}", self.pid())]).status()?;
+        if sent.success() {
+            Ok(())
+        } else {
+            Err(io::Error::other(format!("SIG{name} cannot be sent to group {}", self.pid())))
+        }
+    }
+
     /// Sends SIGTERM and waits for the end.
     pub fn stop(mut self) -> io::Result<ExitStatus> {
         self.terminate()

@@ -163,7 +163,10 @@ impl Core {
         }
         let Some(send) = resolver.end_send(id, place) else { return };
         let is_cut = head.truncated && send.transport == Transport::Udp;
-        let is_failure = (head.rcode != rcode::NOERROR && head.rcode != rcode::NXDOMAIN) || head.is_referral;
+        // Cut over TCP too, it is no answer at all: what is left of it would be taken for the whole.
+        let is_cut_for_good = head.truncated && send.transport == Transport::Tcp;
+        let is_failure =
+            (head.rcode != rcode::NOERROR && head.rcode != rcode::NXDOMAIN) || head.is_referral || is_cut_for_good;
         let sample_us = (send.transport == Transport::Udp && !is_failure).then(|| now.0.saturating_sub(send.sent.0));
         resolver.upstreams.note_answer(send.server, now, !is_failure, sample_us);
         let Some(exchange) = resolver.exchanges.get_mut(id) else { return };

@@ -201,7 +201,7 @@ impl Resolver {
         let send = Send {
             id: message_id,
             server,
-            socket: self.chance.below(SERVER_SOCKETS as u16),
+            socket: self.draw_socket(id, server),
             transport: if over_tcp { Transport::Tcp } else { Transport::Udp },
             state: SendState::Awaited,
             is_measuring: occasion == Occasion::Measuring,
@@ -211,6 +211,15 @@ impl Resolver {
         let place = self.exchanges.sent(id, send).ok_or(Failure::UpstreamsSilent)?;
         self.ready.push_back(Ready::Send(SendId { exchange: id, place }));
         Ok(())
+    }
+
+    /// One of a server's sockets, but none that has sent this question before: a refusal on it could not be told from one of
+    /// the earlier send.
+    fn draw_socket(&mut self, id: ExchangeId, server: ServerRef) -> u16 {
+        let drawn = self.chance.below(SERVER_SOCKETS as u16);
+        let log = self.exchanges.get(id).map(Exchange::log).unwrap_or_default();
+        let is_fresh = |socket: &u16| !log.iter().any(|send| (send.server, send.socket) == (server, *socket));
+        (0..SERVER_SOCKETS as u16).map(|step| (drawn + step) % SERVER_SOCKETS as u16).find(is_fresh).unwrap_or(drawn)
     }
 
     fn draw_id(&mut self) -> Option<u16> {

@@ -12,14 +12,18 @@ mod ports;
 mod process;
 #[path = "../real_data/mod.rs"]
 mod real_data;
+mod tool;
 mod upstream;
 
 // What is tested.
 mod answers;
 mod commands;
 mod dig;
+mod dnssec;
+mod faults;
 mod hostile;
 mod hosts;
+mod interop;
 mod lists;
 mod reload;
 mod start;

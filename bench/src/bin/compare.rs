@@ -15,10 +15,10 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
+use corewall_bench::figures::{Host, Spread};
 use corewall_bench::load::{self, LoadOptions, LoadReport, Until};
 use corewall_bench::process;
 use corewall_bench::questions::{PacketOptions, Questions};
@@ -111,12 +111,8 @@ struct Turns {
 /// What is written to the results.
 #[derive(Debug, Serialize)]
 struct Results {
-    commit: String,
-    kernel: String,
-    cpu: String,
-    /// Year, month and day, UTC.
-    date: String,
-    cores: usize,
+    #[serde(flatten)]
+    host: Host,
     seconds: u64,
     window: usize,
     edns: bool,
@@ -164,13 +160,6 @@ struct Summary {
     lost: u64,
 }
 
-#[derive(Debug, Serialize)]
-struct Spread {
-    min: f64,
-    median: f64,
-    max: f64,
-}
-
 fn main() -> ExitCode {
     match run(&Options::parse()) {
         Ok(true) => ExitCode::SUCCESS,
@@ -193,11 +182,7 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     fs::write(&config, server::corewall_config(&core, &listen, &store, &union, &upstream))?;
 
     let mut results = Results {
-        commit: first_line(Command::new("git").args(["describe", "--always", "--dirty"])),
-        kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().into(),
-        cpu: cpu_model(),
-        date: first_line(Command::new("date").args(["-u", "+%F"])),
-        cores: thread::available_parallelism()?.get(),
+        host: Host::here(),
         seconds: options.seconds,
         window: options.window,
         edns: options.edns,
@@ -315,75 +300,47 @@ fn load_options(options: &Options, rate: Option<u64>, server: Option<&Server>) -
         any_answer: false,
         server_pid: server.map(Server::pid),
         server_thread: None,
+        phase_ends: Vec::new(),
     }
 }
 
-/// Runs the load on its core. In a thread of its own, since children inherit the affinity of the thread that starts them.
 fn on_client_core(
     options: &Options,
     load: impl FnOnce() -> std::io::Result<LoadReport> + Send,
 ) -> Result<LoadReport, Box<dyn Error>> {
-    let core = options.client_core;
-    thread::scope(|scope| {
-        let loading = scope.spawn(move || {
-            process::pin(core)?;
-            load().map_err(|error| error.to_string())
-        });
-        Ok(loading.join().map_err(|_| "the load generator panicked")??)
-    })
+    Ok(process::on_core(options.client_core, load)??)
 }
 
 fn summarise(measurement: &Measurement, turns: &Turns) -> Summary {
     let us = |reports: &[LoadReport]| reports.iter().map(cpu_us).collect::<Vec<_>>();
     let (floor, corewall) = (us(&turns.floor), us(&turns.corewall));
-    let ratios = floor.iter().zip(&corewall).map(|(floor, corewall)| corewall / floor).collect();
+    let ratios = floor.iter().zip(&corewall).map(|(floor, corewall)| corewall / floor);
+    let ratio = Spread::of(ratios).median;
     Summary {
         name: measurement.name.clone(),
         is_held: measurement.is_held,
-        floor_us: spread(floor),
-        corewall_us: spread(corewall),
-        ratio: spread(ratios).median,
+        floor_us: Spread::of(floor),
+        corewall_us: Spread::of(corewall),
+        ratio,
         wrong: turns.corewall.iter().map(|report| report.wrong).sum(),
         lost: turns.corewall.iter().map(|report| report.lost).sum(),
     }
 }
 
-/// Of at least one figure.
-fn spread(mut figures: Vec<f64>) -> Spread {
-    figures.sort_by(f64::total_cmp);
-    let middle = figures.len() / 2;
-    let median = if figures.len() % 2 == 1 { figures[middle] } else { (figures[middle - 1] + figures[middle]) / 2.0 };
-    Spread { min: figures[0], median, max: figures[figures.len() - 1] }
-}
-
 fn print_summaries(results: &Results) {
-    println!("\nCPU us per answer, median (least - most) of the rounds; {}, kernel {}", results.cpu, results.kernel);
+    println!(
+        "\nCPU us per answer, median (least - most) of the rounds; {}, kernel {}",
+        results.host.cpu, results.host.kernel
+    );
     println!("{:24} {:>22} {:>22} {:>7} {:>6} {:>6}", "mix", "floor", "corewall", "ratio", "wrong", "lost");
-    let figure = |spread: &Spread| format!("{:.2} ({:.2} - {:.2})", spread.median, spread.min, spread.max);
     for summary in &results.summaries {
         println!(
             "{:24} {:>22} {:>22} {:>7.2} {:>6} {:>6}",
-            summary.name,
-            figure(&summary.floor_us),
-            figure(&summary.corewall_us),
-            summary.ratio,
-            summary.wrong,
-            summary.lost
+            summary.name, summary.floor_us, summary.corewall_us, summary.ratio, summary.wrong, summary.lost
         );
     }
-    let ready = spread(results.ready_ms.clone());
+    let ready = Spread::of(results.ready_ms.clone());
     println!("start to ready: {:.0} ms ({:.0} - {:.0})", ready.median, ready.min, ready.max);
-}
-
-fn first_line(command: &mut Command) -> String {
-    let output = command.output().map(|output| output.stdout).unwrap_or_default();
-    String::from_utf8_lossy(&output).lines().next().unwrap_or_default().into()
-}
-
-fn cpu_model() -> String {
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpuinfo.lines().find(|line| line.starts_with("model name"));
-    model.and_then(|line| line.split(": ").nth(1)).unwrap_or("unknown CPU").into()
 }
 
 #[cfg(test)]
@@ -398,6 +355,5 @@ mod tests {
             Measurement { name: "blocked".to_owned(), rate: None, until: Until::EachAsked, is_held: true };
         let summary = summarise(&measurement, &turns);
         assert_eq!((summary.floor_us.median, summary.corewall_us.median, summary.ratio), (2.0, 3.0, 1.2));
-        assert_eq!(spread(vec![4.0, 1.0]).median, 2.5);
     }
 }

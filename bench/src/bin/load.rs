@@ -107,6 +107,7 @@ fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
         any_answer: options.any_answer,
         server_pid: options.server_pid,
         server_thread: options.server_thread.clone(),
+        phase_ends: Vec::new(),
     };
     if options.warm_up {
         let warm = load::run(&questions, &load_options, Until::EachAsked)?;
