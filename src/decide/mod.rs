@@ -26,6 +26,8 @@ pub mod block;
 mod resolve;
 mod resume;
 pub mod upstream;
+pub mod peer;
+pub mod request;
 pub mod waiting;
 mod chain;
 pub mod address;
@@ -34,6 +36,9 @@ mod conclude;
 pub mod reply;
 
 // What the stages share.
+pub mod case;
+pub mod cookie;
+pub mod subnet;
 pub mod query;
 pub mod quota;
 pub mod answer;

@@ -6,8 +6,9 @@ use corewall_sharding::name::Name;
 
 use super::Core;
 use super::answer::{self, ResponseError, ResponseHead};
+use super::request::{REQUEST_BYTES_MAX, Request, Wording};
 use super::step::{ExchangeId, Now, Ready, SendId, Ticket, Transport, UpstreamRequest};
-use super::upstream::{self, Chance, REQUEST_BYTES_MAX, ServerId, Upstreams};
+use super::upstream::{Chance, ServerId, Upstreams};
 use super::waiting::{Exchange, ExchangeKey, Exchanges, Send};
 use super::why::Failure;
 use super::wire::rcode;
@@ -133,7 +134,17 @@ impl Core {
         let &Send { id: message_id, server, socket, transport } = exchange.send(id.place)?;
         let address = upstreams.address(server)?;
         let ExchangeKey { name, qtype, qclass, dnssec_ok, .. } = &exchange.key;
-        let bytes = upstream::write_request(message_id, name, *qtype, *qclass, *dnssec_ok, request);
+        let question = Request {
+            id: message_id,
+            name,
+            qtype: *qtype,
+            qclass: *qclass,
+            dnssec_ok: *dnssec_ok,
+            wording: Wording::default(),
+            server_cookie: None,
+            network: None,
+        };
+        let bytes = question.write(request);
         let message = request.get(..bytes)?;
         Some(UpstreamRequest { server, address, transport, socket, id: message_id, message })
     }

@@ -1,4 +1,4 @@
-//! Stage 8, upstream: which servers there are, which one is asked next, and what a question to it looks like.
+//! Stage 8, upstream: which servers there are, and which one is asked next.
 //!
 //! Invariants: no number of a server or group is given twice while the process runs, for cached answers are partitioned by
 //! the group and sockets belong to a server. At most [`RULE_SERVERS_MAX`] servers in [`RULE_GROUPS_MAX`] sets are known
@@ -8,16 +8,13 @@
 use std::net::SocketAddr;
 
 use ahash::RandomState;
-use corewall_sharding::name::{NAME_BYTES_MAX, Name};
 use corewall_sharding::rule::Class;
 use hashbrown::HashMap;
 use rand::Rng;
 
 use super::Now;
 use super::settings::Group;
-use crate::limits::{
-    GROUP_SERVERS_MAX, HEADER_BYTES, OPT_BYTES_MIN, RULE_GROUPS_MAX, RULE_SERVERS_MAX, UDP_PAYLOAD_BYTES_MAX,
-};
+use crate::limits::{GROUP_SERVERS_MAX, RULE_GROUPS_MAX, RULE_SERVERS_MAX};
 
 /// A server's number within a worker; it keeps it over reloads.
 pub type ServerId = u32;
@@ -29,9 +26,6 @@ pub const NO_SERVERS: GroupId = GroupId::MAX;
 
 /// Microseconds that a server which did not answer stands behind the others.
 const SERVER_PENALTY_US: u64 = 5_000_000;
-
-/// Bytes of the largest question we send.
-pub const REQUEST_BYTES_MAX: usize = HEADER_BYTES + NAME_BYTES_MAX + 4 + OPT_BYTES_MIN;
 
 /// Which servers of a group were asked for one question, by their places in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -263,28 +257,6 @@ impl Default for Upstreams {
     }
 }
 
-/// Writes a question to an upstream: RD set, CD not (the upstream is to validate), an OPT record of our own with DO as the
-/// client wants it (OPT is rebuilt, never passed on). Returns its length.
-pub fn write_request(id: u16, name: &Name, qtype: u16, qclass: u16, dnssec_ok: bool, out: &mut [u8]) -> usize {
-    let mut at = 0usize;
-    let mut put = |octets: &[u8]| {
-        if let Some(place) = out.get_mut(at..at + octets.len()) {
-            place.copy_from_slice(octets);
-            at += octets.len();
-        }
-    };
-    put(&id.to_be_bytes());
-    // RD; AD asks the upstream to say whether it validated (RFC 6840 §5.7).
-    put(&[0x01, 0x20, 0, 1, 0, 0, 0, 0, 0, 1]);
-    put(name.as_wire());
-    put(&qtype.to_be_bytes());
-    put(&qclass.to_be_bytes());
-    put(&[0, 0, 41]);
-    put(&(UDP_PAYLOAD_BYTES_MAX as u16).to_be_bytes());
-    put(&[0, 0, if dnssec_ok { 0x80 } else { 0 }, 0, 0, 0]);
-    at
-}
-
 /// Unpredictable ids and source ports, from a generator that its worker alone uses (RFC 5452 §9.2).
 pub struct Chance(rand::rngs::StdRng);
 
@@ -429,19 +401,6 @@ mod tests {
             assert_eq!(upstreams.address(first), class.servers.first().copied());
         }
         assert!(groups[RULE_GROUPS_MAX..].iter().all(|group| *group == Some(NO_SERVERS)));
-    }
-
-    #[test]
-    fn a_request_is_a_question_with_an_opt_record_of_ours() {
-        let mut out = [0; REQUEST_BYTES_MAX];
-        let bytes = write_request(0x1234, &"a.example".parse().unwrap(), 28, 1, true, &mut out);
-        assert_eq!(
-            &out[..bytes],
-            b"\x12\x34\x01\x20\0\x01\0\0\0\0\0\x01\x01a\x07example\0\0\x1c\0\x01\0\0\x29\x04\xd0\0\0\x80\0\0\0"
-        );
-        let longest: Name =
-            [&*"a".repeat(63), &"b".repeat(63), &"c".repeat(63), &"d".repeat(61)].join(".").parse().unwrap();
-        assert_eq!(write_request(1, &longest, 1, 1, false, &mut out), REQUEST_BYTES_MAX);
     }
 
     #[test]
