@@ -298,6 +298,7 @@ impl Cache {
             rcode: meta.head.rcode,
             authentic_data: meta.head.authentic_data,
             ede: meta.head.ede.map(|(code, _)| Ede { code, text: ede_text }),
+            scope_bits: None,
         };
         let body_bytes = usize::from(meta.body_bytes);
         let shape = Shape { bytes: body_bytes, answers: meta.answers, authorities: meta.authorities, too_large: false };

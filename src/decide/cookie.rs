@@ -6,6 +6,7 @@
 pub mod held;
 pub mod issued;
 
+use self::issued::ISSUED_COOKIE_BYTES;
 use super::wire::option;
 
 /// Octets of a client's cookie (RFC 7873 §4.1).
@@ -30,6 +31,13 @@ pub struct ServerCookie {
 }
 
 impl ServerCookie {
+    /// One of our own.
+    pub fn issued(cookie: [u8; ISSUED_COOKIE_BYTES]) -> Self {
+        let mut octets = [0; SERVER_COOKIE_BYTES_MAX];
+        octets.iter_mut().zip(cookie).for_each(|(place, octet)| *place = octet);
+        Self { octets, bytes: ISSUED_COOKIE_BYTES as u8 }
+    }
+
     /// Its octets.
     pub fn as_bytes(&self) -> &[u8] {
         self.octets.get(..usize::from(self.bytes)).unwrap_or_default()
@@ -80,24 +88,28 @@ impl Cookie {
         Ok(Self { client, server: Some(ServerCookie { octets, bytes: server.len() as u8 }) })
     }
 
+    fn server_octets(&self) -> &[u8] {
+        self.server.as_ref().map_or(&[], ServerCookie::as_bytes)
+    }
+
+    /// Octets of the whole option.
+    pub fn option_bytes(&self) -> usize {
+        FIXED_BYTES + CLIENT_COOKIE_BYTES + self.server_octets().len()
+    }
+
     /// Writes the whole option. Returns its length; 0 when there is no room.
     pub fn put(&self, out: &mut [u8]) -> usize {
-        put(self.client, self.server.as_ref().map_or(&[], ServerCookie::as_bytes), out)
+        let bytes = self.option_bytes();
+        let Some((fixed, behind)) = out.get_mut(..bytes).and_then(<[u8]>::split_first_chunk_mut::<FIXED_BYTES>) else {
+            return 0;
+        };
+        let Some((client, server)) = behind.split_first_chunk_mut::<CLIENT_COOKIE_BYTES>() else { return 0 };
+        let [code_hi, code_lo] = option::COOKIE.to_be_bytes();
+        *fixed = [code_hi, code_lo, 0, (bytes - FIXED_BYTES) as u8];
+        *client = self.client.0;
+        server.copy_from_slice(self.server_octets());
+        bytes
     }
-}
-
-/// Writes a whole option. Returns its length; 0 when there is no room.
-fn put(client: ClientCookie, server: &[u8], out: &mut [u8]) -> usize {
-    let bytes = FIXED_BYTES + CLIENT_COOKIE_BYTES + server.len();
-    let Some((fixed, behind)) = out.get_mut(..bytes).and_then(<[u8]>::split_first_chunk_mut::<FIXED_BYTES>) else {
-        return 0;
-    };
-    let Some((client_place, server_place)) = behind.split_first_chunk_mut::<CLIENT_COOKIE_BYTES>() else { return 0 };
-    let [code_hi, code_lo] = option::COOKIE.to_be_bytes();
-    *fixed = [code_hi, code_lo, 0, (bytes - FIXED_BYTES) as u8];
-    *client_place = client.0;
-    server_place.copy_from_slice(server);
-    bytes
 }
 
 #[cfg(test)]

@@ -163,7 +163,8 @@ impl Core {
         let Some((ticket, query)) = self.queries.begin(from) else { return lost() };
         query.rules = self.rules_stamp;
         match question::parse(datagram, from.transport, &mut query.question) {
-            Ok(()) => {}
+            // No cookies are given to clients.
+            Ok(()) => query.question.cookie = None,
             Err(rejection) => {
                 self.queries.end(ticket);
                 return self.reject(from, rejection, datagram, out);
