@@ -8,7 +8,7 @@ use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 use super::{ConfigArgument, Failure};
-use crate::config::{self, Config};
+use crate::config::{self, Config, CookieSecret};
 use crate::serve::reload::Wanted;
 use crate::serve::{self, Plan, ServeError, cores};
 
@@ -25,11 +25,15 @@ pub struct Arguments {
 /// Serves; comes back when the server has been stopped.
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     let signals = serve::catch_signals().map_err(Failure::runtime)?;
-    let (config, file) = arguments.config.load()?;
+    let (mut config, file) = arguments.config.load()?;
     hear_log(&config);
+    // Drawn once: cookies that clients hold are as good after a reload as before.
+    let drawn = CookieSecret::random();
+    config.cookie_secret.get_or_insert_with(|| drawn.clone());
     let plan = plan(&config, arguments.hints).map_err(Failure::usage)?;
     let reread = move || {
-        let (config, _) = config::find(file.as_deref().map(Path::new)).map_err(|error| error.to_string())?;
+        let (mut config, _) = config::find(file.as_deref().map(Path::new)).map_err(|error| error.to_string())?;
+        config.cookie_secret.get_or_insert_with(|| drawn.clone());
         plan_of(&config, false)
     };
     serve::run(plan, Box::new(reread), signals).map_err(failure)

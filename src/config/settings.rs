@@ -4,7 +4,7 @@ use corewall_sharding::name::Name;
 use corewall_sharding::rule::{AnswerRecord, Kind, List as StoredList};
 
 use super::check::POLICY_DEFAULT;
-use super::{Config, List, ListKind};
+use super::{Config, CookieSecret, List, ListKind};
 use crate::build::ListSpec;
 use crate::decide::local::{LocalRecords, Served};
 use crate::decide::settings::{CacheBounds, Group, Policy, PolicyId, Settings};
@@ -29,6 +29,7 @@ impl Config {
         }
         Settings {
             clients_allowed: self.clients_allowed.iter().map(|net| (*net, ())).collect(),
+            client_cookies: self.cookie_secret.as_ref().filter(|_| self.client_cookies).map(CookieSecret::secret),
             policies,
             policy_clients: policy_clients.into_iter().collect(),
             block_mode: self.block.mode,

@@ -89,6 +89,8 @@ pub struct Core {
     /// for again.
     addresses_stamp: u64,
     counters: Arc<Counters>,
+    /// Seconds since 1970 at `Now(0)`, see [`Core::set_wall_clock`].
+    unix_s_at_zero: u32,
     cache: Cache,
     queries: Queries,
     quota: Quota,
@@ -116,6 +118,7 @@ impl Core {
             rules_stamp: 0,
             addresses_stamp: 0,
             counters: Arc::default(),
+            unix_s_at_zero: 0,
             cache,
             queries: Queries::new(),
             quota: Quota::new(resolver.chance.seeds()),
@@ -152,6 +155,12 @@ impl Core {
         self.rules = rules;
     }
 
+    /// Says that `unix_s` seconds have passed since 1970 at the moment `now`. Cookies for clients bear the time, so that other
+    /// machines with the same secret take them (RFC 9018 §4.3); nothing else depends on it.
+    pub fn set_wall_clock(&mut self, now: Now, unix_s: u32) {
+        self.unix_s_at_zero = unix_s.wrapping_sub(now.seconds_since(Now(0)));
+    }
+
     /// Stages 1 and 2: takes a message in. `out` holds [`crate::limits::UDP_PAYLOAD_BYTES_MAX`] bytes for UDP and
     /// [`crate::limits::MESSAGE_BYTES_MAX`] for TCP. On the hot path.
     pub fn on_datagram(&mut self, now: Now, from: Origin, datagram: &[u8], out: &mut [u8]) -> Step {
@@ -163,8 +172,13 @@ impl Core {
         let Some((ticket, query)) = self.queries.begin(from) else { return lost() };
         query.rules = self.rules_stamp;
         match question::parse(datagram, from.transport, &mut query.question) {
-            // No cookies are given to clients.
-            Ok(()) => query.question.cookie = None,
+            Ok(()) => {
+                if let Some(asked) = query.question.cookie {
+                    let secret = self.settings.client_cookies.as_ref();
+                    let unix_s = self.unix_s_at_zero.wrapping_add(now.seconds_since(Now(0)));
+                    query.question.cookie = secret.map(|secret| secret.answer(&asked, from.client.ip(), unix_s));
+                }
+            }
             Err(rejection) => {
                 self.queries.end(ticket);
                 return self.reject(from, rejection, datagram, out);

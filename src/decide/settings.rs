@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use corewall_sharding::rule::{BlockMode, ListId};
 
+use super::cookie::issued::Secret;
 use super::local::LocalRecords;
 use super::prefixes::Prefixes;
 use crate::limits::TTL_S_MAX;
@@ -64,6 +65,8 @@ pub struct CacheBounds {
 pub struct Settings {
     /// Clients that are answered; empty means all. Others get REFUSED.
     pub clients_allowed: Prefixes<()>,
+    /// What cookies for clients are made with (RFC 9018); none gives them no cookies.
+    pub client_cookies: Option<Secret>,
     /// Policy 0 is the default one.
     pub policies: Vec<Policy>,
     /// Which clients have which policy; the longest prefix wins.
@@ -96,6 +99,7 @@ impl Default for Settings {
         let group = |name: &str| Group { name: name.to_owned(), servers: Vec::new() };
         Self {
             clients_allowed: Prefixes::default(),
+            client_cookies: None,
             policies: vec![Policy { name: "default".to_owned(), lists: None, block_mode: None }],
             policy_clients: Prefixes::default(),
             block_mode: BlockMode::Zero,

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use siphasher::sip::SipHasher24;
 
-use super::{CLIENT_COOKIE_BYTES, ClientCookie};
+use super::{CLIENT_COOKIE_BYTES, ClientCookie, Cookie, ServerCookie};
 
 /// Octets of our cookies: version, reserved, timestamp, hash (RFC 9018 §4).
 pub const ISSUED_COOKIE_BYTES: usize = 16;
@@ -73,6 +73,16 @@ impl Secret {
             (false, _) => Standing::Unproven,
             (true, true) => Standing::Fresh,
             (true, false) => Standing::Old,
+        }
+    }
+
+    /// The option that a reply gives to a client which sent `asked`: the same one while it is new enough, else a new one,
+    /// whatever the client's was worth (RFC 7873 §5.2). On the hot path of clients that send a cookie.
+    pub fn answer(&self, asked: &Cookie, address: IpAddr, unix_s: u32) -> Cookie {
+        let client = asked.client;
+        match asked.server {
+            Some(server) if self.standing(client, server.as_bytes(), address, unix_s) == Standing::Fresh => *asked,
+            _ => Cookie { client, server: Some(ServerCookie::issued(self.issue(client, address, unix_s))) },
         }
     }
 
@@ -166,6 +176,19 @@ mod tests {
                 assert_eq!(at(seconds), standing, "{made} and {seconds}");
             }
         }
+    }
+
+    #[test]
+    fn a_client_keeps_its_cookie_for_half_an_hour_and_is_then_given_another() {
+        let (secret, address) = (secret(SECRET), "192.0.2.1".parse().unwrap());
+        let first = secret.answer(&Cookie::read(b"clientck").unwrap(), address, 10_000);
+        assert_eq!(first.client, ClientCookie(*b"clientck"));
+        let server = |cookie: Cookie| cookie.server.unwrap().as_bytes().to_vec();
+        assert_eq!(server(first), secret.issue(first.client, address, 10_000));
+        assert_eq!(secret.answer(&first, address, 11_800), first);
+        assert_eq!(server(secret.answer(&first, address, 11_801)), secret.issue(first.client, address, 11_801));
+        let wrong = Cookie::read(b"clientckserver01").unwrap();
+        assert_eq!(secret.answer(&wrong, address, 10_000), first);
     }
 
     #[test]
