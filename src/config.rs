@@ -26,7 +26,7 @@ pub use self::cache::Cache;
 pub use self::error::ConfigError;
 pub use self::local::{Hosts, HostsError, Record};
 pub use self::upstream::{Forward, Upstream, Upstreams};
-pub use self::value::{Cores, LogLevel, WildcardAction, parse_server};
+pub use self::value::{CookieSecret, Cores, LogLevel, WildcardAction, parse_server};
 use crate::decide::settings::OnStoreError;
 use crate::lists::{AdblockModifiers, Format};
 use crate::serve::wait::Wait;
@@ -55,6 +55,10 @@ pub struct Config {
     /// Clients that are answered; empty means all.
     #[serde(deserialize_with = "value::networks")]
     pub clients_allowed: Vec<IpNet>,
+    /// Whether clients that send a cookie are given one (RFC 7873, RFC 9018).
+    pub client_cookies: bool,
+    /// What these are made with; none is drawn at random when the server starts.
+    pub cookie_secret: Option<CookieSecret>,
     /// Whether special-use names are answered here (RFC 6761).
     pub special_use_names: bool,
     /// Whether reverse zones of private and local addresses are answered here (RFC 6303).
@@ -116,6 +120,8 @@ impl Default for Config {
             mmap: true,
             on_store_error: OnStoreError::Servfail,
             clients_allowed: Vec::new(),
+            client_cookies: true,
+            cookie_secret: None,
             special_use_names: true,
             local_reverse_zones: true,
             canary_domains: true,

@@ -21,6 +21,18 @@ const _: () = assert!(HEADER_BYTES + NAME_BYTES_MAX + 4 + OPT_BYTES_MIN <= UDP_P
 pub const QUERY_RECORDS_MAX: usize = 4;
 /// EDNS options read in one query; more is a FORMERR, for each costs a step of a loop.
 pub const EDNS_OPTIONS_MAX: usize = 16;
+/// Bits of a client's IPv4 address that an upstream may be told: RFC 7871 §11.1 advises no more than this.
+pub const NETWORK_V4_BITS_MAX: u8 = 24;
+/// The same for IPv6.
+pub const NETWORK_V6_BITS_MAX: u8 = 56;
+/// Seconds that one client cookie is used towards an upstream (RFC 7873 §7.1 advises to change secrets within 26 hours).
+pub const CLIENT_COOKIE_S_MAX: u32 = 86_400;
+/// Seconds for which it is remembered that an upstream server does not keep letter case, sends no cookies, or does not take
+/// EDNS or an option: so long nothing is tried that costs it another message, or us the protection.
+pub const PEER_HABIT_S: u32 = 3_600;
+/// Answers of one server without its cookie, or in other letter case than asked, that could not be confirmed over TCP, one
+/// after the other, from which on it is believed: a server without TCP would otherwise never be of use again.
+pub const PEER_DOUBTS_MAX: u8 = 3;
 /// Bytes of EXTRA-TEXT in an Extended DNS Error: longer ones are cut at build and start (RFC 8914 §2 leaves it to us).
 pub const EDE_TEXT_BYTES_MAX: usize = 120;
 

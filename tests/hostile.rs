@@ -19,6 +19,22 @@ use domain::base::rdata::ComposeRecordData;
 use domain::base::{Message, ParsedName};
 use domain::rdata::AllRecordData;
 
+/// Whether this is the data of a client subnet option in a query (RFC 7871 §6).
+fn is_subnet(data: &[u8]) -> bool {
+    let &[family_hi, family, source, scope, ref address @ ..] = data else { return false };
+    let bits_max = match (family_hi, family) {
+        (0, 0) => 0,
+        (0, 1) => 32,
+        (0, 2) => 128,
+        _ => return false,
+    };
+    let bits = address.iter().flat_map(|octet| (0..8).rev().map(move |bit| octet >> bit & 1));
+    source <= bits_max
+        && scope == 0
+        && address.len() == usize::from(source).div_ceil(8)
+        && bits.skip(usize::from(source)).all(|bit| bit == 0)
+}
+
 /// What `domain` and the rules in `decide/question.rs` make of a message.
 #[derive(Debug, PartialEq, Eq)]
 enum Expected {
@@ -88,6 +104,13 @@ fn expected(datagram: &[u8]) -> Option<Expected> {
         if options.len() > limits::EDNS_OPTIONS_MAX || options.iter().any(Result::is_err) {
             return Some(Expected::Refused(FORMERR));
         }
+        // Of each kind the first one counts.
+        let first = |code: u16| options.iter().flatten().find(|option| option.code().to_int() == code);
+        let cookie = first(10).is_none_or(|cookie| matches!(cookie.data().len(), 8 | 16..=40));
+        let subnet = first(8).is_none_or(|subnet| is_subnet(subnet.data()));
+        if !cookie || !subnet {
+            return Some(Expected::Refused(FORMERR));
+        }
         edns = Some((record.class().to_int(), ttl & 0x8000 != 0));
     }
     let name = question.qname().to_vec().as_slice().to_vec();
@@ -151,7 +174,7 @@ impl Bench {
                 assert!(want.is_none_or(|want| want == taken), "{datagram:x?}: {taken:?}");
                 assert_eq!(question.name.as_wire(), taken_name(&taken).to_ascii_lowercase());
                 let ede = Some(Ede { code: 15, text: "a list" });
-                let head = ReplyHead { rcode: 2, authentic_data: true, ede };
+                let head = ReplyHead { rcode: 2, authentic_data: true, ede, scope_bits: Some(0) };
                 for transport in [Transport::Udp, Transport::Tcp] {
                     let bytes = write(question, transport, head, &self.empty, &mut self.out);
                     check_reply(datagram, &self.out[..bytes], 1);
@@ -169,7 +192,7 @@ impl Bench {
             Err(Rejection::Chaos) => {
                 self.outcomes[1] += 1;
                 assert!(want.is_none_or(|want| want == Expected::Refused(5)), "{datagram:x?}");
-                let head = ReplyHead { rcode: 5, authentic_data: false, ede: None };
+                let head = ReplyHead { rcode: 5, authentic_data: false, ede: None, scope_bits: None };
                 let bytes = write(&self.question, Transport::Udp, head, &self.empty, &mut self.out);
                 check_reply(datagram, &self.out[..bytes], 1);
             }
@@ -215,7 +238,7 @@ impl Bench {
         let Self { question, answer, body, cache, out, cached, .. } = self;
         body.compose(question, answer);
         assert!(!body.is_too_large());
-        let reply_head = ReplyHead { rcode: answer.rcode, authentic_data: false, ede: None };
+        let reply_head = ReplyHead { rcode: answer.rcode, authentic_data: false, ede: None, scope_bits: None };
         let bytes = write(question, Transport::Tcp, reply_head, body, out);
         let message = Message::from_octets(&out[..bytes]).unwrap();
         let count = |section| answer.records().filter(|record| record.section == section).count();

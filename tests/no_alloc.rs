@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use corewall::decide::chaos::Chaos;
+use corewall::decide::cookie::issued::Secret;
 use corewall::decide::local::{LocalRecords, Served};
 use corewall::decide::rebinding::Rebinding;
 use corewall::decide::rulebook::RuleBook;
@@ -107,6 +108,7 @@ impl Worker {
         let generation = store.current().unwrap();
         let mut settings = Settings::default();
         settings.cache.bytes = cache_bytes;
+        settings.client_cookies = Some(Secret::new(&[7; 16]));
         settings.groups[0] = Group::new("default", vec!["192.0.2.1:53".parse().unwrap()]);
         settings.rebinding = Rebinding::refused_except(&["corp.example".parse().unwrap()], Vec::new());
         settings.chaos = Chaos::new("corewall", "");
@@ -227,6 +229,25 @@ fn a_cached_name_is_answered_without_allocation_and_so_is_a_blocked_one() {
         }
     });
     assert_eq!(worker.core.counters().cache_hits.value() - hits, 1_000);
+    assert_eq!(count, 0);
+}
+
+#[test]
+fn clients_are_given_cookies_without_allocation() {
+    let mut worker = Worker::new(1 << 20);
+    let mut with_cookie = query("host7.blocked.example");
+    let bytes = with_cookie.len();
+    with_cookie[bytes - 1] = 12;
+    with_cookie.extend_from_slice(b"\0\x0a\0\x08clientck");
+    worker.ask(&with_cookie);
+    let count = allocations(|| {
+        for _ in 0..100 {
+            let Step::Reply { bytes, .. } = worker.ask(&with_cookie) else { panic!("no reply") };
+            let cookie = worker.out[..bytes].windows(12).position(|part| part == b"\0\x0a\0\x18clientck");
+            assert!(cookie.is_some_and(|at| worker.out[at + 12] == 1), "a server cookie of version 1");
+        }
+    });
+    assert_eq!(worker.core.counters().cache_hits.value(), 100);
     assert_eq!(count, 0);
 }
 

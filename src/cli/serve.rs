@@ -8,7 +8,7 @@ use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 use super::{ConfigArgument, Failure};
-use crate::config::{self, Config, ConfigError, Hosts, HostsError};
+use crate::config::{self, Config, ConfigError, CookieSecret, Hosts, HostsError};
 use crate::serve::reload::Wanted;
 use crate::serve::{self, Plan, ServeError, cores};
 
@@ -25,13 +25,17 @@ pub struct Arguments {
 /// Serves; comes back when the server has been stopped.
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     let signals = serve::catch_signals().map_err(Failure::runtime)?;
-    let (config, file) = arguments.config.load()?;
+    let (mut config, file) = arguments.config.load()?;
     hear_log(&config);
+    // Drawn once: cookies that clients hold are as good after a reload as before.
+    let drawn = CookieSecret::random();
+    config.cookie_secret.get_or_insert_with(|| drawn.clone());
     let mut hosts = Hosts::read(&config.hosts_files).map_err(|error| hosts_failure(file.as_deref(), &error))?;
     say_refused(&hosts);
     let plan = plan_of(&config, &hosts, arguments.hints).map_err(Failure::usage)?;
     let reread = move || {
-        let (config, _) = config::find(file.as_deref().map(Path::new)).map_err(|error| error.to_string())?;
+        let (mut config, _) = config::find(file.as_deref().map(Path::new)).map_err(|error| error.to_string())?;
+        config.cookie_secret.get_or_insert_with(|| drawn.clone());
         let kept = &mut |error: &HostsError| {
             tracing::warn!("{}; its hosts are answered as before", error.message());
         };

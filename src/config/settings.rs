@@ -3,7 +3,7 @@
 use corewall_sharding::rule::{Kind, List as StoredList};
 
 use super::check::POLICY_DEFAULT;
-use super::{Config, Hosts, List, ListKind};
+use super::{Config, CookieSecret, Hosts, List, ListKind};
 use crate::build::ListSpec;
 use crate::decide::chaos::Chaos;
 use crate::decide::local::LocalRecords;
@@ -40,6 +40,7 @@ impl Config {
         }
         Settings {
             clients_allowed: self.clients_allowed.iter().map(|net| (*net, ())).collect(),
+            client_cookies: self.cookie_secret.as_ref().filter(|_| self.client_cookies).map(CookieSecret::secret),
             policies,
             policy_clients: policy_clients.into_iter().collect(),
             block_mode: self.block.mode,

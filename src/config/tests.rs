@@ -160,6 +160,14 @@ fn bad_values_are_told_with_line_key_and_remedy() {
             "[upstream.default]\nprivate_answers = 1",
             "2: upstream.default.private_answers: invalid type: integer `1`; use a boolean",
         ),
+        (
+            "cookie_secret = \"e5e973e5a6b2a43f48e7dc849e37bfc\"",
+            "1: cookie_secret: is no secret of 32 hexadecimal digits; make one with `openssl rand -hex 16`",
+        ),
+        (
+            "cookie_secret = \"+5e973e5a6b2a43f48e7dc849e37bfcf\"",
+            "1: cookie_secret: is no secret of 32 hexadecimal digits; make one with `openssl rand -hex 16`",
+        ),
         ("store = 7", "1: store: invalid type: integer `7`; use path string"),
     ] {
         assert_eq!(error(text), wanted, "{text}");

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
+use crate::decide::cookie::issued::Secret;
 use crate::limits;
 
 /// Port of a DNS server that is named without one.
@@ -102,6 +103,39 @@ impl<'de> Deserialize<'de> for Cores {
             }
         }
         deserializer.deserialize_any(CoresVisitor)
+    }
+}
+
+/// 128 bits that cookies for clients are made with. Never shown, not even in an error.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CookieSecret([u8; 16]);
+
+impl fmt::Debug for CookieSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CookieSecret")
+    }
+}
+
+impl CookieSecret {
+    /// One that nobody knows.
+    pub fn random() -> Self {
+        Self(rand::random())
+    }
+
+    /// To make cookies with.
+    pub fn secret(&self) -> Secret {
+        Secret::new(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for CookieSecret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let is_hex = text.len() == 32 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let key = u128::from_str_radix(&text, 16).ok().filter(|_| is_hex);
+        key.map(|key| Self(key.to_be_bytes())).ok_or_else(|| {
+            de::Error::custom("is no secret of 32 hexadecimal digits; make one with `openssl rand -hex 16`")
+        })
     }
 }
 

@@ -209,6 +209,7 @@ impl Cache {
             rcode: meta.head.rcode,
             authentic_data: meta.head.authentic_data,
             ede: meta.head.ede.map(|(code, _)| Ede { code, text: ede_text }),
+            scope_bits: None,
         };
         self.write_with(entry, head, question, transport, Ttls::Aged(meta.head.age_s(now)), out)
     }
@@ -225,7 +226,7 @@ impl Cache {
         out: &mut [u8],
     ) -> usize {
         let Some(meta) = self.meta(entry) else { return 0 };
-        let head = ReplyHead { rcode: meta.head.rcode, authentic_data: false, ede: Some(ede) };
+        let head = ReplyHead { rcode: meta.head.rcode, authentic_data: false, ede: Some(ede), scope_bits: None };
         self.write_with(entry, head, question, transport, Ttls::All(ttl_s), out)
     }
 

@@ -83,7 +83,7 @@ impl Core {
             self.counters.servfail.add(1);
         }
         let ede = ede.map(|(code, text)| Ede { code, text: ede_text(&self.settings, &self.rules, text) });
-        let head = ReplyHead { rcode, authentic_data, ede };
+        let head = ReplyHead { rcode, authentic_data, ede, scope_bits: None };
         let bytes = reply::write(&query.question, query.origin.transport, head, &self.body, out);
         self.reply(ticket, bytes)
     }

@@ -4,9 +4,10 @@ use corewall_sharding::name::Name;
 
 use super::Core;
 use super::answer::{self, ResponseError, ResponseHead};
+use super::request::{Request, Wording};
 use super::resolve::{Occasion, Outcome, Resolver};
 use super::step::{ExchangeId, Now, SendId, Transport, UpstreamRequest};
-use super::upstream::{self, Health, ServerId, ServerReport};
+use super::upstream::{Health, ServerId, ServerReport};
 use super::waiting::{Exchange, ExchangeKey, Purpose, Send, SendState};
 use super::why::Failure;
 use super::wire::rcode;
@@ -123,7 +124,17 @@ impl Core {
         let &Send { id: message_id, server, socket, transport, .. } = exchange.send(id.place)?;
         let address = upstreams.address(server)?;
         let ExchangeKey { name, qtype, qclass, dnssec_ok, .. } = &exchange.key;
-        let bytes = upstream::write_request(message_id, name, *qtype, *qclass, *dnssec_ok, request);
+        let question = Request {
+            id: message_id,
+            name,
+            qtype: *qtype,
+            qclass: *qclass,
+            dnssec_ok: *dnssec_ok,
+            wording: Wording::default(),
+            server_cookie: None,
+            network: None,
+        };
+        let bytes = question.write(request);
         let message = request.get(..bytes)?;
         Some(UpstreamRequest { server: server.id, address, transport, socket, id: message_id, message })
     }

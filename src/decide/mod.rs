@@ -33,6 +33,8 @@ mod resume;
 mod stale;
 mod refresh;
 pub mod upstream;
+pub mod peer;
+pub mod request;
 pub mod waiting;
 mod deadlines;
 mod chain;
@@ -43,6 +45,9 @@ mod conclude;
 pub mod reply;
 
 // What the stages share.
+pub mod case;
+pub mod cookie;
+pub mod subnet;
 pub mod query;
 pub mod quota;
 pub mod answer;
@@ -95,6 +100,8 @@ pub struct Core {
     /// for again.
     addresses_stamp: u64,
     counters: Arc<Counters>,
+    /// Seconds since 1970 at `Now(0)`, see [`Core::set_wall_clock`].
+    unix_s_at_zero: u32,
     cache: Cache,
     queries: Queries,
     quota: Quota,
@@ -124,6 +131,7 @@ impl Core {
             rules_stamp: 0,
             addresses_stamp: 0,
             counters,
+            unix_s_at_zero: 0,
             cache,
             queries: Queries::new(),
             quota: Quota::new(resolver.chance.seeds()),
@@ -162,6 +170,12 @@ impl Core {
         self.rules = rules;
     }
 
+    /// Says that `unix_s` seconds have passed since 1970 at the moment `now`. Cookies for clients bear the time, so that other
+    /// machines with the same secret take them (RFC 9018 §4.3); nothing else depends on it.
+    pub fn set_wall_clock(&mut self, now: Now, unix_s: u32) {
+        self.unix_s_at_zero = unix_s.wrapping_sub(now.seconds_since(Now(0)));
+    }
+
     /// Stages 1 and 2: takes a message in. `out` holds [`crate::limits::UDP_PAYLOAD_BYTES_MAX`] bytes for UDP and
     /// [`crate::limits::MESSAGE_BYTES_MAX`] for TCP. On the hot path.
     pub fn on_datagram(&mut self, now: Now, from: Origin, datagram: &[u8], out: &mut [u8]) -> Step {
@@ -174,12 +188,19 @@ impl Core {
         query.rules = self.rules_stamp;
         match question::parse(datagram, from.transport, &mut query.question) {
             Ok(()) => {}
-            Err(Rejection::Chaos) => return self.answer_chaos(ticket, out),
+            Err(Rejection::Chaos) => {
+                self.answer_cookie(now, ticket);
+                return self.answer_chaos(ticket, out);
+            }
             Err(rejection) => {
                 self.queries.end(ticket);
                 return self.reject(from, rejection, datagram, out);
             }
         }
+        if query.question.cookie.is_some() {
+            self.answer_cookie(now, ticket);
+        }
+        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
         match client::admit(&self.settings, from.client.ip()) {
             Some(policy) => {
                 query.policy = policy;
@@ -192,6 +213,15 @@ impl Core {
             }
         }
         self.recall(now, ticket, out)
+    }
+
+    /// Makes the cookie that the reply bears, if the client has sent one (RFC 7873 §5.2).
+    fn answer_cookie(&mut self, now: Now, ticket: Ticket) {
+        let unix_s = self.unix_s_at_zero.wrapping_add(now.seconds_since(Now(0)));
+        let Some(query) = self.queries.get_mut(ticket) else { return };
+        let (client, secret) = (query.origin.client.ip(), self.settings.client_cookies.as_ref());
+        let question = &mut query.question;
+        question.cookie = question.cookie.and_then(|asked| Some(secret?.answer(&asked, client, unix_s)));
     }
 
     /// Stage 4: records of our own for the name that is to be resolved.

@@ -1,7 +1,8 @@
 //! Stage 1, parse: from a datagram to the one question that it asks.
 //!
 //! Invariant: whatever the octets, [`parse`] gives exactly one of a question, an error to answer with, or a reason to stay
-//! silent, in one pass over the message and in at most [`QUERY_RECORDS_MAX`] records and [`EDNS_OPTIONS_MAX`] options. Nothing
+//! silent, in one pass over the message and in at most [`QUERY_RECORDS_MAX`] records and
+//! [`EDNS_OPTIONS_MAX`](crate::limits::EDNS_OPTIONS_MAX) options. Nothing
 //! of the client's message but the question is ever passed on: upstream requests and replies are built anew, so what is
 //! skipped here is gone.
 //!
@@ -12,15 +13,19 @@
 //! | TC | FORMERR | the sender says that something is missing, maybe its OPT record; Unbound does the same |
 //! | answer or authority records | FORMERR | no query has a use for them but IXFR (RFC 1995 §3), which is refused anyway |
 //! | AD, Z, unknown EDNS flags and options | passed over | RFC 6840 §5.7, RFC 6891 §6.1.4, RFC 8906 §3 |
+//! | a COOKIE or client subnet option that is malformed | FORMERR | RFC 7873 §5.2.2, RFC 7871 §7.2.1 |
+//! | a second COOKIE or client subnet option | passed over | RFC 7873 §5.2 |
 //! | TSIG, SIG(0), other additional records | passed over | we share no key; who insists on a signed answer sees that ours is not |
 //! | octets behind the last record | passed over | as BIND and Unbound do; they are never copied anywhere |
 //! | a datagram as long as our buffer | FORMERR | its end may be cut off |
 
 use corewall_sharding::name::{NAME_BYTES_MAX, Name};
 
-use super::wire::{CLASS_CH, CLASS_IN, Frame, Reader, rcode, rtype};
+use super::cookie::Cookie;
+use super::subnet::ClientSubnet;
+use super::wire::{CLASS_CH, CLASS_IN, Frame, Options, Reader, option, rcode, rtype};
 use super::{DropReason, Transport};
-use crate::limits::{DATAGRAM_BYTES_MAX, EDNS_OPTIONS_MAX, HEADER_BYTES, QUERY_RECORDS_MAX};
+use crate::limits::{DATAGRAM_BYTES_MAX, HEADER_BYTES, QUERY_RECORDS_MAX};
 
 /// What a client's OPT record said (RFC 6891), the options aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +57,11 @@ pub struct Question {
     pub qclass: u16,
     /// The OPT record, when there is one.
     pub edns: Option<Edns>,
+    /// The COOKIE option (RFC 7873). The server's part is what the client sent, until [`super::Core::on_datagram`] has put in
+    /// what the reply is to give; the reply has a cookie exactly when there is one here.
+    pub cookie: Option<Cookie>,
+    /// The client subnet option (RFC 7871).
+    pub subnet: Option<ClientSubnet>,
 }
 
 /// A reply to a message whose question is not taken up.
@@ -97,11 +107,28 @@ impl Question {
         qtype: 0,
         qclass: 0,
         edns: None,
+        cookie: None,
+        subnet: None,
     };
 
     /// DO, false without EDNS.
     pub fn dnssec_ok(&self) -> bool {
         self.edns.is_some_and(|edns| edns.dnssec_ok)
+    }
+
+    /// Reads the options that are heeded and passes over all others; none when some are malformed or they are too many.
+    fn read_options(&mut self, rdata: &[u8]) -> Option<()> {
+        for read in Options::new(rdata) {
+            let (code, data) = read.ok()?;
+            match code {
+                option::COOKIE if self.cookie.is_none() => self.cookie = Some(Cookie::read(data).ok()?),
+                option::CLIENT_SUBNET if self.subnet.is_none() => {
+                    self.subnet = Some(ClientSubnet::from_query(data).ok()?);
+                }
+                _ => {}
+            }
+        }
+        Some(())
     }
 }
 
@@ -120,6 +147,8 @@ pub fn parse(datagram: &[u8], transport: Transport, question: &mut Question) -> 
     question.checking_disabled = flags_lo & 0x10 != 0;
     question.authentic_data = flags_lo & 0x20 != 0;
     question.edns = None;
+    question.cookie = None;
+    question.subnet = None;
     let mut error = ErrorReply {
         id: question.id,
         opcode: flags_hi >> 3 & 0x0f,
@@ -169,9 +198,7 @@ pub fn parse(datagram: &[u8], transport: Transport, question: &mut Question) -> 
             if version != 0 {
                 return Err(error.with(rcode::BADVERS));
             }
-            if !options_are_sound(opt.rdata(datagram)) {
-                return Err(error.with(rcode::FORMERR));
-            }
+            question.read_options(opt.rdata(datagram)).ok_or(error.with(rcode::FORMERR))?;
             question.edns = Some(Edns { payload_bytes: opt.class, dnssec_ok: flags_hi & 0x80 != 0 });
         }
     }
@@ -243,19 +270,6 @@ fn has_opt(datagram: &[u8]) -> bool {
 /// Octets of an OPT record in front of its options, when its owner is the root as a plain zero octet.
 const OPT_FIXED_BYTES: usize = crate::limits::OPT_BYTES_MIN;
 
-/// Whether the options fill their RDATA exactly and are not too many. What they say is passed over.
-fn options_are_sound(mut options: &[u8]) -> bool {
-    for _ in 0..EDNS_OPTIONS_MAX {
-        if options.is_empty() {
-            return true;
-        }
-        let Some(([_, _, len_hi, len_lo], rest)) = options.split_first_chunk::<4>() else { return false };
-        let Some(rest) = rest.get(usize::from(u16::from_be_bytes([*len_hi, *len_lo]))..) else { return false };
-        options = rest;
-    }
-    options.is_empty()
-}
-
 /// The RCODE for well-formed questions that are not taken up.
 fn refusal(qtype: u16, qclass: u16) -> Option<u16> {
     match qtype {
@@ -273,6 +287,7 @@ fn refusal(qtype: u16, qclass: u16) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::EDNS_OPTIONS_MAX;
 
     const NAME: &[u8] = b"\x03WwW\x07eXample\x03com\0";
     const OPT: &[u8] = b"\0\0\x29\x10\0\0\0\x80\0\0\0";
@@ -377,7 +392,7 @@ mod tests {
 
     #[test]
     fn every_truncation_of_a_query_is_a_format_error() {
-        let option = b"\0\x0a\0\x08cookie!!";
+        let option = b"\0\x0a\0\x08cookie!!\0\x08\0\x07\0\x01\x18\0\xc0\0\x02";
         let whole = query(0x0100, [0, 0, 1], &opt([0; 4], option));
         assert!(parsed(&whole).is_ok());
         for end in HEADER_BYTES..whole.len() {
@@ -413,6 +428,35 @@ mod tests {
         assert!(parsed(&query(0, [0, 0, 1], &opt([0; 4], &unknown.repeat(EDNS_OPTIONS_MAX)))).is_ok());
         for options in [unknown.repeat(EDNS_OPTIONS_MAX + 1), b"\0\x0a\0\x09cookie!!".to_vec(), b"\0\x0a\0".to_vec()] {
             assert_eq!(refused(&query(0, [0, 0, 1], &opt([0; 4], &options))), (rcode::FORMERR, true, ECHOED));
+        }
+    }
+
+    #[test]
+    fn the_first_cookie_and_the_first_subnet_are_kept() {
+        let cookie = b"\0\x0a\0\x10clientckserver01".as_slice();
+        let subnet = b"\0\x08\0\x07\0\x01\x18\0\xc0\0\x02".as_slice();
+        let others = b"\0\x0a\0\x08guessed!\0\x08\0\x04\0\x01\0\0\xff\xf0\0\0".as_slice();
+        let options = [cookie, subnet, others].concat();
+        let question = parsed(&query(0, [0, 0, 1], &opt([0; 4], &options))).unwrap();
+        assert_eq!(question.cookie, Cookie::read(b"clientckserver01").ok());
+        assert_eq!(question.subnet, ClientSubnet::from_query(b"\0\x01\x18\0\xc0\0\x02").ok());
+        let mut reused = question;
+        parse(&query(0, [0, 0, 1], OPT), Transport::Udp, &mut reused).unwrap();
+        assert_eq!((reused.cookie, reused.subnet), (None, None));
+    }
+
+    #[test]
+    fn malformed_cookies_and_subnets_are_a_format_error() {
+        for options in [
+            b"\0\x0a\0\x07clientc".as_slice(),
+            b"\0\x0a\0\0",
+            b"\0\x0a\0\x09clientcks",
+            b"\0\x08\0\x07\0\x01\x18\x18\xc0\0\x02",
+            b"\0\x08\0\x07\0\x03\x18\0\xc0\0\x02",
+            b"\0\x08\0\x06\0\x01\x18\0\xc0\0",
+            b"\0\x08\0\x07\0\x01\x17\0\xc0\0\x03",
+        ] {
+            assert_eq!(refused(&query(0, [0, 0, 1], &opt([0; 4], options))), (rcode::FORMERR, true, ECHOED));
         }
     }
 

@@ -2,15 +2,18 @@
 //!
 //! Invariant: every reply is built anew from the parsed question: QR set, opcode 0, AA clear (this is a forwarder, and its own
 //! answers claim no more than forwarded ones), RA set, RD and CD as asked, the question in the client's letter case, an OPT
-//! record exactly when the client sent one. A reply never exceeds what the client and the transport take: first the EDE text
+//! record exactly when the client sent one, in it a COOKIE exactly when the question has one to give, and a client subnet only
+//! to who sent one. A reply never exceeds what the client and the transport take: first the EDE text
 //! is left out, then all records and TC is set (an RRset is never sent in part, RFC 2181 §9).
 
 mod compression;
 
 use super::Transport;
 use super::answer::{Answer, Record, Section};
+use super::cookie::{COOKIE_BYTES_MAX, Cookie};
 use super::question::{ErrorReply, Question};
-use super::wire::{Field, field_octets, layout, rcode, rtype};
+use super::subnet::{CLIENT_SUBNET_BYTES_MAX, ClientSubnet};
+use super::wire::{Field, field_octets, layout, option, rcode, rtype};
 use crate::limits::{
     ANSWER_RECORDS_MAX, HEADER_BYTES, MESSAGE_BYTES_MAX, OPT_BYTES_MIN, UDP_PAYLOAD_BYTES_MAX, UDP_PAYLOAD_BYTES_MIN,
 };
@@ -34,6 +37,9 @@ pub struct ReplyHead<'a> {
     pub authentic_data: bool,
     /// Sent only to clients that use EDNS.
     pub ede: Option<Ede<'a>>,
+    /// Bits of the client's network that the answer is for, 0 for all clients; none where client subnets are passed over.
+    /// Sent only to clients that sent theirs (RFC 7871 §7.2.2).
+    pub scope_bits: Option<u8>,
 }
 
 /// The sections behind the question in wire form: compressed against the question's name, with the places of the TTLs.
@@ -190,14 +196,20 @@ impl Default for Body {
     }
 }
 
-/// Octets of the largest body: what the largest message leaves behind the longest question and with an EDE without text.
-const BODY_BYTES_MAX: usize = MESSAGE_BYTES_MAX
-    - (HEADER_BYTES + corewall_sharding::name::NAME_BYTES_MAX + 4)
-    - (OPT_BYTES_MIN + EDE_FIXED_BYTES);
+/// Octets of the largest body: what the largest message leaves behind the longest question and with all options, the EDE
+/// without text.
+const BODY_BYTES_MAX: usize = MESSAGE_BYTES_MAX - EMPTY_BYTES_MAX;
+/// Octets of the largest reply without records.
+const EMPTY_BYTES_MAX: usize = HEADER_BYTES
+    + corewall_sharding::name::NAME_BYTES_MAX
+    + 4
+    + OPT_BYTES_MIN
+    + COOKIE_BYTES_MAX
+    + CLIENT_SUBNET_BYTES_MAX
+    + EDE_FIXED_BYTES;
+const _: () = assert!(EMPTY_BYTES_MAX <= UDP_PAYLOAD_BYTES_MIN, "any question can be answered");
 /// Octets of an EDE option in front of its text (RFC 8914 §2): code, length, INFO-CODE.
 const EDE_FIXED_BYTES: usize = 6;
-/// OPTION-CODE of an Extended DNS Error.
-const OPTION_EDE: u16 = 15;
 
 /// Octets of the uncompressed name at the start of `octets`.
 fn name_bytes(octets: &[u8]) -> Option<usize> {
@@ -223,7 +235,7 @@ pub fn write(question: &Question, transport: Transport, head: ReplyHead<'_>, bod
 
 /// Writes an empty reply with TC, to bring a UDP client to TCP.
 pub fn write_truncated(question: &Question, out: &mut [u8]) -> usize {
-    let head = ReplyHead { rcode: rcode::NOERROR, authentic_data: false, ede: None };
+    let head = ReplyHead { rcode: rcode::NOERROR, authentic_data: false, ede: None, scope_bits: None };
     assemble(question, Transport::Udp, head, Shape { too_large: true, ..Shape::default() }, out, |_| {})
 }
 
@@ -267,14 +279,16 @@ pub(super) fn assemble(
     let name = question.name.as_wire();
     let body_at = HEADER_BYTES + name.len() + 4;
     let limit = size_max(question, transport).min(out.len());
-    let ede = if question.edns.is_some() { head.ede } else { None };
-    let textless = ede.map(|ede| Ede { text: "", ..ede });
+    let mut options = ReplyOptions::of(question, &head);
+    let textless = options.without_text();
     let fixed = body_at + if question.edns.is_some() { OPT_BYTES_MIN } else { 0 };
-    let fits = |bytes: usize, ede: Option<Ede<'_>>| fixed + bytes + ede_bytes(ede) <= limit;
-    let whole = !shape.too_large && fits(shape.bytes, textless);
+    let fits = |bytes: usize, options: &ReplyOptions<'_>| fixed + bytes + options.bytes() <= limit;
+    let whole = !shape.too_large && fits(shape.bytes, &textless);
     let body_bytes = if whole { shape.bytes } else { 0 };
-    let ede = if fits(body_bytes, ede) { ede } else { textless };
-    if !fits(body_bytes, ede) {
+    if !fits(body_bytes, &options) {
+        options = textless;
+    }
+    if !fits(body_bytes, &options) {
         return 0;
     }
 
@@ -307,7 +321,7 @@ pub(super) fn assemble(
         fill(body);
     }
     let opt_bytes = match question.edns {
-        Some(edns) => put_opt(rcode, edns.dnssec_ok, ede, behind),
+        Some(edns) => put_opt(rcode, edns.dnssec_ok, &options, behind),
         None => 0,
     };
     body_at + body_bytes + opt_bytes
@@ -324,8 +338,60 @@ fn size_max(question: &Question, transport: Transport) -> usize {
     }
 }
 
-fn ede_bytes(ede: Option<Ede<'_>>) -> usize {
-    ede.map_or(0, |ede| EDE_FIXED_BYTES + ede.text.len())
+/// The options of a reply's OPT record.
+#[derive(Clone, Copy)]
+struct ReplyOptions<'a> {
+    cookie: Option<&'a Cookie>,
+    /// With the bits that the answer is for.
+    subnet: Option<(&'a ClientSubnet, u8)>,
+    ede: Option<Ede<'a>>,
+}
+
+impl<'a> ReplyOptions<'a> {
+    /// None for a client without EDNS.
+    fn of(question: &'a Question, head: &ReplyHead<'a>) -> Self {
+        match question.edns {
+            Some(_) => Self {
+                cookie: question.cookie.as_ref(),
+                subnet: question.subnet.as_ref().zip(head.scope_bits),
+                ede: head.ede,
+            },
+            None => Self { cookie: None, subnet: None, ede: None },
+        }
+    }
+
+    fn without_text(&self) -> Self {
+        Self { ede: self.ede.map(|ede| Ede { text: "", ..ede }), ..*self }
+    }
+
+    /// Octets of all of them.
+    fn bytes(&self) -> usize {
+        self.cookie.map_or(0, Cookie::option_bytes)
+            + self.subnet.map_or(0, |(subnet, _)| subnet.option_bytes())
+            + self.ede.map_or(0, |ede| EDE_FIXED_BYTES + ede.text.len())
+    }
+
+    /// Writes them at the start of `place`, which was found large enough.
+    fn put(&self, mut place: &mut [u8]) {
+        if let Some(cookie) = self.cookie {
+            let bytes = cookie.put(place);
+            place = place.get_mut(bytes..).unwrap_or_default();
+        }
+        if let Some((subnet, scope_bits)) = self.subnet {
+            let bytes = subnet.put(scope_bits, place);
+            place = place.get_mut(bytes..).unwrap_or_default();
+        }
+        if let Some(ede) = self.ede
+            && let Some((fixed, text)) = place.split_first_chunk_mut::<EDE_FIXED_BYTES>()
+            && let Some(text) = text.get_mut(..ede.text.len())
+        {
+            let [option_hi, option_lo] = option::EDE.to_be_bytes();
+            let [len_hi, len_lo] = (ede.text.len() as u16 + 2).to_be_bytes();
+            let [code_hi, code_lo] = ede.code.to_be_bytes();
+            *fixed = [option_hi, option_lo, len_hi, len_lo, code_hi, code_lo];
+            text.copy_from_slice(ede.text.as_bytes());
+        }
+    }
 }
 
 /// An OPT record without its options (RFC 6891 §6.1.2): root, type, payload size, RCODE's upper bits, version 0, DO.
@@ -337,20 +403,11 @@ fn opt_fixed(rcode: u16, dnssec_ok: bool, options_bytes: u16) -> [u8; OPT_BYTES_
 }
 
 /// Writes OPT at the start of `place`, which was found large enough, and returns its length.
-fn put_opt(rcode: u16, dnssec_ok: bool, ede: Option<Ede<'_>>, place: &mut [u8]) -> usize {
-    let options_bytes = ede_bytes(ede);
-    let Some((opt, options)) = place.split_first_chunk_mut::<OPT_BYTES_MIN>() else { return 0 };
+fn put_opt(rcode: u16, dnssec_ok: bool, options: &ReplyOptions<'_>, place: &mut [u8]) -> usize {
+    let options_bytes = options.bytes();
+    let Some((opt, behind)) = place.split_first_chunk_mut::<OPT_BYTES_MIN>() else { return 0 };
     *opt = opt_fixed(rcode, dnssec_ok, options_bytes as u16);
-    if let Some(ede) = ede
-        && let Some((fixed, text)) = options.split_first_chunk_mut::<EDE_FIXED_BYTES>()
-        && let Some(text) = text.get_mut(..ede.text.len())
-    {
-        let [option_hi, option_lo] = OPTION_EDE.to_be_bytes();
-        let [len_hi, len_lo] = (ede.text.len() as u16 + 2).to_be_bytes();
-        let [code_hi, code_lo] = ede.code.to_be_bytes();
-        *fixed = [option_hi, option_lo, len_hi, len_lo, code_hi, code_lo];
-        text.copy_from_slice(ede.text.as_bytes());
-    }
+    options.put(behind);
     OPT_BYTES_MIN + options_bytes
 }
 

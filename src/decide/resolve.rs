@@ -21,8 +21,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::counters::Counters;
+use super::request::REQUEST_BYTES_MAX;
 use super::step::{ExchangeId, Now, Ready, SendId, Ticket, Transport};
-use super::upstream::{Chance, Health, Manner, REQUEST_BYTES_MAX, ServerRef, Stray, Upstreams};
+use super::upstream::{Chance, Health, Manner, ServerRef, Stray, Upstreams};
 use super::waiting::{Exchange, ExchangeKey, Exchanges, Purpose, Send, SendState};
 use super::why::Failure;
 use super::wire::{CLASS_IN, rtype};

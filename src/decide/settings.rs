@@ -6,6 +6,7 @@ use corewall_sharding::rule::{BlockMode, ListId};
 
 use super::cache::{Eviction, Terms};
 use super::chaos::Chaos;
+use super::cookie::issued::Secret;
 use super::forward::Forwards;
 use super::local::LocalRecords;
 use super::prefixes::Prefixes;
@@ -147,6 +148,8 @@ impl Default for CacheBounds {
 pub struct Settings {
     /// Clients that are answered; empty means all. Others get REFUSED.
     pub clients_allowed: Prefixes<()>,
+    /// What cookies for clients are made with (RFC 9018); none gives them no cookies.
+    pub client_cookies: Option<Secret>,
     /// Policy 0 is the default one.
     pub policies: Vec<Policy>,
     /// Which clients have which policy; the longest prefix wins.
@@ -186,6 +189,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             clients_allowed: Prefixes::default(),
+            client_cookies: None,
             policies: vec![Policy { name: "default".to_owned(), lists: None, block_mode: None, upstream: None }],
             policy_clients: Prefixes::default(),
             block_mode: BlockMode::Zero,

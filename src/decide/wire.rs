@@ -3,9 +3,9 @@
 //! Invariant: every read is bounded by the message and every walk by a constant: compression pointers only lead
 //! backwards, and at most [`POINTERS_MAX`] of them make a name. Nothing here allocates or panics.
 
-use corewall_sharding::name::{LABEL_BYTES_MAX, LABELS_MAX, NAME_BYTES_MAX};
+use corewall_sharding::name::{LABEL_BYTES_MAX, LABELS_MAX, NAME_BYTES_MAX, Name};
 
-use crate::limits::HEADER_BYTES;
+use crate::limits::{EDNS_OPTIONS_MAX, HEADER_BYTES};
 
 /// TYPE numbers that the query path treats in a way of their own (IANA DNS parameters).
 pub mod rtype {
@@ -61,6 +61,15 @@ pub mod rcode {
     pub const NOTIMP: u16 = 4;
     pub const REFUSED: u16 = 5;
     pub const BADVERS: u16 = 16;
+    pub const BADCOOKIE: u16 = 23;
+}
+
+/// OPTION-CODE numbers of EDNS (IANA DNS parameters).
+pub mod option {
+    #![allow(missing_docs)]
+    pub const CLIENT_SUBNET: u16 = 8;
+    pub const COOKIE: u16 = 10;
+    pub const EDE: u16 = 15;
 }
 
 /// CLASS IN, the only one that is resolved.
@@ -83,9 +92,24 @@ impl WireName {
     /// The root name.
     pub const ROOT: WireName = WireName { bytes: 1, octets: [0; NAME_BYTES_MAX] };
 
+    /// A copy of a name.
+    pub fn of(name: &Name) -> WireName {
+        let mut copy = Self { bytes: 0, ..Self::ROOT };
+        // A name has no more octets than there is room for.
+        if copy.push(name.as_wire()).is_none() {
+            return Self::ROOT;
+        }
+        copy
+    }
+
     /// The octets with the root label.
     pub fn as_wire(&self) -> &[u8] {
         self.octets.get(..self.bytes).unwrap_or(&[0])
+    }
+
+    /// The same, to change the letter case of.
+    pub fn as_wire_mut(&mut self) -> &mut [u8] {
+        self.octets.get_mut(..self.bytes).unwrap_or_default()
     }
 
     /// Folds ASCII letters to lower case.
@@ -193,6 +217,48 @@ impl<'a> Reader<'a> {
         }
         self.at = end;
         Some(frame)
+    }
+}
+
+/// The options in the RDATA of an OPT record (RFC 6891 §6.1.2), one after the other: at most [`EDNS_OPTIONS_MAX`]. Gives
+/// [`BadOptions`] once, at its end, when they are more or don't fill the RDATA exactly.
+pub struct Options<'a> {
+    rest: &'a [u8],
+    left: usize,
+}
+
+/// The options of an OPT record are malformed, or too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadOptions;
+
+impl<'a> Options<'a> {
+    /// Of this RDATA.
+    pub fn new(rdata: &'a [u8]) -> Self {
+        Self { rest: rdata, left: EDNS_OPTIONS_MAX }
+    }
+
+    fn split(&mut self) -> Option<(u16, &'a [u8])> {
+        self.left = self.left.checked_sub(1)?;
+        let ([code_hi, code_lo, len_hi, len_lo], rest) = self.rest.split_first_chunk::<4>()?;
+        let (data, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes([*len_hi, *len_lo])))?;
+        self.rest = rest;
+        Some((u16::from_be_bytes([*code_hi, *code_lo]), data))
+    }
+}
+
+impl<'a> Iterator for Options<'a> {
+    /// OPTION-CODE and OPTION-DATA.
+    type Item = Result<(u16, &'a [u8]), BadOptions>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let option = self.split();
+        if option.is_none() {
+            self.rest = &[];
+        }
+        Some(option.ok_or(BadOptions))
     }
 }
 
@@ -336,5 +402,25 @@ mod tests {
             let mut reader = Reader::new(&message, HEADER_BYTES);
             assert_eq!(reader.skip_name().is_some(), fits);
         }
+    }
+
+    #[test]
+    fn options_end_with_what_is_malformed_or_too_much() {
+        let read =
+            |rdata: &[u8]| Options::new(rdata).map(|option| option.map(|(code, data)| (code, data.len()))).collect();
+        let whole = b"\0\x0a\0\x02ab\xff\xf0\0\0\0\x08\0\x01c";
+        let all: Vec<Result<(u16, usize), BadOptions>> = read(whole);
+        assert_eq!(all, [Ok((10, 2)), Ok((0xfff0, 0)), Ok((8, 1))]);
+        for end in 0..whole.len() {
+            let cut: Vec<Result<(u16, usize), BadOptions>> = read(&whole[..end]);
+            let is_between = [0, 6, 10].contains(&end);
+            assert_eq!(cut.last() == Some(&Err(BadOptions)), !is_between, "{end}");
+            assert_eq!(cut.iter().filter(|option| option.is_err()).count(), usize::from(!is_between), "{end}");
+        }
+        let option = b"\0\x0a\0\0";
+        let most: Vec<_> = read(&option.repeat(EDNS_OPTIONS_MAX));
+        assert!(most.len() == EDNS_OPTIONS_MAX && most.iter().all(Result::is_ok));
+        let more: Vec<_> = read(&option.repeat(EDNS_OPTIONS_MAX + 1));
+        assert_eq!((more.len(), more.last()), (EDNS_OPTIONS_MAX + 1, Some(&Err(BadOptions))));
     }
 }

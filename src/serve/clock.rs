@@ -3,7 +3,7 @@
 //! `decide` never reads a clock: it is told a [`Now`] with each event. A worker reads the clock once a batch, not once a
 //! datagram, for a batch takes some tens of microseconds and nothing that `decide` times is shorter than a millisecond.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use crate::decide::Now;
 
@@ -23,4 +23,9 @@ impl Clock {
     pub fn now(&self) -> Now {
         Now(u64::try_from(self.zero.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
+}
+
+/// Seconds since 1970, which go round in 2106; 0 before.
+pub fn unix_s() -> u32 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |passed| passed.as_secs() as u32)
 }

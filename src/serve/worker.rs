@@ -13,7 +13,7 @@ use std::sync::Arc;
 use glommio::Task;
 
 use super::answer_here::carry_out;
-use super::clock::Clock;
+use super::clock::{Clock, unix_s};
 use super::kernel::{Alarm, Epoll, Events, Interest};
 use super::metrics::{SocketCounters, Totals};
 use super::patterns::PatternScanner;
@@ -99,9 +99,12 @@ impl Worker {
         let added = epoll.add(&alarm, Tag::Task.into(), Interest::Change);
         added.map_err(|error| format!("cannot wait for a timer: {error}"))?;
         let [core_seed, port_seed] = seeds;
+        let clock = Clock::start();
+        let mut core = Core::new(knowledge.settings.clone(), knowledge.rules.clone(), core_seed);
+        core.set_wall_clock(clock.now(), unix_s());
         Ok(Self {
-            clock: Clock::start(),
-            core: Core::new(knowledge.settings.clone(), knowledge.rules.clone(), core_seed),
+            clock,
+            core,
             store: knowledge.open_store()?,
             patterns: knowledge.open_patterns()?,
             listeners: listeners
@@ -464,6 +467,8 @@ impl Worker {
     pub fn switch(&mut self, knowledge: &Knowledge) -> Result<(), String> {
         let (store, patterns) = (knowledge.open_store()?, knowledge.open_patterns()?);
         self.core.switch(knowledge.settings.clone(), knowledge.rules.clone());
+        // It may have been set since the start.
+        self.core.set_wall_clock(self.clock.now(), unix_s());
         self.store = store;
         self.patterns = patterns;
         Ok(())

@@ -59,6 +59,8 @@ fn dig_understands_blocked_local_and_aliased_answers_every_way_it_asks() {
             "{whole}"
         );
         assert_eq!(whole.contains("EDE: 15 (Blocked)"), way != "+noedns", "{whole}");
+        // "good": it bears dig's own cookie, and one of ours behind it.
+        assert_eq!(whole.contains("(good)"), way != "+noedns" && way != "+nocookie", "{whole}");
     }
     server.stop();
 }
@@ -77,6 +79,22 @@ fn dig_reads_protocol_errors_as_such() {
         let Some(output) = dig(&server, arguments) else { return };
         assert!(output.contains(status), "{arguments:?}: {output}");
     }
+    server.stop();
+}
+
+#[test]
+fn a_cookie_that_dig_was_given_is_given_again_also_after_a_reload() {
+    let server = server(None);
+    let cookie_for = |sent: &str| {
+        let output = dig(&server, &[&format!("+cookie={sent}"), "blocked.example.org"])?;
+        let line = output.lines().find_map(|line| line.strip_prefix("; COOKIE: ")).expect("a cookie").to_owned();
+        Some(line.split_whitespace().next().unwrap().to_owned())
+    };
+    let Some(given) = cookie_for("2464c4abcf10c957") else { return };
+    assert!(given.starts_with("2464c4abcf10c95701000000") && given.len() == 48, "{given}");
+    assert_eq!(cookie_for(&given).as_ref(), Some(&given));
+    server.reload();
+    assert_eq!(cookie_for(&given).as_ref(), Some(&given));
     server.stop();
 }
 

@@ -8,7 +8,13 @@
 use corewall_sharding::name::Name;
 
 use super::{Answer, AnswerFull, Entry, Section, Span};
-use crate::decide::wire::{CLASS_IN, Field, Frame, Reader, WireName, expand_name, field_octets, layout, rtype};
+use crate::decide::case::LetterCase;
+use crate::decide::cookie::Cookie;
+use crate::decide::cookie::held::CookieSeen;
+use crate::decide::subnet::{ClientSubnet, SubnetSeen};
+use crate::decide::wire::{
+    CLASS_IN, Field, Frame, Options, Reader, WireName, expand_name, field_octets, layout, option, rtype,
+};
 use crate::limits::{ANSWER_BYTES_MAX, ANSWER_RECORDS_MAX, CHAIN_LINKS_MAX, HEADER_BYTES};
 
 /// What is wrong with an upstream's message.
@@ -42,6 +48,12 @@ pub struct ResponseHead {
     /// A server that neither recurses nor knows the name itself says whom else to ask: no answer, NS records and no SOA,
     /// which is not the NODATA that it looks like (RFC 2308 §2.2).
     pub is_referral: bool,
+    /// Whether the question came back in the letter case in which it was sent.
+    pub letter_case: LetterCase,
+    /// The first COOKIE option (RFC 7873 §5.3 has all others ignored).
+    pub cookie: CookieSeen,
+    /// The first client subnet option.
+    pub subnet: SubnetSeen,
 }
 
 /// A record of the message being read. Its owner is already among the answer's octets.
@@ -52,7 +64,8 @@ pub(super) struct Received {
     frame: Frame,
 }
 
-/// Checks that `message` is a response to exactly this question. `asked` is the QNAME as we sent it, letter case included.
+/// Checks that `message` is a response to this question. `asked` is the QNAME as we sent it; a response in another letter case
+/// is taken here and told by [`ResponseHead::letter_case`], for what it means depends on whether the case was a secret.
 ///
 /// A response without a question is refused even where its RCODE says FORMERR or SERVFAIL, as servers of old send it: the
 /// question is what proves that the sender saw ours (RFC 5452 §9.1), and an error believed without it lets anyone who
@@ -65,7 +78,8 @@ pub fn response_head(message: &[u8], asked: &[u8], qtype: u16, qclass: u16) -> R
     };
     let [id_hi, id_lo, flags_hi, flags_lo, qd_hi, qd_lo, an_hi, an_lo, ns_hi, ns_lo, ar_hi, ar_lo] = *header;
     let is_response = flags_hi & 0x80 != 0 && flags_hi >> 3 & 0x0f == 0;
-    let question = rest.strip_prefix(asked).and_then(|rest| rest.first_chunk::<4>());
+    let (name, question) = rest.split_at_checked(asked.len()).unwrap_or_default();
+    let question = question.first_chunk::<4>().filter(|_| name.eq_ignore_ascii_case(asked));
     let [type_hi, type_lo] = qtype.to_be_bytes();
     let [class_hi, class_lo] = qclass.to_be_bytes();
     if !is_response || [qd_hi, qd_lo] != [0, 1] || question != Some(&[type_hi, type_lo, class_hi, class_lo]) {
@@ -77,6 +91,9 @@ pub fn response_head(message: &[u8], asked: &[u8], qtype: u16, qclass: u16) -> R
         rcode: u16::from(flags_lo & 0x0f),
         authentic_data: flags_lo & 0x20 != 0,
         is_referral: false,
+        letter_case: if name == asked { LetterCase::Kept } else { LetterCase::Changed },
+        cookie: CookieSeen::None,
+        subnet: SubnetSeen::None,
     };
     let others = usize::from(u16::from_be_bytes([an_hi, an_lo])) + usize::from(u16::from_be_bytes([ns_hi, ns_lo]));
     let additional = usize::from(u16::from_be_bytes([ar_hi, ar_lo]));
@@ -100,10 +117,30 @@ pub fn response_head(message: &[u8], asked: &[u8], qtype: u16, qclass: u16) -> R
             opt_seen = true;
             let [rcode_hi, ..] = record.ttl_s.to_be_bytes();
             head.rcode |= u16::from(rcode_hi) << 4;
+            head.read_options(record.rdata(message))?;
         }
     }
     head.is_referral = is_lame && ns_seen && !soa_seen;
     Ok(head)
+}
+
+impl ResponseHead {
+    fn read_options(&mut self, rdata: &[u8]) -> Result<(), ResponseError> {
+        for read in Options::new(rdata) {
+            let (code, data) = read.map_err(|_| ResponseError::Malformed)?;
+            match code {
+                option::COOKIE if self.cookie == CookieSeen::None => {
+                    self.cookie = Cookie::read(data).map_or(CookieSeen::Malformed, CookieSeen::Read);
+                }
+                option::CLIENT_SUBNET if self.subnet == SubnetSeen::None => {
+                    let read = ClientSubnet::read(data);
+                    self.subnet = read.map_or(SubnetSeen::Malformed, |(subnet, scope)| SubnetSeen::Read(subnet, scope));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Answer {

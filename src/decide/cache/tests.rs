@@ -75,8 +75,12 @@ fn a_cached_reply_is_octet_for_octet_a_composed_one_with_aged_ttls() {
             composed.compose(&question, &answer);
             for transport in [Transport::Udp, Transport::Tcp] {
                 let (mut fresh, mut cached) = (vec![0; 65_535], vec![0; 65_535]);
-                let reply_head =
-                    ReplyHead { rcode: 3, authentic_data: true, ede: Some(Ede { code: 15, text: "list" }) };
+                let reply_head = ReplyHead {
+                    rcode: 3,
+                    authentic_data: true,
+                    ede: Some(Ede { code: 15, text: "list" }),
+                    scope_bits: None,
+                };
                 let written = reply::write(&question, transport, reply_head, &composed, &mut fresh);
                 let now = Now(5_000_000 + 41_999_999);
                 let entry = cache.find(&key(&question), now).unwrap();

@@ -5,7 +5,7 @@ use corewall_sharding::name::Name;
 use super::*;
 use crate::decide::question::{Edns, Rejection, parse};
 
-const HEAD: ReplyHead<'static> = ReplyHead { rcode: 0, authentic_data: false, ede: None };
+const HEAD: ReplyHead<'static> = ReplyHead { rcode: 0, authentic_data: false, ede: None, scope_bits: None };
 
 fn question(edns: Option<Edns>) -> Question {
     let mut question = Question::EMPTY;
@@ -105,6 +105,36 @@ fn the_text_of_an_error_goes_before_the_records_do() {
     assert!(!is_truncated(&whole) && whole.ends_with(b"\0\x06\0\x0f\0\x02\0\x0f"));
     let cut = written(&question, Transport::Udp, head, &body(&question, room / 16 + 1));
     assert!(is_truncated(&cut) && cut.ends_with(b"advertisers"), "without records there is room for the text again");
+}
+
+#[test]
+fn a_cookie_and_a_subnet_are_given_to_those_who_sent_one() {
+    let mut question = question(edns(1232));
+    question.subnet = ClientSubnet::from_query(b"\0\x01\x20\0\xc0\0\x02\x07").ok();
+    let plain = written(&question, Transport::Udp, HEAD, &body(&question, 0));
+    assert!(plain.ends_with(b"\0\0\0\0"), "where subnets are passed over none is answered");
+    question.cookie = Cookie::read(b"clientckserver01").ok();
+    let ede = Some(Ede { code: 15, text: "ads" });
+    let head = ReplyHead { scope_bits: Some(24), ede, ..HEAD };
+    let reply = written(&question, Transport::Udp, head, &body(&question, 1));
+    let options = b"\0\x29\x04\xd0\0\0\0\0\0\x29\0\x0a\0\x10clientckserver01\0\x08\0\x08\0\x01\x20\x18\xc0\0\x02\x07\0\x0f\0\x05\0\x0fads";
+    assert!(reply.ends_with(options));
+    question.subnet = None;
+    assert!(written(&question, Transport::Udp, head, &body(&question, 0)).ends_with(b"server01\0\x0f\0\x05\0\x0fads"));
+    question.edns = None;
+    assert_eq!(written(&question, Transport::Udp, head, &body(&question, 0)).len(), 29);
+}
+
+#[test]
+fn options_count_towards_the_size_of_a_reply() {
+    let mut question = question(edns(512));
+    question.subnet = ClientSubnet::from_query(b"\0\x01\x20\0\xc0\0\x02\x07").ok();
+    question.cookie = Cookie::read(b"clientckserver01").ok();
+    let head = ReplyHead { scope_bits: Some(0), ..HEAD };
+    let fits = (512 - 29 - OPT_BYTES_MIN - 20 - 12) / 16;
+    assert!(!is_truncated(&written(&question, Transport::Udp, head, &body(&question, fits))));
+    let cut = written(&question, Transport::Udp, head, &body(&question, fits + 1));
+    assert!(is_truncated(&cut) && cut.len() == 29 + OPT_BYTES_MIN + 20 + 12);
 }
 
 #[test]

@@ -1,17 +1,15 @@
-//! Stage 8, upstream: which servers there are, how they do, which one is asked next, and what a question to it looks like.
+//! Stage 8, upstream: which servers there are, how they do, and which one is asked next.
 //!
 //! ```text
 //!  groups    the servers and groups of the configuration and of rules
 //!  server    how long one takes, and whether it is down
 //!  strategy  which server of a group is asked next
 //!  strays    late answers that are still measured
-//!  request   the message to a server
 //!  chance    unpredictable numbers
 //! ```
 
 mod chance;
 mod groups;
-mod request;
 mod server;
 mod strategy;
 mod strays;
@@ -22,7 +20,6 @@ use corewall_sharding::rule::ClassId;
 
 pub use self::chance::Chance;
 pub use self::groups::{GroupId, GroupRef, NO_SERVERS, NoRoom, ServerRef};
-pub use self::request::{REQUEST_BYTES_MAX, write_request};
 pub use self::server::{Health, RoundTrip, ServerId};
 pub use self::strays::Stray;
 

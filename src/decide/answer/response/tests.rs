@@ -6,7 +6,7 @@ use domain::zonefile::inplace::{Entry as ZoneEntry, Zonefile};
 
 use super::*;
 use crate::decide::wire::{rcode, rtype};
-use crate::limits::ANSWER_RECORDS_MAX;
+use crate::limits::{ANSWER_RECORDS_MAX, EDNS_OPTIONS_MAX};
 
 /// A compressed response to `name` `qtype` with the records of answer and authority section.
 fn response(name: &str, qtype: u16, answer: &str, authority: &str) -> Vec<u8> {
@@ -264,7 +264,7 @@ fn a_head_is_taken_only_from_a_response_to_exactly_our_question() {
     let head = response_head(&whole, ASKED, rtype::A, CLASS_IN).unwrap();
     assert_eq!((head.truncated, head.rcode, head.authentic_data, head.is_referral), (false, 0, false, false));
     let refused = |message: &[u8]| response_head(message, ASKED, rtype::A, CLASS_IN) == Err(ResponseError::Malformed);
-    for (at, octet) in [(2, 0x00), (2, 0x88), (5, 0), (5, 2), (13, b'a'), (23, 2), (24, 28), (26, 3)] {
+    for (at, octet) in [(2, 0x00), (2, 0x88), (5, 0), (5, 2), (13, b'b'), (12, 2), (23, 2), (24, 28), (26, 3)] {
         let mut message = whole.clone();
         assert_ne!(message[at], octet, "{at}");
         message[at] = octet;
@@ -303,6 +303,54 @@ fn the_rcode_has_its_upper_bits_in_opt() {
     message[11] = 2;
     let twice = [message.as_slice(), opt, opt].concat();
     assert_eq!(response_head(&twice, ASKED, rtype::A, CLASS_IN), Err(ResponseError::Malformed));
+}
+
+#[test]
+fn another_letter_case_is_told() {
+    let case =
+        |name: &str| response_head(&response(name, rtype::A, "", ""), ASKED, rtype::A, CLASS_IN).unwrap().letter_case;
+    assert_eq!(case("A.example"), LetterCase::Kept);
+    assert_eq!(case("a.example"), LetterCase::Changed);
+    assert_eq!(case("A.exaMple"), LetterCase::Changed);
+}
+
+/// An answer with these options in its OPT record.
+fn with_options(options: &[u8]) -> Vec<u8> {
+    let mut message = response("A.example", rtype::A, "", "");
+    message[11] = 1;
+    let opt = [b"\0\0\x29\x04\xd0\0\0\0\0".as_slice(), &(options.len() as u16).to_be_bytes(), options].concat();
+    [message, opt].concat()
+}
+
+#[test]
+fn the_first_cookie_and_the_first_subnet_are_read() {
+    let cookie = b"\0\x0a\0\x10clientckserver01".as_slice();
+    let subnet = b"\0\x08\0\x07\0\x01\x18\x10\xc0\0\x02".as_slice();
+    let other = b"\0\x03\0\x02ns".as_slice();
+    let head = |options: &[&[u8]]| response_head(&with_options(&options.concat()), ASKED, rtype::A, CLASS_IN).unwrap();
+    let all = head(&[other, cookie, subnet]);
+    assert_eq!(all.cookie, CookieSeen::Read(Cookie::read(b"clientckserver01").unwrap()));
+    assert_eq!(all.subnet, SubnetSeen::Read(ClientSubnet::from_query(b"\0\x01\x18\0\xc0\0\x02").unwrap(), 16));
+    assert_eq!(head(&[cookie, b"\0\x0a\0\x08guessed!"]).cookie, all.cookie);
+    assert_eq!(head(&[subnet, b"\0\x08\0\x04\0\x01\0\0"]).subnet, all.subnet);
+    let none = head(&[other]);
+    assert_eq!((none.cookie, none.subnet), (CookieSeen::None, SubnetSeen::None));
+    let malformed = head(&[b"\0\x0a\0\x03abc", b"\0\x08\0\x01\0", cookie, subnet]);
+    assert_eq!((malformed.cookie, malformed.subnet), (CookieSeen::Malformed, SubnetSeen::Malformed));
+}
+
+#[test]
+fn an_answer_with_broken_or_too_many_options_is_none() {
+    let options = b"\0\x0a\0\x10clientckserver01\0\x08\0\x07\0\x01\x18\x10\xc0\0\x02";
+    for end in 0..=options.len() {
+        let head = response_head(&with_options(&options[..end]), ASKED, rtype::A, CLASS_IN);
+        assert_eq!(head.is_ok(), [0, 20, options.len()].contains(&end), "{end}");
+    }
+    let option = b"\xff\xf0\0\0";
+    for (count, is_taken) in [(EDNS_OPTIONS_MAX, true), (EDNS_OPTIONS_MAX + 1, false)] {
+        let head = response_head(&with_options(&option.repeat(count)), ASKED, rtype::A, CLASS_IN);
+        assert_eq!(head.is_ok(), is_taken);
+    }
 }
 
 #[test]
