@@ -48,6 +48,9 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// The store's directory.
     pub store: PathBuf,
+    /// Where a running server is spoken to; none means not at all.
+    #[serde(deserialize_with = "value::path_or_none")]
+    pub control_socket: Option<PathBuf>,
     /// Whether shards are mapped into memory.
     pub mmap: bool,
     /// What a store that cannot be read does to the answer.
@@ -117,6 +120,7 @@ impl Default for Config {
             cores: Cores::Auto,
             listen: vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5353)],
             store: PathBuf::from("/var/lib/corewall"),
+            control_socket: Some(PathBuf::from("/run/corewall/control.sock")),
             mmap: true,
             on_store_error: OnStoreError::Servfail,
             clients_allowed: Vec::new(),
@@ -309,6 +313,7 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
     for file in &mut config.hosts_files {
         *file = base.join(&file);
     }
+    config.control_socket = config.control_socket.map(|path| base.join(path));
     for list in &mut config.list {
         list.path = base.join(&list.path);
     }

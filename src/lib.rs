@@ -3,6 +3,7 @@
 pub mod build;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod decide;
 pub mod limits;
 pub mod lists;

@@ -275,10 +275,30 @@ pub const TCP_OUTBOX_BYTES_HIGH: usize = 16_384;
 /// Queries of one TCP connection answered before the other connections are looked at.
 pub const TCP_QUERIES_IN_A_ROW_MAX: usize = 16;
 
-/// Events from signals and workers that wait for the control thread: a worker has two to tell in its life.
+/// Events from signals, workers and the control socket that wait for the control thread: a worker has two to tell in its life,
+/// a connection one at a time.
 pub const CONTROL_EVENTS_MAX: usize = 4 * WORKERS_MAX;
-/// Messages from the control thread that wait for one worker.
+/// Messages from the control thread that wait for one worker: a request of the control socket, a switch, a stop, and one more.
 pub const ORDERS_MAX: usize = 4;
+/// Connections of the control socket: a few operators and their monitoring; each is a thread that sleeps.
+pub const CONTROL_CONNECTIONS_MAX: usize = 16;
+/// Connections of the control socket that the kernel completes before they are accepted, for those who come during the start.
+pub const CONTROL_BACKLOG: i32 = 64;
+/// Bytes of one request on the control socket, its line end aside: the longest pattern, each octet escaped, and as much again.
+pub const CONTROL_REQUEST_BYTES_MAX: usize = 32_768;
+const _: () = assert!(CONTROL_REQUEST_BYTES_MAX >= 2 * 2 * PATTERN_BYTES_MAX, "any rule can be told");
+/// Bytes of one answer on the control socket that a command reads: 256 workers and thousands of upstream servers take a tenth.
+pub const CONTROL_ANSWER_BYTES_MAX: u64 = 16 << 20;
+/// Milliseconds within which a request must have come whole; a connection that is silent for so long is closed.
+pub const CONTROL_IDLE_MS_MAX: u64 = 30_000;
+/// Milliseconds within which an answer must have been taken: somebody who does not read keeps no thread.
+pub const CONTROL_WRITE_MS_MAX: u64 = 5_000;
+/// Milliseconds within which every worker must have done what a request asks: a flush of the largest cache takes seconds.
+pub const CONTROL_ORDER_MS_MAX: u64 = 30_000;
+/// Milliseconds that a command waits for its answer: until all requests before it would have failed, were there two.
+pub const CONTROL_CLIENT_MS_MAX: u64 = 60_000;
+const _: () = assert!(CONTROL_CLIENT_MS_MAX > CONTROL_ORDER_MS_MAX, "what a worker did wrong is told");
+const _: () = assert!(CONTROL_IDLE_MS_MAX > 2 * STOP_MS_MAX, "who asks for the end is there to see it");
 /// Milliseconds that a start waits for an address that a server which has just ended may still have: up to 190 were seen.
 pub const ADDRESS_FREE_MS_MAX: u64 = 2_000;
 /// Milliseconds until all workers must serve; start-up gives up after it.

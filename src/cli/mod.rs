@@ -4,9 +4,14 @@
 //! what to do about it; reports go to standard output.
 
 pub mod build;
+pub mod cache;
 pub mod check;
+pub mod control;
 pub mod explain;
+mod reload;
 pub mod serve;
+mod status;
+mod stop;
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -14,6 +19,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use self::control::ControlArguments;
 use crate::build::patterns;
 use crate::config::{self, Config};
 
@@ -35,6 +41,14 @@ enum Command {
     Check(check::Arguments),
     /// Tell what would be answered to a question, and why.
     Explain(Box<explain::Arguments>),
+    /// Tell how the running server is: generation, workers, caches, counters.
+    Status(ControlArguments),
+    /// Look into the caches of the running server, or make it forget.
+    Cache(Box<cache::Arguments>),
+    /// Have the running server go over to the newest configuration and generation; comes back when it has.
+    Reload(ControlArguments),
+    /// End the running server; comes back when it has answered what it was asked and ended.
+    Stop(ControlArguments),
     /// Print the default configuration with the meaning of every option.
     DefaultConfig,
     /// Compile patterns from standard input, within limits; started by `build` and `serve`.
@@ -91,6 +105,10 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Check(arguments) => check::run(arguments),
         Command::Explain(arguments) => explain::run(*arguments),
+        Command::Status(control) => status::run(control),
+        Command::Cache(arguments) => cache::run(*arguments),
+        Command::Reload(control) => reload::run(control),
+        Command::Stop(control) => stop::run(control),
         Command::DefaultConfig => print(config::DEFAULT_TOML),
         Command::CompilePatterns { cpu_s, wall_s } => {
             let bounds = patterns::Bounds { cpu_s, wall_s };

@@ -88,6 +88,7 @@ fn plan_of(config: &Config, hosts: &Hosts, hints: bool) -> Result<Plan, cores::C
         listen: config.listen.clone(),
         wait: config.wait,
         log: config.log.as_str().to_owned(),
+        control_socket: config.control_socket.clone(),
         hints,
         wanted: Wanted { settings, store: Some(config.store.clone()), mmap: config.mmap },
     })

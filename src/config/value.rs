@@ -317,6 +317,12 @@ pub(super) fn chaos_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<S
     Ok(text)
 }
 
+/// A path; none when it is empty.
+pub(super) fn path_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    Ok(Some(path).filter(|path| !path.as_os_str().is_empty()))
+}
+
 /// Seconds that something may be cached.
 pub(super) fn ttl_s<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     between(deserializer, 0, u64::from(limits::TTL_S_MAX), "seconds").map(narrow)

@@ -2,6 +2,7 @@
 //!
 //! Invariant: only the worker writes its counters; others read them relaxed. No two workers' counters share a cache line.
 
+use crate::control::protocol::CacheUse;
 use crate::decide::counters::{Counter, Counters};
 
 macro_rules! socket_counters {
@@ -78,12 +79,34 @@ impl Totals {
         }
     }
 
+    /// Every counter with its name.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.0.iter().copied()
+    }
+
     /// `name=value` of everything that is not zero.
     pub fn line(&self) -> String {
         let parts: Vec<String> =
             self.0.iter().filter(|(_, value)| *value != 0).map(|(name, value)| format!("{name}={value}")).collect();
         if parts.is_empty() { "nothing was asked".to_owned() } else { parts.join(" ") }
     }
+}
+
+/// What one worker says of itself when it is asked.
+#[derive(Clone, Debug)]
+pub struct WorkerReport {
+    /// The generation that it serves; none without a store.
+    pub generation: Option<u64>,
+    /// Rules of that generation.
+    pub rules: u64,
+    /// Queries taken in and not answered yet.
+    pub queries_waiting: u64,
+    /// TCP connections with clients.
+    pub tcp_connections: u64,
+    /// How full its cache is.
+    pub cache: CacheUse,
+    /// Everything that it has counted.
+    pub totals: Totals,
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 pub mod answer_here;
 pub mod clock;
 pub mod cores;
+mod error;
 mod kernel;
 pub mod metrics;
 pub mod patterns;
@@ -27,13 +28,13 @@ pub mod wait;
 mod worker;
 
 use std::cell::RefCell;
-use std::fmt;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::panic;
+use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -42,10 +43,16 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use socket2::{Domain, Protocol, Socket, Type};
 
+pub use self::error::ServeError;
+
 use self::metrics::Totals;
 use self::reload::{Commander, Knowledge, Order, Orders, Wanted};
 use self::wait::Wait;
 use self::worker::Worker;
+use crate::control;
+use crate::control::commands::{Commands, Errand};
+use crate::control::protocol::Reloaded;
+use crate::control::socket::ControlSocket;
 use crate::limits::{
     ADDRESS_FREE_MS_MAX, CONTROL_EVENTS_MAX, LISTEN_ADDRESSES_MAX, START_MS_MAX, STOP_MS_MAX, WORKERS_MAX,
 };
@@ -68,6 +75,8 @@ pub struct Plan {
     pub wait: Wait,
     /// What is logged, as the configuration says it; the caller has set it up.
     pub log: String,
+    /// Where it can be spoken to while it runs; none means not at all.
+    pub control_socket: Option<PathBuf>,
     /// After `ready`, print commands to try.
     pub hints: bool,
     /// What may change while the server runs.
@@ -84,6 +93,7 @@ impl Plan {
             ("`listen`", self.listen != newer.listen),
             ("`wait`", self.wait != newer.wait),
             ("`log`", self.log != newer.log),
+            ("`control_socket`", self.control_socket != newer.control_socket),
             ("`cache.bytes`", cache_bytes(self) != cache_bytes(newer)),
             ("`cache.eviction`", eviction(self) != eviction(newer)),
         ];
@@ -94,88 +104,6 @@ impl Plan {
 /// Reads the configuration again at SIGHUP. The error is shown as it is.
 pub type Reread = Box<dyn FnMut() -> Result<Plan, String>>;
 
-/// Why the server cannot start, or had to stop. Each is shown to the operator as it is.
-#[derive(Debug)]
-pub enum ServeError {
-    /// The machine does not let workers run.
-    Probe(probe::ProbeError),
-    /// Nothing to serve on, or too much of it.
-    Plan(String),
-    /// An address cannot be listened on.
-    Listen {
-        /// Which.
-        address: SocketAddr,
-        /// `UDP` or `TCP`.
-        transport: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// The store, or something made of it, cannot be used.
-    Store(String),
-    /// Some workers did not serve in time.
-    Slow {
-        /// How many did.
-        serving: usize,
-        /// Of so many.
-        workers: usize,
-    },
-    /// A worker did not start, or ended while it should serve.
-    Worker {
-        /// Its core.
-        core: usize,
-        /// Why.
-        reason: String,
-    },
-    /// The operating system refused something that never fails in health.
-    System {
-        /// What was tried, as in "cannot ...".
-        doing: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-impl fmt::Display for ServeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Probe(error) => error.fmt(f),
-            Self::Plan(reason) | Self::Store(reason) => f.write_str(reason),
-            Self::Listen { address, transport, source } => {
-                write!(f, "cannot listen on {address} ({transport}): {source}")?;
-                let port = address.port();
-                match source.kind() {
-                    io::ErrorKind::AddrInUse => write!(
-                        f,
-                        "; another server has it (`ss -lnp 'sport = :{port}'` shows which): stop that one, or change `listen`"
-                    ),
-                    io::ErrorKind::AddrNotAvailable => {
-                        write!(
-                            f,
-                            "; this machine has no such address (`ip address` shows those it has): change `listen`"
-                        )
-                    }
-                    io::ErrorKind::PermissionDenied => write!(
-                        f,
-                        "; ports below 1024 need root, CAP_NET_BIND_SERVICE (AmbientCapabilities= in the systemd unit), or \
-                         `sysctl net.ipv4.ip_unprivileged_port_start={port}`"
-                    ),
-                    _ => Ok(()),
-                }
-            }
-            Self::Slow { serving, workers } => write!(
-                f,
-                "only {serving} of {workers} workers serve after {} s; if the machine is busy or its disks are slow, start \
-                 again, or name fewer `cores`",
-                START_MS_MAX / 1_000
-            ),
-            Self::Worker { core, reason } => write!(f, "the worker on core {core} failed: {reason}"),
-            Self::System { doing, source } => write!(f, "cannot {doing}: {source}"),
-        }
-    }
-}
-
-impl std::error::Error for ServeError {}
-
 /// The listening sockets of one worker.
 struct Sockets {
     udp: Vec<UdpSocket>,
@@ -185,6 +113,8 @@ struct Sockets {
 /// What the control thread waits for.
 enum Event {
     Signal(i32),
+    /// Something was asked through the control socket.
+    Errand(Errand),
     /// Configuration and store were read, or cannot be used.
     Loaded(Result<Arc<Knowledge>, String>),
     Serving,
@@ -195,7 +125,7 @@ enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Course {
     Serving,
-    /// A signal ends it.
+    /// A signal, or a request, ends it.
     Stopped,
 }
 
@@ -204,8 +134,18 @@ enum Load {
     Done(Arc<Knowledge>),
     /// Why.
     Unusable(String),
-    /// A signal came that ends the server.
+    /// Something came that ends the server.
     Stopped,
+}
+
+/// Why a reload changed nothing, or not everything.
+enum NotReloaded {
+    /// Configuration or store cannot be used.
+    Unusable(String),
+    /// Some workers did not go over.
+    Partly(String),
+    /// The server must stop.
+    Stopped(ServeError),
 }
 
 /// Signals that wait to be carried out; see [`catch_signals`].
@@ -222,7 +162,7 @@ pub fn catch_signals() -> Result<CaughtSignals, ServeError> {
 }
 
 /// Serves until SIGTERM or SIGINT. Prints one line that begins with `ready` to the standard output when every worker serves.
-/// SIGHUP reads the configuration again and goes over to the newest generation.
+/// SIGHUP reads the configuration again and goes over to the newest generation; so does a request through the control socket.
 pub fn run(plan: Plan, reread: Reread, signals: CaughtSignals) -> Result<(), ServeError> {
     let started = Instant::now();
     let (sender, events) = mpsc::sync_channel(CONTROL_EVENTS_MAX);
@@ -230,13 +170,17 @@ pub fn run(plan: Plan, reread: Reread, signals: CaughtSignals) -> Result<(), Ser
     check(&plan)?;
     probe::probe(plan.cores.len()).map_err(ServeError::Probe)?;
     let sockets = listen(&plan)?;
+    // Whoever connects from now on is answered when all workers serve.
+    let control_socket =
+        plan.control_socket.as_deref().map(ControlSocket::bind).transpose().map_err(ServeError::Control)?;
     let mut server = Server {
-        commanders: Vec::new(),
+        commanders: Arc::default(),
         threads: Vec::new(),
         sender,
         events,
         totals: Totals::default(),
         must_reload: false,
+        reload_asked: Vec::new(),
         plan,
         reread,
     };
@@ -251,6 +195,9 @@ pub fn run(plan: Plan, reread: Reread, signals: CaughtSignals) -> Result<(), Ser
         }
         server.say_ready(&knowledge, started);
         drop(knowledge);
+        if let Some(socket) = &control_socket {
+            server.answer_on(socket)?;
+        }
         server.serve()
     });
     server.stop();
@@ -324,14 +271,16 @@ fn forward_signals(signals: CaughtSignals, events: SyncSender<Event>) -> Result<
 
 /// The control thread's view of the workers.
 struct Server {
-    commanders: Vec<Commander>,
+    commanders: Arc<Vec<Commander>>,
     threads: Vec<Option<ExecutorJoinHandle<()>>>,
     /// For those who have something to tell.
     sender: SyncSender<Event>,
     events: Receiver<Event>,
     totals: Totals,
-    /// A SIGHUP came and is to be carried out.
+    /// A SIGHUP or a request for it came and is to be carried out.
     must_reload: bool,
+    /// Who is to be told what becomes of it: at most one for each connection of the control socket.
+    reload_asked: Vec<SyncSender<Result<Reloaded, String>>>,
     plan: Plan,
     reread: Reread,
 }
@@ -353,28 +302,45 @@ impl Server {
             match self.events.recv() {
                 Ok(Event::Loaded(Ok(knowledge))) => return Ok(Load::Done(knowledge)),
                 Ok(Event::Loaded(Err(reason))) => return Ok(Load::Unusable(reason)),
-                Ok(Event::Signal(signal)) if self.must_stop(signal) => return Ok(Load::Stopped),
-                Ok(Event::Ended(worker, outcome)) => return Err(self.ended(worker, outcome)),
-                Ok(Event::Signal(_) | Event::Serving) => {}
+                Ok(event) => match self.hear(event)? {
+                    Course::Serving => {}
+                    Course::Stopped => return Ok(Load::Stopped),
+                },
                 Err(_) => return Ok(Load::Stopped),
             }
         }
     }
 
-    /// Whether a signal ends the server; SIGHUP is remembered instead.
-    fn must_stop(&mut self, signal: i32) -> bool {
-        if signal == SIGHUP {
-            self.must_reload = true;
-            return false;
+    /// What every wait does with an event that is not the one it waits for: a reload is remembered, an end ends the wait.
+    fn hear(&mut self, event: Event) -> Result<Course, ServeError> {
+        match event {
+            Event::Signal(SIGHUP) => self.must_reload = true,
+            Event::Errand(Errand::Reload(done)) => {
+                self.must_reload = true;
+                self.reload_asked.push(done);
+            }
+            Event::Signal(signal) => {
+                tracing::info!(signal, "stopping");
+                return Ok(Course::Stopped);
+            }
+            Event::Errand(Errand::Stop) => {
+                tracing::info!("stopping: asked through the control socket");
+                return Ok(Course::Stopped);
+            }
+            Event::Ended(worker, outcome) => return Err(self.ended(worker, outcome)),
+            Event::Serving | Event::Loaded(_) => {}
         }
-        tracing::info!(signal, "stopping");
-        true
+        Ok(Course::Serving)
     }
 
     fn start(&mut self, sockets: Vec<Sockets>, knowledge: &Arc<Knowledge>) -> Result<Course, ServeError> {
-        for (index, (sockets, &core)) in sockets.into_iter().zip(&self.plan.cores).enumerate() {
-            let (commander, orders) =
-                reload::orders().map_err(|source| ServeError::System { doing: "make a pair of sockets", source })?;
+        let failed = |source| ServeError::System { doing: "make a pair of sockets", source };
+        let queues =
+            self.plan.cores.iter().map(|&core| reload::orders(core)).collect::<io::Result<Vec<_>>>().map_err(failed)?;
+        let (commanders, orders): (Vec<_>, Vec<_>) = queues.into_iter().unzip();
+        self.commanders = Arc::new(commanders);
+        let cores = self.plan.cores.iter().copied();
+        for (index, ((sockets, orders), core)) in sockets.into_iter().zip(orders).zip(cores).enumerate() {
             let (knowledge, wait) = (knowledge.clone(), self.plan.wait);
             let report = Report { events: self.sender.clone(), index, is_made: false };
             let thread = LocalExecutorBuilder::new(Placement::Fixed(core))
@@ -385,7 +351,6 @@ impl Server {
                 .preempt_timer(turn::PREEMPT_NEVER)
                 .spawn(move || work(knowledge, sockets, orders, wait, report))
                 .map_err(|error| ServeError::Worker { core, reason: format!("its executor did not start: {error}") })?;
-            self.commanders.push(commander);
             self.threads.push(Some(thread));
         }
         let until = Instant::now() + Duration::from_millis(START_MS_MAX);
@@ -393,9 +358,10 @@ impl Server {
         while serving < workers {
             match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(Event::Serving) => serving += 1,
-                Ok(Event::Ended(worker, outcome)) => return Err(self.ended(worker, outcome)),
-                Ok(Event::Signal(signal)) if self.must_stop(signal) => return Ok(Course::Stopped),
-                Ok(Event::Signal(_) | Event::Loaded(_)) => {}
+                Ok(event) => match self.hear(event)? {
+                    Course::Serving => {}
+                    Course::Stopped => return Ok(Course::Stopped),
+                },
                 Err(_) => return Err(ServeError::Slow { serving, workers }),
             }
         }
@@ -430,54 +396,82 @@ impl Server {
         }
     }
 
+    /// From now on what comes through the control socket is answered.
+    fn answer_on(&self, socket: &ControlSocket) -> Result<(), ServeError> {
+        let sender = self.sender.clone();
+        let commands = Commands {
+            workers: Arc::downgrade(&self.commanders),
+            listen: self.plan.listen.clone(),
+            ready_since: Instant::now(),
+            send: Box::new(move |errand| sender.send(Event::Errand(errand)).is_ok()),
+            turn: Mutex::default(),
+        };
+        control::serve(socket, commands).map_err(|source| ServeError::System { doing: "start a thread", source })
+    }
+
     fn serve(&mut self) -> Result<(), ServeError> {
         loop {
-            // A SIGHUP may have come while the workers started, or during the last reload.
+            // It may have been asked for while the workers started, or during the last reload.
             while std::mem::take(&mut self.must_reload) {
-                match self.reload() {
-                    Ok(Course::Serving) => {}
-                    Ok(Course::Stopped) => return Ok(()),
-                    Err(error) => return Err(error),
+                if self.reload()? == Course::Stopped {
+                    return Ok(());
                 }
             }
-            match self.events.recv() {
-                Ok(Event::Signal(signal)) if self.must_stop(signal) => return Ok(()),
-                Ok(Event::Ended(worker, outcome)) => return Err(self.ended(worker, outcome)),
-                Ok(Event::Signal(_) | Event::Serving | Event::Loaded(_)) => {}
-                Err(_) => return Ok(()),
+            let Ok(event) = self.events.recv() else { return Ok(()) };
+            if self.hear(event)? == Course::Stopped {
+                return Ok(());
             }
         }
     }
 
-    /// Reads configuration and store again. What cannot be used leaves the old ones serving.
+    /// Reads configuration and store again, and says what has become of it: to the log, and to whoever has asked.
     fn reload(&mut self) -> Result<Course, ServeError> {
+        let asked = std::mem::take(&mut self.reload_asked);
+        let outcome = match self.go_over() {
+            Ok(Some(reloaded)) => Ok(reloaded),
+            // Those who have asked see that the server ends.
+            Ok(None) => return Ok(Course::Stopped),
+            Err(NotReloaded::Stopped(error)) => return Err(error),
+            Err(NotReloaded::Unusable(reason)) => Err(format!("reload failed, serving as before: {reason}")),
+            Err(NotReloaded::Partly(reason)) => Err(format!("reload failed in part: {reason}")),
+        };
+        if let Err(reason) = &outcome {
+            tracing::error!("{reason}");
+        }
+        for done in asked {
+            // Somebody may have given up waiting.
+            let _ = done.try_send(outcome.clone());
+        }
+        Ok(Course::Serving)
+    }
+
+    /// Goes over to what configuration and store are now; none when the server is to end. What cannot be used leaves the old
+    /// ones serving.
+    fn go_over(&mut self) -> Result<Option<Reloaded>, NotReloaded> {
         let started = Instant::now();
-        let not_reloaded = |reason| {
-            tracing::error!("reload failed, serving as before: {reason}");
-            Ok(Course::Serving)
-        };
-        let plan = match (self.reread)() {
-            Ok(plan) => plan,
-            Err(reason) => return not_reloaded(reason),
-        };
-        let knowledge = match self.load(plan.wanted.clone())? {
+        let plan = (self.reread)().map_err(NotReloaded::Unusable)?;
+        let knowledge = match self.load(plan.wanted.clone()).map_err(NotReloaded::Stopped)? {
             Load::Done(knowledge) => knowledge,
-            Load::Unusable(reason) => return not_reloaded(reason),
-            Load::Stopped => return Ok(Course::Stopped),
+            Load::Unusable(reason) => return Err(NotReloaded::Unusable(reason)),
+            Load::Stopped => return Ok(None),
         };
         let kept = self.plan.kept_against(&plan);
         if !kept.is_empty() {
             tracing::warn!("{} change at a restart only; the rest of the configuration is taken over", kept.join(", "));
         }
         let failures = reload::switch_all(&self.commanders, &knowledge);
-        for (worker, reason) in &failures {
-            let core = self.plan.cores.get(*worker).copied().unwrap_or_default();
-            tracing::error!(core, "this worker serves the old generation still: {reason}");
+        if !failures.is_empty() {
+            let failures = failures.into_iter().map(|(core, reason)| format!("core {core} ({reason})"));
+            let failures: Vec<String> = failures.collect();
+            return Err(NotReloaded::Partly(format!("the old generation is still served on {}", failures.join(", "))));
         }
-        if failures.is_empty() {
-            tracing::info!("reloaded in {} ms: {}", started.elapsed().as_millis(), knowledge.describe());
-        }
-        Ok(Course::Serving)
+        tracing::info!("reloaded in {} ms: {}", started.elapsed().as_millis(), knowledge.describe());
+        Ok(Some(Reloaded {
+            generation: knowledge.generation(),
+            rules: knowledge.rule_count(),
+            took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            at_restart: kept.into_iter().map(|option| option.trim_matches('`').to_owned()).collect(),
+        }))
     }
 
     fn ended(&mut self, worker: usize, outcome: Result<Totals, String>) -> ServeError {
@@ -497,7 +491,7 @@ impl Server {
 
     /// Lets every worker answer what it has taken in, for a bounded time.
     fn stop(&mut self) {
-        for commander in &self.commanders {
+        for commander in self.commanders.iter() {
             commander.order(Order::Stop);
         }
         let until = Instant::now() + Duration::from_millis(2 * STOP_MS_MAX);

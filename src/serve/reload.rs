@@ -1,4 +1,5 @@
-//! What the control thread tells the workers while they serve: another generation or configuration, or to stop.
+//! What the workers are told while they serve: another generation or configuration, what the control socket is asked for, or
+//! to stop.
 //!
 //! Invariants: what workers share is immutable and handed over whole ([`Knowledge`]); a worker goes over to it between two
 //! batches and drops the old one afterwards, so no query is lost; a configuration or store that cannot be used leaves the old
@@ -14,8 +15,10 @@ use std::time::Duration;
 use corewall_sharding::publish::{Generation, Store};
 use corewall_sharding::rule::Kind;
 
+use super::metrics::WorkerReport;
 use super::patterns::{PatternDatabase, PatternScanner};
 use super::store::StoreReader;
+use crate::decide::cache::Flush;
 use crate::decide::rulebook::RuleBook;
 use crate::decide::settings::Settings;
 use crate::limits::{ORDERS_MAX, START_MS_MAX};
@@ -80,6 +83,16 @@ impl Knowledge {
         PatternScanner::new(self.patterns.clone()).map_err(|error| error.to_string())
     }
 
+    /// The generation's number; none without a store.
+    pub fn generation(&self) -> Option<u64> {
+        self.generation.as_ref().map(|generation| generation.number)
+    }
+
+    /// The generation's rules.
+    pub fn rule_count(&self) -> u64 {
+        self.generation.as_ref().map_or(0, |generation| generation.rule_count())
+    }
+
     /// The generation's number and rules, for people.
     pub fn describe(&self) -> String {
         match &self.generation {
@@ -129,6 +142,18 @@ pub enum Order {
         /// Whom to tell.
         done: SyncSender<Result<(), String>>,
     },
+    /// Forget cached answers; say how many are gone.
+    Flush {
+        /// Which.
+        what: Arc<Flush>,
+        /// Whom to tell.
+        done: SyncSender<u64>,
+    },
+    /// Say how it is.
+    Report {
+        /// Whom to tell.
+        done: SyncSender<WorkerReport>,
+    },
     /// Answer what has been asked and end.
     Stop,
 }
@@ -143,20 +168,26 @@ pub struct Orders {
 
 /// The control thread's end.
 pub struct Commander {
+    core: usize,
     orders: SyncSender<Order>,
     wakeups: UnixStream,
 }
 
-/// A queue of orders.
-pub fn orders() -> io::Result<(Commander, Orders)> {
+/// A queue of orders for the worker on this core.
+pub fn orders(core: usize) -> io::Result<(Commander, Orders)> {
     let (sender, receiver) = mpsc::sync_channel(ORDERS_MAX);
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     theirs.set_nonblocking(true)?;
-    Ok((Commander { orders: sender, wakeups: ours }, Orders { orders: receiver, wakeups: theirs }))
+    Ok((Commander { core, orders: sender, wakeups: ours }, Orders { orders: receiver, wakeups: theirs }))
 }
 
 impl Commander {
+    /// The worker's core.
+    pub fn core(&self) -> usize {
+        self.core
+    }
+
     /// Puts an order into the queue. False when the worker does not take its orders any more.
     pub fn order(&self, order: Order) -> bool {
         let is_taken = self.orders.try_send(order).is_ok();
@@ -167,10 +198,10 @@ impl Commander {
 }
 
 /// Makes every worker go over to `knowledge`, one after the other, so that never more than one of them is opening files
-/// instead of answering. Returns what went wrong, by worker; the others have changed.
+/// instead of answering. Returns what went wrong, by core; the other workers have changed.
 pub fn switch_all(commanders: &[Commander], knowledge: &Arc<Knowledge>) -> Vec<(usize, String)> {
     let mut failures = Vec::new();
-    for (worker, commander) in commanders.iter().enumerate() {
+    for commander in commanders {
         let (done, is_done) = mpsc::sync_channel(1);
         let outcome = if commander.order(Order::Switch { knowledge: knowledge.clone(), done }) {
             is_done
@@ -180,7 +211,7 @@ pub fn switch_all(commanders: &[Commander], knowledge: &Arc<Knowledge>) -> Vec<(
             Err("it takes no orders".to_owned())
         };
         if let Err(reason) = outcome {
-            failures.push((worker, reason));
+            failures.push((commander.core, reason));
         }
     }
     failures
@@ -199,7 +230,7 @@ mod tests {
 
     #[test]
     fn an_order_wakes_its_worker_and_a_full_queue_is_said() {
-        let (commander, mut orders) = orders().unwrap();
+        let (commander, mut orders) = orders(0).unwrap();
         for _ in 0..ORDERS_MAX {
             assert!(commander.order(Order::Stop));
         }

@@ -12,6 +12,8 @@ use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -29,6 +31,7 @@ use super::udp::ReceiveBatch;
 use super::upstream::ask_over_tcp;
 use super::wait::{Wait, watch};
 use super::worker::{AskOverTcp, Worker};
+use crate::decide::cache::{Flush, FlushCursor};
 use crate::limits::{NAP_MS_MAX, STOP_MS_MAX, TCP_QUERIES_IN_A_ROW_MAX};
 
 /// A worker that its tasks share. Only one of them runs at a time.
@@ -221,8 +224,8 @@ fn write(worker: &Shared, token: u64, stream: &mut TcpStream, task: &mut Context
     Poll::Pending
 }
 
-/// Carries out what the control thread orders.
-async fn obey(worker: Shared, orders: std::sync::mpsc::Receiver<Order>, wakeups: UnixStream) {
+/// Carries out what is ordered.
+async fn obey(worker: Shared, orders: Receiver<Order>, wakeups: UnixStream) {
     let mut wakeups: glommio::net::UnixStream = adopt(wakeups);
     let mut octets = [0; 16];
     loop {
@@ -235,6 +238,13 @@ async fn obey(worker: Shared, orders: std::sync::mpsc::Receiver<Order>, wakeups:
                     // The control thread may have given up waiting; then it has said so.
                     let _ = done.send(switched);
                 }
+                // In a task of its own: whatever is ordered next does not wait for it.
+                Order::Flush { what, done } => {
+                    spawn_local(flush(worker.clone(), what, done)).detach();
+                }
+                Order::Report { done } => {
+                    let _ = done.send(worker.borrow_mut().report());
+                }
                 Order::Stop => worker.borrow_mut().begin_stop(),
             }
         }
@@ -242,6 +252,19 @@ async fn obey(worker: Shared, orders: std::sync::mpsc::Receiver<Order>, wakeups:
             return worker.borrow_mut().begin_stop();
         }
     }
+}
+
+/// Forgets cached answers, a slice at a time: between two of them questions are answered.
+async fn flush(worker: Shared, what: Arc<Flush>, done: SyncSender<u64>) {
+    let (mut removed, mut next) = (0, Some(FlushCursor::START));
+    while let Some(from) = next {
+        let progress = worker.borrow_mut().flush_cache(&what, from);
+        removed += u64::from(progress.removed);
+        next = progress.next;
+        turn().await;
+    }
+    // Who has asked may have given up waiting.
+    let _ = done.send(removed);
 }
 
 /// Closes silent TCP connections.

@@ -15,7 +15,7 @@ use glommio::Task;
 use super::answer_here::carry_out;
 use super::clock::{Clock, unix_s};
 use super::kernel::{Alarm, Epoll, Events, Interest};
-use super::metrics::{SocketCounters, Totals};
+use super::metrics::{SocketCounters, Totals, WorkerReport};
 use super::patterns::PatternScanner;
 use super::reload::Knowledge;
 use super::store::StoreReader;
@@ -23,6 +23,8 @@ use super::tcp::Connections;
 use super::udp::{ReceiveBatch, Received, SendBatch};
 use super::upstream::{Heard, Ports, Unsent};
 use super::wait::{Park, Tag};
+use crate::control::protocol::CacheUse;
+use crate::decide::cache::{Flush, FlushCursor, FlushProgress};
 use crate::decide::upstream::ServerId;
 use crate::decide::{Core, ExchangeId, Now, Origin, Ready, SendId, Step, Ticket, Transport};
 use crate::limits::{
@@ -65,6 +67,9 @@ pub struct Worker {
     core: Core,
     store: StoreReader,
     patterns: PatternScanner,
+    /// Number of the generation, and its rules.
+    generation: Option<u64>,
+    rule_count: u64,
     listeners: Vec<Listener>,
     ports: Ports,
     /// Upstream questions over TCP that are under way.
@@ -107,6 +112,8 @@ impl Worker {
             core,
             store: knowledge.open_store()?,
             patterns: knowledge.open_patterns()?,
+            generation: knowledge.generation(),
+            rule_count: knowledge.rule_count(),
             listeners: listeners
                 .into_iter()
                 .map(|socket| Listener { socket, send: SendBatch::new(), may_hold_more: true })
@@ -157,6 +164,28 @@ impl Worker {
     /// Everything counted so far.
     pub fn totals(&self) -> Totals {
         Totals::of(&self.counters, self.core.counters())
+    }
+
+    /// Forgets a slice of the cached answers that `what` says.
+    pub fn flush_cache(&mut self, what: &Flush, from: FlushCursor) -> FlushProgress {
+        self.core.flush(what, from)
+    }
+
+    /// How it is.
+    pub fn report(&mut self) -> WorkerReport {
+        let cache = self.core.cache_stats();
+        WorkerReport {
+            generation: self.generation,
+            rules: self.rule_count,
+            queries_waiting: self.core.queries_waiting() as u64,
+            tcp_connections: self.connections.open_count() as u64,
+            cache: CacheUse {
+                entries: cache.entries as u64,
+                bytes_used: cache.bytes_used as u64,
+                bytes: cache.bytes as u64,
+            },
+            totals: self.totals(),
+        }
     }
 
     /// The TCP connections with clients.
@@ -471,6 +500,7 @@ impl Worker {
         self.core.set_wall_clock(self.clock.now(), unix_s());
         self.store = store;
         self.patterns = patterns;
+        (self.generation, self.rule_count) = (knowledge.generation(), knowledge.rule_count());
         Ok(())
     }
 

@@ -35,6 +35,7 @@ impl Site {
             ("cores", "\"0\"".to_owned()),
             ("listen", format!("[{}]", quoted.join(", "))),
             ("store", "\"store\"".to_owned()),
+            ("control_socket", "\"control.sock\"".to_owned()),
             // As long as an answer is taken at all: a slow test machine is not to be asked twice.
             ("upstream_timeout_ms", "1900".to_owned()),
         ];
@@ -145,7 +146,9 @@ impl Site {
 pub fn sample() -> Site {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
     let text = fs::read_to_string(data.join("sample.toml")).unwrap();
-    let is_set_here = |line: &&str| ["cores ", "listen ", "store ", "servers "].iter().any(|key| line.starts_with(key));
+    let is_set_here = |line: &&str| {
+        ["cores ", "listen ", "store ", "control_socket ", "servers "].iter().any(|key| line.starts_with(key))
+    };
     let lines = text.lines().filter(|line| !is_set_here(line) && *line != "[upstream.default]");
     let absolute = format!("path = \"{}/", data.display());
     let tables: String = lines.map(|line| line.replace("path = \"", &absolute) + "\n").collect();

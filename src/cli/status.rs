@@ -1,0 +1,60 @@
+//! `corewall status`: how a running server is.
+
+use super::Failure;
+use super::control::{ControlArguments, bytes_text, row, table};
+use crate::control::protocol::{Request, Status};
+
+/// Asks the server.
+pub(super) fn run(control: ControlArguments) -> Result<(), Failure> {
+    control.ask_and_print(&Request::Status {}, text)
+}
+
+fn text(status: &Status) -> String {
+    let Status { program_version, pid, uptime_s, .. } = status;
+    let addresses: Vec<String> = status.listen.iter().map(ToString::to_string).collect();
+    let mut text = format!(
+        "corewall {program_version}, process {pid}, serving for {}\nlistens on {}\n\n",
+        uptime_text(*uptime_s),
+        addresses.join(", ")
+    );
+    let mut rows =
+        vec![row([&"core", &"generation", &"rules", &"waiting", &"connections", &"cached answers", &"cache used"])];
+    for worker in &status.workers {
+        let generation = worker.generation.map_or("-".to_owned(), |number| number.to_string());
+        rows.push(row([
+            &worker.core,
+            &generation,
+            &worker.rules,
+            &worker.queries_waiting,
+            &worker.tcp_connections,
+            &worker.cache.entries,
+            &bytes_text(worker.cache.bytes_used),
+        ]));
+    }
+    text += &table(&rows);
+    let counters = status.counters.iter().filter(|(_, value)| **value > 0).map(|(name, value)| row([name, value]));
+    let counters: Vec<Vec<String>> = std::iter::once(row([&"counter", &"since the start"])).chain(counters).collect();
+    text + "\n" + &table(&counters)
+}
+
+/// The two largest units of a time.
+fn uptime_text(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, ..) => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_uptime_is_told_in_its_two_largest_units() {
+        let told = [0, 59, 61, 3_599, 7_260, 90_000].map(uptime_text);
+        assert_eq!(told, ["0 s", "59 s", "1 min 1 s", "59 min 59 s", "2 h 1 min", "1 d 1 h"]);
+    }
+}

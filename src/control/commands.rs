@@ -1,0 +1,232 @@
+//! Carries requests out: by orders to the workers, or as an errand for the control thread.
+//!
+//! Invariants: one request at a time has orders with the workers, and at most one order with each of them, so that their
+//! queues always have room for the control thread's own; a worker that does not answer in time is an error that names it; an
+//! answer is given when every worker has done what was asked, never before.
+
+use std::net::SocketAddr;
+use std::process;
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use super::protocol::{
+    Answer, CacheStats, FlushWhat, Flushed, Refusal, RefusalKind, Reloaded, Request, Status, Stopping, WorkerCache,
+    WorkerFlushed, WorkerStatus,
+};
+use crate::decide::cache::Flush;
+use crate::limits::CONTROL_ORDER_MS_MAX;
+use crate::serve::metrics::{Totals, WorkerReport};
+use crate::serve::reload::{Commander, Order};
+
+/// What only the control thread itself can do.
+pub enum Errand {
+    /// Read configuration and store again, and say what has become of it.
+    Reload(SyncSender<Result<Reloaded, String>>),
+    /// End the server.
+    Stop,
+}
+
+/// Carries requests out.
+pub struct Commands {
+    /// The workers, for as long as the control thread has them.
+    pub workers: Weak<Vec<Commander>>,
+    /// Where they listen.
+    pub listen: Vec<SocketAddr>,
+    /// When they had all begun to serve.
+    pub ready_since: Instant,
+    /// Hands an errand to the control thread; false when that takes no more.
+    pub send: Box<dyn Fn(Errand) -> bool + Send + Sync>,
+    /// Held by the request whose orders the workers have.
+    pub turn: Mutex<()>,
+}
+
+impl Commands {
+    /// Does what is asked; comes back when it is done.
+    ///
+    /// # Errors
+    /// It could not be done, in words.
+    pub fn carry_out(&self, request: Request) -> Result<Answer, Refusal> {
+        match request {
+            Request::Status {} => self.status().map(Answer::Status),
+            Request::CacheStats {} => self.cache_stats().map(Answer::CacheStats),
+            Request::CacheFlush { what } => self.flush(what).map(Answer::Flushed),
+            Request::Reload {} => self.reload().map(Answer::Reloaded),
+            Request::Stop {} => {
+                self.send_errand(Errand::Stop)?;
+                Ok(Answer::Stopping(Stopping { pid: process::id() }))
+            }
+        }
+    }
+
+    fn status(&self) -> Result<Status, Refusal> {
+        let reports = self.reports()?;
+        let worker = |(core, report): &(usize, WorkerReport)| WorkerStatus {
+            core: *core,
+            generation: report.generation,
+            rules: report.rules,
+            queries_waiting: report.queries_waiting,
+            tcp_connections: report.tcp_connections,
+            cache: report.cache,
+        };
+        Ok(Status {
+            program_version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: process::id(),
+            uptime_s: self.ready_since.elapsed().as_secs(),
+            listen: self.listen.clone(),
+            workers: reports.iter().map(worker).collect(),
+            counters: totals(&reports).each().map(|(name, value)| (name.to_owned(), value)).collect(),
+        })
+    }
+
+    fn cache_stats(&self) -> Result<CacheStats, Refusal> {
+        let reports = self.reports()?;
+        let of_cache = |(name, value): (&str, u64)| name.starts_with("cache_").then(|| (name.to_owned(), value));
+        Ok(CacheStats {
+            workers: reports.iter().map(|&(core, ref report)| WorkerCache { core, cache: report.cache }).collect(),
+            counters: totals(&reports).each().filter_map(of_cache).collect(),
+        })
+    }
+
+    fn flush(&self, what: FlushWhat) -> Result<Flushed, Refusal> {
+        let what = Arc::new(match what {
+            FlushWhat::Name(name) => Flush::Name(name),
+            FlushWhat::Subtree(name) => Flush::Subtree(name),
+            FlushWhat::All => Flush::All,
+        });
+        let removed = self.order_all(|done| Order::Flush { what: what.clone(), done })?;
+        let workers: Vec<WorkerFlushed> =
+            removed.into_iter().map(|(core, removed)| WorkerFlushed { core, removed }).collect();
+        Ok(Flushed { removed: workers.iter().map(|worker| worker.removed).sum(), workers })
+    }
+
+    fn reload(&self) -> Result<Reloaded, Refusal> {
+        let (done, is_done) = mpsc::sync_channel(1);
+        self.send_errand(Errand::Reload(done))?;
+        // Reading a store of billions of rules takes as long as it takes. The control thread lets go of `done` when it ends.
+        match is_done.recv() {
+            Ok(outcome) => outcome.map_err(|reason| Refusal::new(RefusalKind::Failed, reason)),
+            Err(_) => Err(stopping()),
+        }
+    }
+
+    fn send_errand(&self, errand: Errand) -> Result<(), Refusal> {
+        if (self.send)(errand) { Ok(()) } else { Err(stopping()) }
+    }
+
+    fn reports(&self) -> Result<Vec<(usize, WorkerReport)>, Refusal> {
+        self.order_all(|done| Order::Report { done })
+    }
+
+    /// Gives every worker an order and waits for all their replies; each comes with the worker's core.
+    fn order_all<Reply>(&self, order: impl Fn(SyncSender<Reply>) -> Order) -> Result<Vec<(usize, Reply)>, Refusal> {
+        // One that panicked has left nothing half done here.
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let workers = self.workers.upgrade().ok_or_else(stopping)?;
+        // All of them at once: the last one is done when the slowest is.
+        let begin = |worker: &Commander| {
+            let (done, is_done) = mpsc::sync_channel(1);
+            (worker.core(), worker.order(order(done)).then_some(is_done))
+        };
+        let begun: Vec<_> = workers.iter().map(begin).collect();
+        let until = Instant::now() + Duration::from_millis(CONTROL_ORDER_MS_MAX);
+        let end = |(core, is_done): (usize, Option<mpsc::Receiver<Reply>>)| {
+            let is_done = is_done.ok_or_else(|| failed(core, "takes no orders"))?;
+            match is_done.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(reply) => Ok((core, reply)),
+                Err(RecvTimeoutError::Timeout) => Err(failed(core, "does not answer in time")),
+                Err(RecvTimeoutError::Disconnected) => Err(stopping()),
+            }
+        };
+        // Every one of them is waited for, also when one has failed: then the others have done it.
+        let ended: Vec<_> = begun.into_iter().map(end).collect();
+        ended.into_iter().collect()
+    }
+}
+
+fn totals(reports: &[(usize, WorkerReport)]) -> Totals {
+    let mut totals = Totals::default();
+    reports.iter().for_each(|(_, report)| totals.add(&report.totals));
+    totals
+}
+
+fn failed(core: usize, what: &str) -> Refusal {
+    let message = format!("the worker on core {core} {what}; the other workers have done what was asked");
+    Refusal::new(RefusalKind::Failed, message)
+}
+
+fn stopping() -> Refusal {
+    Refusal::new(RefusalKind::Stopping, "the server is stopping")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::serve::reload::{Orders, orders};
+
+    /// Commands for workers on cores 4, 5, ..., and the workers' ends. The first gives the workers up when it is dropped.
+    fn commands(workers: usize) -> (Arc<Vec<Commander>>, Commands, Vec<Orders>) {
+        let (commanders, orders): (Vec<_>, Vec<_>) = (4..4 + workers).map(|core| orders(core).unwrap()).unzip();
+        let commanders = Arc::new(commanders);
+        let commands = Commands {
+            workers: Arc::downgrade(&commanders),
+            listen: Vec::new(),
+            ready_since: Instant::now(),
+            send: Box::new(|errand| match errand {
+                Errand::Reload(done) => done.send(Err("no store".to_owned())).is_ok(),
+                Errand::Stop => false,
+            }),
+            turn: Mutex::new(()),
+        };
+        (commanders, commands, orders)
+    }
+
+    /// A worker that says it has removed so many answers, once.
+    fn obey(orders: Orders, removed: u64) {
+        match orders.orders.recv() {
+            Ok(Order::Flush { done, .. }) => done.send(removed).unwrap(),
+            _ => panic!("another order"),
+        }
+    }
+
+    const FLUSH: Request = Request::CacheFlush { what: FlushWhat::All };
+
+    #[test]
+    fn a_flush_is_done_when_every_worker_has_done_it() {
+        let (_commanders, commands, orders) = commands(3);
+        let workers: Vec<_> = orders.into_iter().zip(1..).map(|(it, n)| thread::spawn(move || obey(it, n))).collect();
+        let Ok(Answer::Flushed(flushed)) = commands.carry_out(FLUSH) else { panic!("not flushed") };
+        let parts: Vec<_> = flushed.workers.iter().map(|worker| (worker.core, worker.removed)).collect();
+        assert_eq!((flushed.removed, parts), (6, vec![(4, 1), (5, 2), (6, 3)]));
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
+    }
+
+    #[test]
+    fn a_worker_that_takes_no_orders_is_named_and_one_that_ends_meanwhile_is_told() {
+        let (commanders, commands, mut orders) = commands(2);
+        let (second, first) = (orders.pop().unwrap(), orders.pop().unwrap());
+        while commanders[1].order(Order::Stop) {}
+        let first = thread::spawn(|| obey(first, 1));
+        let refusal = commands.carry_out(FLUSH).unwrap_err();
+        assert_eq!((refusal.kind, refusal.message.contains("core 5 takes no orders")), (RefusalKind::Failed, true));
+        first.join().unwrap();
+        drop(second);
+
+        let (_commanders, commands, orders) = self::commands(1);
+        let ends = thread::spawn(move || drop(orders.into_iter().next().map(|it| it.orders.recv())));
+        assert_eq!(commands.carry_out(FLUSH).unwrap_err().kind, RefusalKind::Stopping);
+        ends.join().unwrap();
+    }
+
+    #[test]
+    fn errands_are_the_control_thread_s_and_a_server_that_is_stopping_says_so() {
+        let (commanders, commands, _orders) = commands(1);
+        let refusal = commands.carry_out(Request::Reload {}).unwrap_err();
+        assert_eq!((refusal.kind, &*refusal.message), (RefusalKind::Failed, "no store"));
+        assert_eq!(commands.carry_out(Request::Stop {}).unwrap_err().kind, RefusalKind::Stopping);
+        drop(commanders);
+        assert_eq!(commands.carry_out(Request::Status {}).unwrap_err().kind, RefusalKind::Stopping);
+    }
+}

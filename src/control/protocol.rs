@@ -1,0 +1,322 @@
+//! What is said on the control socket: one JSON object a line, a request and then its answer.
+//!
+//! ```text
+//! {"version":1,"command":"cache-flush","what":{"subtree":"example.org"}}
+//! {"version":1,"answer":{"removed":12,"workers":[{"core":0,"removed":12}]}}
+//! {"version":1,"error":{"kind":"malformed","message":"..."}}
+//! ```
+//!
+//! Invariants: a [`Request`] that exists is valid, names included; whatever else comes is a [`Refusal`] in words, for it has been
+//! typed by hand or comes from another version of the program. A field that is not known is refused, not passed over: what
+//! somebody wanted by it would not be done. Within a version fields of answers are added, never taken away or given another
+//! meaning; a request that older servers would misread gets a new [`VERSION`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+
+use corewall_sharding::name::Name;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::{Map, Value};
+
+/// The version of this protocol.
+pub const VERSION: u32 = 1;
+
+/// What a server is asked to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, and only for a moment")]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// How it is; answered by [`Status`].
+    Status {},
+    /// What its caches hold; answered by [`CacheStats`].
+    CacheStats {},
+    /// To forget cached answers; answered by [`Flushed`] when every worker has.
+    CacheFlush {
+        /// Which.
+        what: FlushWhat,
+    },
+    /// To read configuration and store again, as SIGHUP does; answered by [`Reloaded`].
+    Reload {},
+    /// To end, as SIGTERM does; answered by [`Stopping`]. The connection is closed when it has ended.
+    Stop {},
+}
+
+/// Which cached answers are to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FlushWhat {
+    /// Those for this name, of every type.
+    #[serde(with = "name_text")]
+    Name(Name),
+    /// Those for this name and every name below it.
+    #[serde(with = "name_text")]
+    Subtree(Name),
+    /// All of them.
+    All,
+}
+
+/// How a server is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Of the program.
+    pub program_version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Seconds since it said `ready`.
+    pub uptime_s: u64,
+    /// Where it listens, over UDP and TCP.
+    pub listen: Vec<SocketAddr>,
+    /// In the order of the configuration's cores.
+    pub workers: Vec<WorkerStatus>,
+    /// What all workers together have counted since the start, by name.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// How one worker is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Its core.
+    pub core: usize,
+    /// The generation that it serves; none without a store.
+    pub generation: Option<u64>,
+    /// Rules of that generation.
+    pub rules: u64,
+    /// Queries taken in and not answered yet.
+    pub queries_waiting: u64,
+    /// TCP connections with clients.
+    pub tcp_connections: u64,
+    /// Its cache.
+    pub cache: CacheUse,
+}
+
+/// How full a cache is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheUse {
+    /// Answers in it.
+    pub entries: u64,
+    /// Bytes that they take.
+    pub bytes_used: u64,
+    /// Bytes of memory that it takes, however full it is.
+    pub bytes: u64,
+}
+
+/// What the caches hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheStats {
+    /// Each worker's.
+    pub workers: Vec<WorkerCache>,
+    /// What all workers together have counted of their caches since the start, by name.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// What one worker's cache holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerCache {
+    /// The worker's core.
+    pub core: usize,
+    /// How full it is.
+    pub cache: CacheUse,
+}
+
+/// What a flush has done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flushed {
+    /// Answers that are gone, over all workers.
+    pub removed: u64,
+    /// Each worker's part.
+    pub workers: Vec<WorkerFlushed>,
+}
+
+/// One worker's part of a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerFlushed {
+    /// The worker's core.
+    pub core: usize,
+    /// Answers that are gone.
+    pub removed: u64,
+}
+
+/// What a reload has led to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// The generation that every worker serves now; none without a store.
+    pub generation: Option<u64>,
+    /// Its rules.
+    pub rules: u64,
+    /// Milliseconds that it took.
+    pub took_ms: u64,
+    /// Options that have changed in the configuration and will count after a restart only.
+    pub at_restart: Vec<String>,
+}
+
+/// The server is going to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopping {
+    /// Its process.
+    pub pid: u32,
+}
+
+/// Any answer, as it is sent: each [`Request`] says which is its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+#[allow(missing_docs, reason = "each is told where it is defined")]
+pub enum Answer {
+    Status(Status),
+    CacheStats(CacheStats),
+    Flushed(Flushed),
+    Reloaded(Reloaded),
+    Stopping(Stopping),
+}
+
+/// Why a request was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Of which kind, for programs.
+    pub kind: RefusalKind,
+    /// What is wrong and what to do, for people.
+    pub message: String,
+}
+
+/// Kinds of [`Refusal`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RefusalKind {
+    /// It is no request.
+    Malformed,
+    /// It is of a version that this program does not speak.
+    Version,
+    /// Too much is asked at a time.
+    Busy,
+    /// It was tried and failed.
+    Failed,
+    /// The server is ending.
+    Stopping,
+}
+
+impl Refusal {
+    /// Of a kind, in words.
+    pub fn new(kind: RefusalKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    fn malformed(message: impl fmt::Display) -> Self {
+        let example = r#"{"version":1,"command":"status"}"#;
+        Self::new(RefusalKind::Malformed, format!("{message}; a request is a line such as {example}"))
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Request {
+    /// Reads a line, with or without its end.
+    ///
+    /// # Errors
+    /// It is not JSON, not of this version, or no command that is known.
+    pub fn parse(line: &[u8]) -> Result<Self, Refusal> {
+        let mut fields: Map<String, Value> = serde_json::from_slice(line).map_err(Refusal::malformed)?;
+        check_version(fields.remove("version"))?;
+        serde_json::from_value(Value::Object(fields)).map_err(Refusal::malformed)
+    }
+
+    /// The line that says it.
+    pub fn to_line(&self) -> String {
+        line(self)
+    }
+}
+
+/// The line that tells what has become of a request.
+pub fn answer_line(outcome: &Result<Answer, Refusal>) -> String {
+    match outcome {
+        Ok(answer) => line(&Told::Answer(answer)),
+        Err(refusal) => line(&Told::Error(refusal)),
+    }
+}
+
+/// Reads the line that a server answers with, where `Expected` is the answer to what was asked.
+///
+/// # Errors
+/// The server refuses, or speaks another version.
+pub fn parse_answer<Expected: DeserializeOwned>(line: &[u8]) -> Result<Expected, Refusal> {
+    let unreadable = |error: &dyn fmt::Display| {
+        let message = format!("the server's answer cannot be read ({error}); use the program that it was started from");
+        Refusal::new(RefusalKind::Version, message)
+    };
+    let mut fields: Map<String, Value> = serde_json::from_slice(line).map_err(|error| unreadable(&error))?;
+    if let Some(refused) = fields.remove("error") {
+        return Err(serde_json::from_value(refused).unwrap_or_else(|error| unreadable(&error)));
+    }
+    check_version(fields.remove("version"))?;
+    let answer = fields.remove("answer").ok_or_else(|| unreadable(&"it has no `answer`"))?;
+    serde_json::from_value(answer).map_err(|error| unreadable(&error))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Told<'a> {
+    Answer(&'a Answer),
+    Error(&'a Refusal),
+}
+
+#[derive(Serialize)]
+struct Versioned<'a, Said> {
+    version: u32,
+    #[serde(flatten)]
+    said: &'a Said,
+}
+
+fn line(said: &impl Serialize) -> String {
+    // Numbers, texts and lists of them: there is nothing that JSON cannot hold.
+    let mut line = serde_json::to_string(&Versioned { version: VERSION, said }).unwrap_or_default();
+    line.push('\n');
+    line
+}
+
+fn check_version(version: Option<Value>) -> Result<(), Refusal> {
+    match version {
+        Some(version) if version == VERSION => Ok(()),
+        Some(version) => {
+            let message = format!(
+                "version {version} of the control protocol is not spoken here, but version {VERSION}; use the program that \
+                 the server was started from"
+            );
+            Err(Refusal::new(RefusalKind::Version, message))
+        }
+        None => Err(Refusal::malformed("it has no `version`")),
+    }
+}
+
+/// A name from the presentation format (RFC 1035 §5.1), with or without the final dot, or from its Unicode form (UTS 46).
+///
+/// # Errors
+/// It is no domain name.
+pub fn parse_name(text: &str) -> Result<Name, String> {
+    let ascii = match text.is_ascii() {
+        true => Ok(text.to_owned()),
+        false => idna::domain_to_ascii(text).map_err(|_| "not a valid internationalised name".to_owned()),
+    };
+    ascii
+        .and_then(|ascii| Name::from_text(&ascii).map_err(|error| error.to_string()))
+        .map_err(|error| format!("`{text}` is no domain name ({error})"))
+}
+
+/// Names as texts.
+mod name_text {
+    use super::{Deserialize, Deserializer, Name, Serializer, de, parse_name};
+
+    pub fn serialize<S: Serializer>(name: &Name, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(name)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Name, D::Error> {
+        parse_name(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests;
