@@ -10,6 +10,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use super::conversation::CarryOut;
 use super::protocol::{
     Answer, CacheStats, FlushWhat, Flushed, Refusal, RefusalKind, Reloaded, Request, Status, Stopping, WorkerCache,
     WorkerFlushed, WorkerStatus,
@@ -41,24 +42,26 @@ pub struct Commands {
     pub turn: Mutex<()>,
 }
 
-impl Commands {
-    /// Does what is asked; comes back when it is done.
-    ///
-    /// # Errors
-    /// It could not be done, in words.
-    pub fn carry_out(&self, request: Request) -> Result<Answer, Refusal> {
+impl CarryOut for Commands {
+    fn carry_out(&self, request: Request) -> Result<Answer, Refusal> {
         match request {
             Request::Status {} => self.status().map(Answer::Status),
             Request::CacheStats {} => self.cache_stats().map(Answer::CacheStats),
             Request::CacheFlush { what } => self.flush(what).map(Answer::Flushed),
             Request::Reload {} => self.reload().map(Answer::Reloaded),
-            Request::Stop {} => {
-                self.send_errand(Errand::Stop)?;
-                Ok(Answer::Stopping(Stopping { pid: process::id() }))
-            }
+            Request::Stop {} => Ok(Answer::Stopping(Stopping { pid: process::id() })),
         }
     }
 
+    fn follow_up(&self, answer: &Answer) {
+        if let Answer::Stopping(_) = answer {
+            // It takes no more errands because it is stopping.
+            let _ = self.send_errand(Errand::Stop);
+        }
+    }
+}
+
+impl Commands {
     fn status(&self) -> Result<Status, Refusal> {
         let reports = self.reports()?;
         let worker = |(core, report): &(usize, WorkerReport)| WorkerStatus {
@@ -161,6 +164,7 @@ fn stopping() -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
     use super::*;
@@ -168,16 +172,20 @@ mod tests {
 
     /// Commands for workers on cores 4, 5, ..., and the workers' ends. The first gives the workers up when it is dropped.
     fn commands(workers: usize) -> (Arc<Vec<Commander>>, Commands, Vec<Orders>) {
+        with_errands(workers, Box::new(|_| panic!("an errand")))
+    }
+
+    fn with_errands(
+        workers: usize,
+        send: Box<dyn Fn(Errand) -> bool + Send + Sync>,
+    ) -> (Arc<Vec<Commander>>, Commands, Vec<Orders>) {
         let (commanders, orders): (Vec<_>, Vec<_>) = (4..4 + workers).map(|core| orders(core).unwrap()).unzip();
         let commanders = Arc::new(commanders);
         let commands = Commands {
             workers: Arc::downgrade(&commanders),
             listen: Vec::new(),
             ready_since: Instant::now(),
-            send: Box::new(|errand| match errand {
-                Errand::Reload(done) => done.send(Err("no store".to_owned())).is_ok(),
-                Errand::Stop => false,
-            }),
+            send,
             turn: Mutex::new(()),
         };
         (commanders, commands, orders)
@@ -222,10 +230,20 @@ mod tests {
 
     #[test]
     fn errands_are_the_control_thread_s_and_a_server_that_is_stopping_says_so() {
-        let (commanders, commands, _orders) = commands(1);
+        let has_stopped = Arc::new(AtomicBool::new(false));
+        let stops = has_stopped.clone();
+        let control_thread = Box::new(move |errand| match errand {
+            Errand::Reload(done) => done.send(Err("no store".to_owned())).is_ok(),
+            Errand::Stop => !stops.swap(true, Ordering::Relaxed),
+        });
+        let (commanders, commands, _orders) = with_errands(1, control_thread);
         let refusal = commands.carry_out(Request::Reload {}).unwrap_err();
         assert_eq!((refusal.kind, &*refusal.message), (RefusalKind::Failed, "no store"));
-        assert_eq!(commands.carry_out(Request::Stop {}).unwrap_err().kind, RefusalKind::Stopping);
+        assert!(!has_stopped.load(Ordering::Relaxed));
+        let answer = commands.carry_out(Request::Stop {}).unwrap();
+        assert!(!has_stopped.load(Ordering::Relaxed), "the answer comes first");
+        commands.follow_up(&answer);
+        assert!(has_stopped.load(Ordering::Relaxed));
         drop(commanders);
         assert_eq!(commands.carry_out(Request::Status {}).unwrap_err().kind, RefusalKind::Stopping);
     }

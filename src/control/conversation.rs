@@ -13,12 +13,31 @@ use crate::limits::{CONTROL_IDLE_MS_MAX, CONTROL_REQUEST_BYTES_MAX, CONTROL_WRIT
 /// Bytes read at a time.
 const READ_BYTES: usize = 4_096;
 
+/// Who does what is asked.
+pub trait CarryOut {
+    /// Does it, and comes back when it is done.
+    ///
+    /// # Errors
+    /// It could not be done, in words.
+    fn carry_out(&self, request: Request) -> Result<Answer, Refusal>;
+
+    /// Does what must not overtake the answer, now that this was sent.
+    fn follow_up(&self, answer: &Answer);
+}
+
 /// Answers every request of a connection until the other side has said its last, says nothing for too long, or does not read.
-pub fn converse(stream: &UnixStream, carry_out: impl Fn(Request) -> Result<Answer, Refusal>) -> io::Result<()> {
+pub fn converse(stream: &UnixStream, commands: &impl CarryOut) -> io::Result<()> {
     let mut lines = Lines { stream, bytes: Vec::new() };
     loop {
         match lines.next()? {
-            Line::Whole(line) => tell(stream, &Request::parse(&line).and_then(&carry_out))?,
+            Line::Whole(line) => {
+                let outcome = Request::parse(&line).and_then(|request| commands.carry_out(request));
+                let told = tell(stream, &outcome);
+                if let Ok(answer) = &outcome {
+                    commands.follow_up(answer);
+                }
+                told?;
+            }
             Line::TooLong => {
                 let message = format!("a request has at most {CONTROL_REQUEST_BYTES_MAX} bytes; this one is longer");
                 tell(stream, &Err(Refusal::new(RefusalKind::Malformed, message)))?;
@@ -122,10 +141,22 @@ mod tests {
     use super::*;
     use crate::control::protocol::Stopping;
 
+    struct AlwaysStopping;
+
+    impl CarryOut for AlwaysStopping {
+        fn carry_out(&self, _: Request) -> Result<Answer, Refusal> {
+            Ok(Answer::Stopping(Stopping { pid: 7 }))
+        }
+
+        fn follow_up(&self, answer: &Answer) {
+            assert!(matches!(answer, Answer::Stopping(_)));
+        }
+    }
+
     /// What is answered to `said`, after which nothing more is said.
     fn answers_to(said: &[u8]) -> Vec<String> {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let server = thread::spawn(move || converse(&theirs, |_| Ok(Answer::Stopping(Stopping { pid: 7 }))));
+        let server = thread::spawn(move || converse(&theirs, &AlwaysStopping));
         let mut writer = ours.try_clone().unwrap();
         let said = said.to_vec();
         let writer = thread::spawn(move || {

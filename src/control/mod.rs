@@ -61,7 +61,7 @@ fn admit(stream: UnixStream, commands: &Arc<Commands>, places: &Arc<AtomicUsize>
     let commands = commands.clone();
     let converse = move || {
         let _place = place;
-        if let Err(error) = conversation::converse(&stream, |request| commands.carry_out(request)) {
+        if let Err(error) = conversation::converse(&stream, &*commands) {
             tracing::debug!("a connection of the control socket ended: {error}");
         }
     };

@@ -18,6 +18,7 @@ mod upstream;
 // What is tested.
 mod answers;
 mod commands;
+mod control;
 mod dig;
 mod dnssec;
 mod faults;

@@ -12,7 +12,7 @@ const RIGHT: [u8; 4] = [192, 0, 2, 1];
 const CLIENTS: usize = 64;
 
 /// Two cores that this process may use; none, with a line that says so, where there is one only.
-fn two_cores() -> Option<[usize; 2]> {
+pub fn two_cores() -> Option<[usize; 2]> {
     let cores: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
     let [first, second, ..] = cores[..] else {
         println!("SKIPPED: two workers want two cores, there is {}", cores.len());
