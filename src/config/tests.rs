@@ -83,6 +83,15 @@ fn every_option_is_documented() {
 }
 
 #[test]
+fn the_control_socket_is_beside_the_configuration_where_it_says_or_nowhere() {
+    let path = |text: &str| parse_text(text).unwrap().control_socket;
+    assert_eq!(path(""), Some(PathBuf::from("/run/corewall/control.sock")));
+    assert_eq!(path("control_socket = \"run/c.sock\""), Some(PathBuf::from("/etc/cw/run/c.sock")));
+    assert_eq!(path("control_socket = \"\""), None);
+    assert_eq!(error("control_socket = 7"), "1: control_socket: invalid type: integer `7`; use path string");
+}
+
+#[test]
 fn an_unknown_key_is_told_with_the_nearest_known_one() {
     assert_eq!(error("mmap = true\nchache = 1\n"), "2: unknown key `chache`; did you mean `cache`?");
     assert_eq!(

@@ -1,9 +1,10 @@
 //! What is wrong is said at start, with what to change, and nothing serves half.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::net::{TcpListener, UdpSocket};
+use std::io::{self, Write};
+use std::net::{Shutdown, TcpListener, UdpSocket};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::thread;
 use std::time::Instant;
@@ -196,6 +197,25 @@ fn a_reload_asked_for_during_the_start_is_done_after_it() {
     assert!(process.out.wait_for("ready", 0).is_some(), "not ready\n{}", process.output());
     assert!(process.err.wait_for("reloaded", 0).is_some(), "not reloaded\n{}", process.output());
     assert!(ask(site.addresses()[0], &question("blocked.example.org", "A")).is_zero());
+    process.signal("TERM");
+    assert_eq!(process.finish().code, Some(0));
+}
+
+#[test]
+fn what_is_asked_through_the_control_socket_during_the_start_is_answered_after_it() {
+    let site = site();
+    site.build();
+    let (process, mut pipe) = held_up(&site);
+    let status = {
+        let mut stream = UnixStream::connect(site.path("control.sock")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"{\"version\":1,\"command\":\"status\"}\n").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        pipe.write_all(&fs::read(site.path("key")).unwrap()).unwrap();
+        drop(pipe);
+        io::read_to_string(stream).unwrap()
+    };
+    assert!(status.starts_with("{\"version\":1,\"answer\":") && status.contains("\"generation\":1"), "{status}");
     process.signal("TERM");
     assert_eq!(process.finish().code, Some(0));
 }
