@@ -12,6 +12,7 @@ mod reload;
 pub mod serve;
 mod status;
 mod stop;
+mod upstreams;
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -45,6 +46,8 @@ enum Command {
     Status(ControlArguments),
     /// Look into the caches of the running server, or make it forget.
     Cache(Box<cache::Arguments>),
+    /// Tell how the upstream servers of the running server do: times, failures, whether they are down.
+    Upstreams(ControlArguments),
     /// Have the running server go over to the newest configuration and generation; comes back when it has.
     Reload(ControlArguments),
     /// End the running server; comes back when it has answered what it was asked and ended.
@@ -107,6 +110,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Explain(arguments) => explain::run(*arguments),
         Command::Status(control) => status::run(control),
         Command::Cache(arguments) => cache::run(*arguments),
+        Command::Upstreams(control) => upstreams::run(control),
         Command::Reload(control) => reload::run(control),
         Command::Stop(control) => stop::run(control),
         Command::DefaultConfig => print(config::DEFAULT_TOML),

@@ -4,6 +4,7 @@
 //! queues always have room for the control thread's own; a worker that does not answer in time is an error that names it; an
 //! answer is given when every worker has done what was asked, never before.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::process;
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
@@ -12,12 +13,12 @@ use std::time::{Duration, Instant};
 
 use super::conversation::CarryOut;
 use super::protocol::{
-    Answer, CacheStats, FlushWhat, Flushed, Refusal, RefusalKind, Reloaded, Request, Status, Stopping, WorkerCache,
-    WorkerFlushed, WorkerStatus,
+    Answer, CacheStats, FlushWhat, Flushed, Refusal, RefusalKind, Reloaded, Request, Status, Stopping, UpstreamServer,
+    UpstreamServers, WorkerCache, WorkerFlushed, WorkerServer, WorkerStatus,
 };
 use crate::decide::cache::Flush;
 use crate::limits::CONTROL_ORDER_MS_MAX;
-use crate::serve::metrics::{Totals, WorkerReport};
+use crate::serve::metrics::{ServerReport, Totals, WorkerReport};
 use crate::serve::reload::{Commander, Order};
 
 /// What only the control thread itself can do.
@@ -48,6 +49,7 @@ impl CarryOut for Commands {
             Request::Status {} => self.status().map(Answer::Status),
             Request::CacheStats {} => self.cache_stats().map(Answer::CacheStats),
             Request::CacheFlush { what } => self.flush(what).map(Answer::Flushed),
+            Request::Upstreams {} => self.upstreams().map(Answer::UpstreamServers),
             Request::Reload {} => self.reload().map(Answer::Reloaded),
             Request::Stop {} => Ok(Answer::Stopping(Stopping { pid: process::id() })),
         }
@@ -101,6 +103,19 @@ impl Commands {
         let workers: Vec<WorkerFlushed> =
             removed.into_iter().map(|(core, removed)| WorkerFlushed { core, removed }).collect();
         Ok(Flushed { removed: workers.iter().map(|worker| worker.removed).sum(), workers })
+    }
+
+    fn upstreams(&self) -> Result<UpstreamServers, Refusal> {
+        let mut servers: BTreeMap<SocketAddr, UpstreamServer> = BTreeMap::new();
+        for (core, reports) in self.order_all(|done| Order::Servers { done })? {
+            for ServerReport { address, groups, found } in reports {
+                let empty = UpstreamServer { address, groups: BTreeSet::new(), workers: Vec::new() };
+                let server = servers.entry(address).or_insert(empty);
+                server.groups.extend(groups);
+                server.workers.push(WorkerServer { core, ..found });
+            }
+        }
+        Ok(UpstreamServers { servers: servers.into_values().collect() })
     }
 
     fn reload(&self) -> Result<Reloaded, Refusal> {

@@ -11,7 +11,7 @@
 //! somebody wanted by it would not be done. Within a version fields of answers are added, never taken away or given another
 //! meaning; a request that older servers would misread gets a new [`VERSION`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -37,6 +37,8 @@ pub enum Request {
         /// Which.
         what: FlushWhat,
     },
+    /// How the upstream servers do; answered by [`UpstreamServers`].
+    Upstreams {},
     /// To read configuration and store again, as SIGHUP does; answered by [`Reloaded`].
     Reload {},
     /// To end, as SIGTERM does; answered by [`Stopping`]. The connection is closed when it has ended.
@@ -138,6 +140,43 @@ pub struct WorkerFlushed {
     pub removed: u64,
 }
 
+/// How the upstream servers do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamServers {
+    /// In the order of their addresses.
+    pub servers: Vec<UpstreamServer>,
+}
+
+/// How one upstream server does. Each worker measures it for itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamServer {
+    /// Its address.
+    pub address: SocketAddr,
+    /// The configured groups that it is in; none: rules alone name it.
+    pub groups: BTreeSet<String>,
+    /// What each worker that knows it has found.
+    pub workers: Vec<WorkerServer>,
+}
+
+/// What one worker has found out about an upstream server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerServer {
+    /// The worker's core.
+    pub core: usize,
+    /// Smoothed microseconds until an answer over UDP; none before the first one.
+    pub round_trip_us: Option<u64>,
+    /// How much that varies.
+    pub variation_us: Option<u64>,
+    /// Answers of any kind since the server was first named.
+    pub answers: u64,
+    /// Questions that it did not answer in time.
+    pub timeouts: u64,
+    /// Time-outs and refusals in a row, by now.
+    pub failures: u64,
+    /// Whether it is passed over while another one of its group is up.
+    pub is_down: bool,
+}
+
 /// What a reload has led to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reloaded {
@@ -166,6 +205,7 @@ pub enum Answer {
     Status(Status),
     CacheStats(CacheStats),
     Flushed(Flushed),
+    UpstreamServers(UpstreamServers),
     Reloaded(Reloaded),
     Stopping(Stopping),
 }

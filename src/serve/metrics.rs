@@ -2,7 +2,9 @@
 //!
 //! Invariant: only the worker writes its counters; others read them relaxed. No two workers' counters share a cache line.
 
-use crate::control::protocol::CacheUse;
+use std::net::SocketAddr;
+
+use crate::control::protocol::{CacheUse, WorkerServer};
 use crate::decide::counters::{Counter, Counters};
 
 macro_rules! socket_counters {
@@ -107,6 +109,17 @@ pub struct WorkerReport {
     pub cache: CacheUse,
     /// Everything that it has counted.
     pub totals: Totals,
+}
+
+/// What one worker says of an upstream server when it is asked.
+#[derive(Clone, Debug)]
+pub struct ServerReport {
+    /// Its address.
+    pub address: SocketAddr,
+    /// The configured groups that it is in.
+    pub groups: Vec<String>,
+    /// What this worker has found out; the core is filled in by whoever asked.
+    pub found: WorkerServer,
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use std::time::Duration;
 use corewall_sharding::publish::{Generation, Store};
 use corewall_sharding::rule::Kind;
 
-use super::metrics::WorkerReport;
+use super::metrics::{ServerReport, WorkerReport};
 use super::patterns::{PatternDatabase, PatternScanner};
 use super::store::StoreReader;
 use crate::decide::cache::Flush;
@@ -153,6 +153,11 @@ pub enum Order {
     Report {
         /// Whom to tell.
         done: SyncSender<WorkerReport>,
+    },
+    /// Say how the upstream servers do.
+    Servers {
+        /// Whom to tell.
+        done: SyncSender<Vec<ServerReport>>,
     },
     /// Answer what has been asked and end.
     Stop,

@@ -245,6 +245,9 @@ async fn obey(worker: Shared, orders: Receiver<Order>, wakeups: UnixStream) {
                 Order::Report { done } => {
                     let _ = done.send(worker.borrow_mut().report());
                 }
+                Order::Servers { done } => {
+                    let _ = done.send(worker.borrow().servers());
+                }
                 Order::Stop => worker.borrow_mut().begin_stop(),
             }
         }

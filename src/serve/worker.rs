@@ -15,7 +15,7 @@ use glommio::Task;
 use super::answer_here::carry_out;
 use super::clock::{Clock, unix_s};
 use super::kernel::{Alarm, Epoll, Events, Interest};
-use super::metrics::{SocketCounters, Totals, WorkerReport};
+use super::metrics::{ServerReport, SocketCounters, Totals, WorkerReport};
 use super::patterns::PatternScanner;
 use super::reload::Knowledge;
 use super::store::StoreReader;
@@ -23,9 +23,9 @@ use super::tcp::Connections;
 use super::udp::{ReceiveBatch, Received, SendBatch};
 use super::upstream::{Heard, Ports, Unsent};
 use super::wait::{Park, Tag};
-use crate::control::protocol::CacheUse;
+use crate::control::protocol::{CacheUse, WorkerServer};
 use crate::decide::cache::{Flush, FlushCursor, FlushProgress};
-use crate::decide::upstream::ServerId;
+use crate::decide::upstream::{ServerId, ServerReport as UpstreamReport};
 use crate::decide::{Core, ExchangeId, Now, Origin, Ready, SendId, Step, Ticket, Transport};
 use crate::limits::{
     BATCH_DATAGRAMS, BATCHES_IN_A_ROW_MAX, DATAGRAM_BYTES_MAX, MESSAGE_BYTES_MAX, QUERIES_WAITING_MAX,
@@ -186,6 +186,24 @@ impl Worker {
             },
             totals: self.totals(),
         }
+    }
+
+    /// How the upstream servers do.
+    pub fn servers(&self) -> Vec<ServerReport> {
+        let report = |server: UpstreamReport<'_>| ServerReport {
+            address: server.address(),
+            groups: server.groups().map(str::to_owned).collect(),
+            found: WorkerServer {
+                core: 0,
+                round_trip_us: server.round_trip().map(|it| it.smoothed_us),
+                variation_us: server.round_trip().map(|it| it.variation_us),
+                answers: server.answers(),
+                timeouts: server.timeouts(),
+                failures: u64::from(server.failures()),
+                is_down: server.is_down(),
+            },
+        };
+        self.core.servers().map(report).collect()
     }
 
     /// The TCP connections with clients.

@@ -228,6 +228,28 @@ fn status_and_cache_stats_tell_what_has_been_counted() {
 }
 
 #[test]
+fn upstreams_tells_each_server_with_its_group_and_what_was_found_out_about_it() {
+    let it = Resolving::new();
+    let servers = |it: &Resolving| json(&it.site, &["upstreams"])["servers"].as_array().unwrap().clone();
+    let [server] = &servers(&it)[..] else { panic!("{:?}", servers(&it)) };
+    assert_eq!(server["address"], it.upstream.address().to_string());
+    assert_eq!(server["groups"], Value::from(vec!["default"]));
+    assert_eq!(
+        (&server["workers"][0]["answers"], &server["workers"][0]["round_trip_us"]),
+        (&Value::from(0), &Value::Null)
+    );
+    it.is_resolved("a.example.org");
+    it.is_resolved("b.example.org");
+    let [server] = &servers(&it)[..] else { panic!("{:?}", servers(&it)) };
+    let found = &server["workers"][0];
+    assert_eq!(["core", "answers", "timeouts", "failures"].map(|field| &found[field]), [0, 2, 0, 0], "{found}");
+    assert!(found["round_trip_us"].is_u64() && found["is_down"] == false, "{found}");
+    let said = told(&it.site, &["upstreams"]);
+    assert!(said.contains("default") && said.contains(&it.upstream.address().to_string()), "{said}");
+    it.server.stop();
+}
+
+#[test]
 fn a_flush_reaches_every_worker_while_they_are_busy_and_no_question_is_lost() {
     let Some([first, second]) = two_cores() else { return };
     let upstream = Upstream::new();
@@ -464,7 +486,9 @@ fn stop_ends_the_server_and_comes_back_when_it_has_ended() {
 #[test]
 fn commands_say_in_plain_words_that_no_server_can_be_spoken_to() {
     let site = site();
-    for command in [&["status"][..], &["cache", "stats"], &["cache", "flush", "--all"], &["reload"], &["stop"]] {
+    for command in
+        [&["status"][..], &["cache", "stats"], &["cache", "flush", "--all"], &["upstreams"], &["reload"], &["stop"]]
+    {
         let done = site.run(command);
         assert_eq!((done.code, &*done.out), (Some(1), ""), "{command:?}: {done:?}");
         let said = format!("error: no server listens on {}", site.path("control.sock").display());

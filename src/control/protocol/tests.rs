@@ -17,6 +17,7 @@ fn requests() -> Vec<(Request, &'static str)> {
         ),
         (flush(FlushWhat::Subtree(name("."))), r#"{"version":1,"command":"cache-flush","what":{"subtree":"."}}"#),
         (flush(FlushWhat::All), r#"{"version":1,"command":"cache-flush","what":"all"}"#),
+        (Request::Upstreams {}, r#"{"version":1,"command":"upstreams"}"#),
         (Request::Reload {}, r#"{"version":1,"command":"reload"}"#),
         (Request::Stop {}, r#"{"version":1,"command":"stop"}"#),
     ]
