@@ -172,12 +172,13 @@ impl Core {
         }
         if is_cut {
             self.counters.upstream_truncated.add(1);
-            // One connection is enough, however many servers have cut their answers.
+            // One connection at a time is enough, however many servers have cut their answers.
             let is_asked = exchange.awaited().any(|send| send.transport == Transport::Tcp);
-            if !is_asked && resolver.send(now, id, send.server, Occasion::OverTcp).is_ok() {
-                return resolver.exchanges.schedule(id);
-            }
-            return resolver.advance(now, id);
+            exchange.cut = exchange.cut.or(Some(send.server));
+            return match is_asked {
+                true => resolver.advance(now, id),
+                false => resolver.ask_over_tcp(now, id),
+            };
         }
         if is_failure {
             // Another server may know better; when none does, the failure is what they agree on.

@@ -242,6 +242,9 @@ impl Resolver {
             return self.finish(now, id, Outcome::Nothing);
         }
         let has_other = exchange.awaited().any(|send| !send.is_measuring);
+        if !has_other && exchange.cut.is_some() {
+            return self.ask_over_tcp(now, id);
+        }
         if !has_other
             && let Some((server, _)) = self.next_server(now, id)
             && self.send(now, id, server, Occasion::Turn).is_ok()
@@ -263,6 +266,15 @@ impl Resolver {
         }
         let failure = if exchange.was_refused { Failure::UpstreamRefused } else { Failure::UpstreamsSilent };
         self.finish(now, id, Outcome::Failed(failure));
+    }
+
+    /// Asks the server that has cut its answer for the whole of it.
+    pub(super) fn ask_over_tcp(&mut self, now: Now, id: ExchangeId) {
+        let server = self.exchanges.get_mut(id).and_then(|exchange| exchange.cut.take());
+        match server.map(|server| self.send(now, id, server, Occasion::OverTcp)) {
+            Some(Ok(())) => self.exchanges.schedule(id),
+            _ => self.advance(now, id),
+        }
     }
 
     /// Ends an exchange; its clients are resumed one by one by [`super::Core::next_ready`].
