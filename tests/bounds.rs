@@ -145,7 +145,12 @@ fn the_rule_that_decides_is_found_among_hundreds_on_one_name() {
     let generation = store.current().unwrap();
 
     let mut settings = settings();
-    let only = |name: &str| Policy { name: name.to_owned(), lists: Some(vec![name.to_owned()]), block_mode: None };
+    let only = |name: &str| Policy {
+        name: name.to_owned(),
+        lists: Some(vec![name.to_owned()]),
+        block_mode: None,
+        upstream: None,
+    };
     settings.policies.push(only(&format!("list {}", LISTS - 1)));
     settings.policy_clients = [("10.0.0.1/32".parse().unwrap(), 1)].into_iter().collect();
     let rules = RuleBook::new(&generation, &settings).unwrap();

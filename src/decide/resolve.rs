@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | first | at once | whom the strategy chooses |
 //! | at once | beside it | with strategy `parallel`, the next ones that are up |
-//! | measuring | beside it | a server whose round-trip time is not known or old |
+//! | measuring | beside it | a server that was not asked for long |
 //! | hedge | `hedge_ms` later, while the first is still waited for | the next one that is up |
 //! | next | when none is waited for any more | the next one of the group, then of its fallback group, then all again |
 //! | over TCP | after a cut answer, or one with a wrong id | the same server |
@@ -208,6 +208,7 @@ impl Resolver {
             deadline,
         };
         let place = self.exchanges.sent(id, send).ok_or(Failure::UpstreamsSilent)?;
+        self.upstreams.note_asked(server, now);
         self.ready.push_back(Ready::Send(SendId { exchange: id, place }));
         Ok(())
     }
