@@ -42,7 +42,7 @@ impl Resolver {
         let (qclass, _) = rest.split_first_chunk::<2>()?;
         let (qtype, qclass) = (u16::from_be_bytes(*qtype), u16::from_be_bytes(*qclass));
         let mut candidates = self.exchanges.of_question(&name, qtype, qclass);
-        candidates.find_map(|(id, exchange)| Some((id, *exchange.awaited_on(server, socket)?)))
+        candidates.find_map(|(id, exchange)| Some((id, *exchange.outstanding_on(server, socket)?)))
     }
 
     /// Ends the wait for one send. Returns it as it was before.
@@ -173,7 +173,7 @@ impl Core {
         if is_cut {
             self.counters.upstream_truncated.add(1);
             // One connection at a time is enough, however many servers have cut their answers.
-            let is_asked = exchange.awaited().any(|send| send.transport == Transport::Tcp);
+            let is_asked = exchange.outstanding().any(|send| send.transport == Transport::Tcp);
             exchange.cut = exchange.cut.or(Some(send.server));
             return match is_asked {
                 true => resolver.advance(now, id),

@@ -162,7 +162,7 @@ impl Resolver {
             exchange.tried = Default::default();
             counters.upstream_fallbacks.add(1);
         }
-        let may_begin_again = !exchange.was_refused && exchange.sends > 0 && exchange.awaited().next().is_none();
+        let may_begin_again = !exchange.was_refused && exchange.sends > 0 && exchange.outstanding().next().is_none();
         if !may_begin_again {
             return None;
         }
@@ -221,7 +221,7 @@ impl Resolver {
     pub(super) fn hedge(&mut self, now: Now, id: ExchangeId) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         exchange.hedge_at = None;
-        let (asking, is_waiting) = (exchange.asking, exchange.awaited().next().is_some());
+        let (asking, is_waiting) = (exchange.asking, exchange.outstanding().next().is_some());
         if !is_waiting || !self.has_spare_send(id) {
             return;
         }
@@ -242,7 +242,7 @@ impl Resolver {
         if exchange.purpose == Purpose::Probe {
             return self.finish(now, id, Outcome::Nothing);
         }
-        let has_other = exchange.awaited().any(|send| !send.is_measuring);
+        let has_other = exchange.outstanding().any(|send| !send.is_measuring);
         if !has_other && exchange.cut.is_some() {
             return self.ask_over_tcp(now, id);
         }
@@ -253,7 +253,7 @@ impl Resolver {
             return self.exchanges.schedule(id);
         }
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        if exchange.awaited().next().is_some() {
+        if exchange.outstanding().next().is_some() {
             return self.exchanges.schedule(id);
         }
         // Nobody is left to ask. Those who have been silent for less than the longest time-out may still answer.

@@ -372,12 +372,12 @@ impl Exchange {
     }
 
     /// The sends that are waited for.
-    pub fn awaited(&self) -> impl Iterator<Item = &Send> {
+    pub fn outstanding(&self) -> impl Iterator<Item = &Send> {
         self.log().iter().filter(|send| send.state == SendState::Awaited)
     }
 
     /// A send that waits for its answer on this UDP socket.
-    pub fn awaited_on(&self, server: ServerId, socket: u16) -> Option<&Send> {
+    pub fn outstanding_on(&self, server: ServerId, socket: u16) -> Option<&Send> {
         self.log().iter().find(|send| send.is_on(server, socket))
     }
 
@@ -388,7 +388,7 @@ impl Exchange {
 
     /// When something is due.
     fn due(&self) -> Now {
-        let deadlines = self.awaited().map(|send| send.deadline);
+        let deadlines = self.outstanding().map(|send| send.deadline);
         let others = self.hedge_at.into_iter().chain(self.lingers_until);
         deadlines.chain(others).min().map_or(self.end(), |due| due.min(self.end()))
     }
