@@ -69,6 +69,10 @@ pub const FORWARDS_MAX: usize = 1_024;
 /// Zones of one of them.
 pub const FORWARD_ZONES_MAX: usize = 1_024;
 
+/// Sets of upstream servers that the rules of a generation may name: a quarter of the classes of rules that there may be, so
+/// that a list of servers leaves room for other lists.
+pub const RULE_SETS_MAX: usize = 1 << 18;
+const _: () = assert!(4 * RULE_SETS_MAX <= corewall_sharding::build::CLASSES_MAX, "each set is a class at least");
 /// Upstream servers that one worker knows at a time because rules name them. Those of the configuration do not count.
 pub const RULE_SERVERS_MAX: usize = 4_096;
 /// Sets of upstream servers that one worker knows at a time because rules name them: each is a group of its own.

@@ -13,8 +13,9 @@ use corewall::decide::cookie::issued::Secret;
 use corewall::decide::local::{LocalRecords, Served};
 use corewall::decide::rebinding::Rebinding;
 use corewall::decide::rulebook::RuleBook;
-use corewall::decide::settings::{Group, Settings};
+use corewall::decide::settings::{Group, Settings, Strategy};
 use corewall::decide::{Core, Now, Origin, Ready, Step, Transport};
+use corewall::limits::{RULE_GROUPS_MAX, RULE_SERVERS_MAX};
 use corewall::serve::answer_here::carry_out;
 use corewall::serve::patterns::{PatternDatabase, PatternScanner};
 use corewall::serve::store::StoreReader;
@@ -63,9 +64,13 @@ const HELD_CLIENT: &str = "192.0.2.78/32";
 /// What [`Worker::answer_upstream`] answers.
 const UPSTREAMS_ANSWER: &str = "192.0.2.5/32";
 
+/// Rules that name a server each: more than are known at a time.
+const OWN_SERVERS: usize = RULE_GROUPS_MAX + 500;
+
 /// A worker's half without sockets, over a real store.
 struct Worker {
     core: Core,
+    rules: Arc<RuleBook>,
     store: StoreReader,
     patterns: PatternScanner,
     out: Vec<u8>,
@@ -104,6 +109,13 @@ impl Worker {
             let key = RuleKey::Address { net: net.parse().unwrap(), target: None };
             builder.push(&Rule { class: Class::plain(kind, Scope::Address, list), key }).unwrap();
         }
+        // Rules with servers of their own, each of which becomes a group when it is first used.
+        for number in 0..OWN_SERVERS {
+            let servers = vec![SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 53))];
+            let class = Class { servers, ..Class::plain(Kind::ForwardAllow, Scope::Subtree, list) };
+            let key = RuleKey::Name { name: format!("own{number}.example").parse().unwrap(), target: None };
+            builder.push(&Rule { class, key }).unwrap();
+        }
         builder.finish(&mut |_, _, _| {}).unwrap().publish().unwrap();
         let generation = store.current().unwrap();
         let mut settings = Settings::default();
@@ -115,9 +127,10 @@ impl Worker {
         let record = AnswerRecord { rtype: 1, ttl_s: None, rdata: [10, 0, 0, 1].into() };
         let owners = ["nas.lan.example", "*.lan.example"].map(|owner| (owner.parse().unwrap(), record.clone()));
         settings.local = LocalRecords::new(owners.to_vec(), Served { canary_domains: true, ..Served::default() });
-        let rules = RuleBook::new(&generation, &settings).unwrap();
+        let rules = Arc::new(RuleBook::new(&generation, &settings).unwrap());
         Self {
-            core: Core::new(Arc::new(settings), Arc::new(rules), [1; 32]),
+            core: Core::new(Arc::new(settings), rules.clone(), [1; 32]),
+            rules,
             store: StoreReader::open(&generation, true).unwrap(),
             patterns: PatternScanner::new(Arc::new(PatternDatabase::empty())).unwrap(),
             out: vec![0; 65_535],
@@ -139,14 +152,34 @@ impl Worker {
         carry_out(&mut self.core, now, step, &mut self.store, &mut self.patterns, &mut self.out)
     }
 
+    /// Goes over to a default group of this kind.
+    fn switch(&mut self, group: Group) {
+        let mut settings = Settings::default();
+        settings.groups[0] = group;
+        self.core.switch(Arc::new(settings), self.rules.clone());
+    }
+
+    /// Lets microseconds pass and does what is due.
+    fn pass(&mut self, us: u64) {
+        self.clock += us;
+        while self.core.on_tick(Now(self.clock)) {}
+    }
+
     /// Lets the upstream answer with one address, and gives the last reply.
     fn answer_upstream(&mut self) -> Step {
+        self.answer_sends(0)
+    }
+
+    /// The same, but for so many sends, which are lost.
+    fn answer_sends(&mut self, mut lost: usize) -> Step {
         let now = Now(self.clock);
         let mut last = None;
         while let Some(ready) = self.core.next_ready() {
             match ready {
+                Ready::Send(_) if lost > 0 => lost -= 1,
                 Ready::Send(id) => {
-                    let request = self.core.upstream_request(id).unwrap();
+                    // The answer to an earlier one may have ended the exchange.
+                    let Some(request) = self.core.upstream_request(id) else { continue };
                     let (server, socket) = (request.server, request.socket);
                     // The question without its OPT record, as a response with one A record of an hour.
                     let mut message = [0u8; 512];
@@ -323,6 +356,57 @@ fn a_private_address_of_a_public_name_is_refused_without_allocation() {
     });
     assert_eq!(worker.core.counters().rebinding_refused.value(), 1_000);
     assert_eq!(count, 0);
+}
+
+#[test]
+fn several_sends_time_outs_hedges_and_probes_need_no_allocation() {
+    let mut worker = Worker::new(1 << 20);
+    let servers: Vec<SocketAddr> = (1..=4).map(|number| SocketAddr::from(([192, 0, 2, number], 53))).collect();
+    let queries: Vec<_> = (0..2_000).map(|number| query(&format!("www{number}.unlisted.example"))).collect();
+    for (strategy, hedge_ms) in [(Strategy::Parallel, 0), (Strategy::Fastest, 20), (Strategy::RoundRobin, 0)] {
+        worker.switch(Group { strategy, hedge_ms, ..Group::new("default", servers.clone()) });
+        worker.ask(&queries[0]);
+        worker.answer_upstream();
+        let count = allocations(|| {
+            for (number, query) in queries.iter().enumerate() {
+                // Kept answers are forgotten, so that each is asked again.
+                worker.pass(3_700_000_000);
+                worker.ask(query);
+                if number % 3 == 0 {
+                    worker.pass(700_000);
+                    worker.answer_sends(1);
+                } else {
+                    worker.answer_upstream();
+                }
+            }
+        });
+        assert_eq!(count, 0, "{strategy:?}");
+    }
+    let counters = worker.core.counters();
+    assert!(counters.upstream_timeouts.value() > 500 && counters.upstream_parallel.value() > 1_000);
+}
+
+#[test]
+fn groups_of_rules_servers_come_and_go_without_allocation() {
+    let mut worker = Worker::new(1 << 20);
+    let queries: Vec<_> = (0..OWN_SERVERS).map(|number| query(&format!("www.own{number}.example"))).collect();
+    // The first read of a shard fills SQLite's own page cache.
+    for query in &queries[..100] {
+        worker.ask(query);
+        worker.answer_upstream();
+    }
+    let count = allocations(|| {
+        for query in queries.iter().chain(&queries) {
+            worker.pass(1_000);
+            if let Step::Wait(_) = worker.ask(query) {
+                worker.answer_upstream();
+            }
+        }
+    });
+    assert_eq!(count, 0);
+    assert_eq!(worker.core.counters().rule_groups_refused.value(), 0);
+    assert!(worker.core.servers().count() <= RULE_SERVERS_MAX + 1);
+    assert_eq!(worker.core.counters().exchanges.value(), OWN_SERVERS as u64);
 }
 
 #[test]

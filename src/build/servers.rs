@@ -1,17 +1,17 @@
-//! The upstream servers that the rules of all lists name together.
+//! The sets of upstream servers that the rules of all lists name together.
 //!
-//! Invariant: no generation names more than a server knows ([`RULE_SERVERS_MAX`], [`RULE_GROUPS_MAX`]). Lists are read in the
-//! order of the configuration, so that a later one cannot take the places of those before it.
+//! Invariant: no generation names more than [`RULE_SETS_MAX`] of them. Lists are read in the order of the configuration, so that
+//! a later one cannot take the places of those before it. How many a server knows at a time is another matter: it makes a
+//! group of them when a rule is first used.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use crate::limits::{GROUP_SERVERS_MAX, RULE_GROUPS_MAX, RULE_SERVERS_MAX};
+use crate::limits::{GROUP_SERVERS_MAX, RULE_SETS_MAX};
 
-/// The servers and sets of them that were named so far.
+/// The sets of servers that were named so far.
 #[derive(Default)]
 pub struct RuleServers {
-    servers: HashSet<SocketAddr>,
     sets: HashSet<Vec<SocketAddr>>,
 }
 
@@ -27,14 +27,9 @@ impl RuleServers {
         if servers.len() > GROUP_SERVERS_MAX {
             return Err(format!("more than {GROUP_SERVERS_MAX} servers for one name"));
         }
-        let new: HashSet<SocketAddr> = servers.iter().copied().filter(|it| !self.servers.contains(it)).collect();
-        if self.servers.len() + new.len() > RULE_SERVERS_MAX {
-            return Err(format!("more than {RULE_SERVERS_MAX} different upstream servers in all lists"));
+        if self.sets.len() >= RULE_SETS_MAX {
+            return Err(format!("more than {RULE_SETS_MAX} different sets of upstream servers in all lists"));
         }
-        if self.sets.len() >= RULE_GROUPS_MAX {
-            return Err(format!("more than {RULE_GROUPS_MAX} different sets of upstream servers in all lists"));
-        }
-        self.servers.extend(new);
         self.sets.insert(servers.to_vec());
         Ok(())
     }
@@ -45,19 +40,19 @@ mod tests {
     use super::*;
 
     fn server(number: usize) -> SocketAddr {
-        SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 53))
+        SocketAddr::from(([10, (number >> 16) as u8, (number >> 8) as u8, number as u8], 53))
     }
 
     #[test]
-    fn the_servers_named_first_stay_and_those_past_the_bound_are_refused() {
+    fn the_sets_named_first_stay_and_those_past_the_bound_are_refused() {
         let mut servers = RuleServers::default();
-        for number in 0..RULE_SERVERS_MAX {
+        for number in 0..RULE_SETS_MAX {
             assert_eq!(servers.add(&[server(number)]), Ok(()));
         }
-        assert!(servers.add(&[server(RULE_SERVERS_MAX)]).unwrap_err().contains("4096 different upstream servers"));
+        assert!(servers.add(&[server(RULE_SETS_MAX)]).unwrap_err().contains("262144 different sets"));
+        assert!(servers.add(&[server(0), server(1)]).is_err(), "a set of known servers is one more");
         assert_eq!(servers.add(&[server(0)]), Ok(()), "one that is known already");
         assert_eq!(servers.add(&[]), Ok(()));
-        assert!(servers.add(&[server(0), server(1)]).unwrap_err().contains("sets"));
     }
 
     #[test]

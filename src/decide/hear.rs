@@ -43,7 +43,7 @@ impl Resolver {
         let (qclass, _) = rest.split_first_chunk::<2>()?;
         let (qtype, qclass) = (u16::from_be_bytes(*qtype), u16::from_be_bytes(*qclass));
         let mut candidates = self.exchanges.of_question(&name, qtype, qclass);
-        candidates.find_map(|(id, exchange)| Some((id, *exchange.awaited_on(server, socket)?)))
+        candidates.find_map(|(id, exchange)| Some((id, *exchange.outstanding_on(server, socket)?)))
     }
 
     /// Ends the wait for one send. Returns it as it was before.
@@ -179,19 +179,20 @@ impl Core {
         let is_failure =
             (head.rcode != rcode::NOERROR && head.rcode != rcode::NXDOMAIN) || head.is_referral || is_cut_for_good;
         let sample_us = (send.transport == Transport::Udp && !is_failure).then(|| now.0.saturating_sub(send.sent.0));
-        resolver.upstreams.note_answer(send.server, now, !is_failure, sample_us);
+        resolver.upstreams.note_answer(send.server, !is_failure, sample_us);
         let Some(exchange) = resolver.exchanges.get_mut(id) else { return };
         if exchange.purpose == Purpose::Probe {
             return resolver.finish(now, id, Outcome::Nothing);
         }
         if is_cut {
             self.counters.upstream_truncated.add(1);
-            // One connection is enough, however many servers have cut their answers.
-            let is_asked = exchange.awaited().any(|send| send.transport == Transport::Tcp);
-            if !is_asked && resolver.send(now, id, send.server, Occasion::OverTcp).is_ok() {
-                return resolver.exchanges.schedule(id);
-            }
-            return resolver.advance(now, id);
+            // One connection at a time is enough, however many servers have cut their answers.
+            let is_asked = exchange.outstanding().any(|send| send.transport == Transport::Tcp);
+            exchange.cut = exchange.cut.or(Some(send.server));
+            return match is_asked {
+                true => resolver.advance(now, id),
+                false => resolver.ask_over_tcp(now, id),
+            };
         }
         if is_failure {
             // Another server may know better; when none does, the failure is what they agree on.

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | first | at once | whom the strategy chooses |
 //! | at once | beside it | with strategy `parallel`, the next ones that are up |
-//! | measuring | beside it | a server whose round-trip time is not known or old |
+//! | measuring | beside it | a server that was not asked for long |
 //! | hedge | `hedge_ms` later, while the first is still waited for | the next one that is up |
 //! | next | when none is waited for any more | the next one of the group, then of its fallback group, then all again |
 //! | over TCP | after a cut answer, or one with a wrong id | the same server |
@@ -164,7 +164,7 @@ impl Resolver {
             exchange.tried = Default::default();
             counters.upstream_fallbacks.add(1);
         }
-        let may_begin_again = !exchange.was_refused && exchange.sends > 0 && exchange.awaited().next().is_none();
+        let may_begin_again = !exchange.was_refused && exchange.sends > 0 && exchange.outstanding().next().is_none();
         if !may_begin_again {
             return None;
         }
@@ -210,6 +210,7 @@ impl Resolver {
             deadline,
         };
         let place = self.exchanges.sent(id, send).ok_or(Failure::UpstreamsSilent)?;
+        self.upstreams.note_asked(server, now);
         self.ready.push_back(Ready::Send(SendId { exchange: id, place }));
         Ok(())
     }
@@ -231,7 +232,7 @@ impl Resolver {
     pub(super) fn hedge(&mut self, now: Now, id: ExchangeId) {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         exchange.hedge_at = None;
-        let (asking, is_waiting) = (exchange.asking, exchange.awaited().next().is_some());
+        let (asking, is_waiting) = (exchange.asking, exchange.outstanding().next().is_some());
         if !is_waiting || !self.has_spare_send(id) {
             return;
         }
@@ -252,7 +253,10 @@ impl Resolver {
         if exchange.purpose == Purpose::Probe {
             return self.finish(now, id, Outcome::Nothing);
         }
-        let has_other = exchange.awaited().any(|send| !send.is_measuring);
+        let has_other = exchange.outstanding().any(|send| !send.is_measuring);
+        if !has_other && exchange.cut.is_some() {
+            return self.ask_over_tcp(now, id);
+        }
         if !has_other
             && let Some((server, _)) = self.next_server(now, id)
             && self.send(now, id, server, Occasion::Turn).is_ok()
@@ -260,7 +264,7 @@ impl Resolver {
             return self.exchanges.schedule(id);
         }
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
-        if exchange.awaited().next().is_some() {
+        if exchange.outstanding().next().is_some() {
             return self.exchanges.schedule(id);
         }
         // Nobody is left to ask. Those who have been silent for less than the longest time-out may still answer.
@@ -274,6 +278,15 @@ impl Resolver {
         }
         let failure = if exchange.was_refused { Failure::UpstreamRefused } else { Failure::UpstreamsSilent };
         self.finish(now, id, Outcome::Failed(failure));
+    }
+
+    /// Asks the server that has cut its answer for the whole of it.
+    pub(super) fn ask_over_tcp(&mut self, now: Now, id: ExchangeId) {
+        let server = self.exchanges.get_mut(id).and_then(|exchange| exchange.cut.take());
+        match server.map(|server| self.send(now, id, server, Occasion::OverTcp)) {
+            Some(Ok(())) => self.exchanges.schedule(id),
+            _ => self.advance(now, id),
+        }
     }
 
     /// Ends an exchange; its clients are resumed one by one by [`super::Core::next_ready`].

@@ -124,6 +124,8 @@ pub struct Exchange {
     pub lingers_until: Option<Now>,
     /// Whether an attempt to poison was seen, so that only TCP is trusted.
     pub tcp_only: bool,
+    /// Cut its answer while another one was being asked over TCP.
+    pub cut: Option<ServerRef>,
     /// Whether some server said that it cannot or will not resolve it: asking again makes no sense.
     pub was_refused: bool,
     /// Whether all servers have been asked and it has begun again.
@@ -208,6 +210,7 @@ impl Exchanges {
         slot.hedge_at = None;
         slot.lingers_until = None;
         slot.tcp_only = false;
+        slot.cut = None;
         slot.was_refused = false;
         slot.is_again = false;
         slot.first = None;
@@ -340,6 +343,7 @@ impl Exchange {
             hedge_at: None,
             lingers_until: None,
             tcp_only: false,
+            cut: None,
             was_refused: false,
             is_again: false,
             first: None,
@@ -368,12 +372,12 @@ impl Exchange {
     }
 
     /// The sends that are waited for.
-    pub fn awaited(&self) -> impl Iterator<Item = &Send> {
+    pub fn outstanding(&self) -> impl Iterator<Item = &Send> {
         self.log().iter().filter(|send| send.state == SendState::Awaited)
     }
 
     /// A send that waits for its answer on this UDP socket.
-    pub fn awaited_on(&self, server: ServerId, socket: u16) -> Option<&Send> {
+    pub fn outstanding_on(&self, server: ServerId, socket: u16) -> Option<&Send> {
         self.log().iter().find(|send| send.is_on(server, socket))
     }
 
@@ -384,7 +388,7 @@ impl Exchange {
 
     /// When something is due.
     fn due(&self) -> Now {
-        let deadlines = self.awaited().map(|send| send.deadline);
+        let deadlines = self.outstanding().map(|send| send.deadline);
         let others = self.hedge_at.into_iter().chain(self.lingers_until);
         deadlines.chain(others).min().map_or(self.end(), |due| due.min(self.end()))
     }

@@ -63,6 +63,11 @@ impl Site {
         self.toml(&format!("[upstream.default]\nservers = [{}]", servers.join(", ")))
     }
 
+    /// The same, with further lines of the group's table.
+    pub fn upstream_group(self, servers: &[SocketAddr], options: &str) -> Self {
+        self.upstream(servers).toml(options)
+    }
+
     /// A list with this text. `options` are further lines of its table.
     pub fn list(self, name: &str, format: &str, options: &str, text: &str) -> Self {
         self.write(name, text);

@@ -12,12 +12,12 @@ use crate::upstream::{Asked, Upstream};
 const RIGHT: [u8; 4] = [192, 0, 2, 1];
 const WRONG: [u8; 4] = [203, 0, 113, 66];
 
+fn site() -> Site {
+    Site::new().list("rules", "adblock", "", "||blocked.example.org^\n")
+}
+
 fn server(upstreams: &[SocketAddr]) -> Server {
-    Site::new()
-        .list("rules", "adblock", "", "||blocked.example.org^\n")
-        .option("upstream_timeout_ms", "900")
-        .upstream(upstreams)
-        .build_and_serve()
+    site().option("upstream_timeout_ms", "900").upstream(upstreams).build_and_serve()
 }
 
 /// A question on its way.
@@ -48,20 +48,78 @@ fn is_right(reply: &Reply) -> bool {
 #[test]
 fn when_the_first_server_is_silent_the_second_is_asked() {
     let [silent, second] = [Upstream::new(), Upstream::new()];
-    let server = server(&[silent.address(), second.address()]);
+    let server = site()
+        .option("upstream_timeout_ms", "900")
+        .upstream_group(&[silent.address(), second.address()], "strategy = \"ordered\"")
+        .build_and_serve();
     let pending = send(&server, "a.example.org");
     assert_eq!(silent.hear().name(), "a.example.org");
     let asked = second.hear();
     assert_eq!(asked.name(), "a.example.org");
     second.answer(&asked, RIGHT);
     assert!(is_right(&pending.reply()));
-    // Who was silent stands behind for a while.
-    let pending = send(&server, "b.example.org");
+    let counts = server.stop();
+    assert_eq!((counts.get("upstream_sends"), counts.get("upstream_timeouts")), (2, 1), "{counts:?}");
+}
+
+#[test]
+fn a_silent_server_that_is_measured_beside_another_keeps_nobody_waiting() {
+    let [first, silent] = [Upstream::new(), Upstream::new()];
+    let server = server(&[first.address(), silent.address()]);
+    let pending = send(&server, "a.example.org");
+    assert_eq!(silent.hear().name(), "a.example.org");
+    first.answer(&first.hear(), RIGHT);
+    assert!(is_right(&pending.reply()));
+    let counts = server.stop();
+    assert_eq!((counts.get("upstream_measurings"), counts.get("upstream_timeouts")), (1, 0), "{counts:?}");
+}
+
+#[test]
+fn a_hedge_is_answered_while_the_first_server_is_still_waited_for() {
+    let [slow, second] = [Upstream::new(), Upstream::new()];
+    let server = site()
+        .option("upstream_timeout_ms", "1900")
+        .upstream_group(&[slow.address(), second.address()], "strategy = \"ordered\"\nhedge_ms = 20")
+        .build_and_serve();
+    let pending = send(&server, "a.example.org");
+    slow.hear();
     second.answer(&second.hear(), RIGHT);
     assert!(is_right(&pending.reply()));
-    assert!(silent.is_not_asked());
     let counts = server.stop();
-    assert_eq!((counts.get("upstream_sends"), counts.get("upstream_timeouts")), (3, 1), "{counts:?}");
+    assert_eq!((counts.get("upstream_hedges"), counts.get("upstream_timeouts")), (1, 0), "{counts:?}");
+}
+
+#[test]
+fn a_server_that_comes_back_is_found_by_a_probe() {
+    let second = Upstream::new();
+    let absent = SocketAddr::from(([127, 0, 0, 1], ports::free()));
+    let server = site().upstream_group(&[absent, second.address()], "strategy = \"ordered\"").build_and_serve();
+    for name in ["a.example.org", "b.example.org"] {
+        let pending = send(&server, name);
+        second.answer(&second.hear(), RIGHT);
+        assert!(is_right(&pending.reply()));
+    }
+    let back = Upstream::at(absent);
+    let probe = back.hear();
+    assert_eq!(probe.name(), "");
+    back.answer(&probe, RIGHT);
+    let counts = server.stop();
+    assert_eq!((counts.get("upstream_downs"), counts.get("upstream_failures")), (1, 2), "{counts:?}");
+}
+
+#[test]
+fn a_zone_is_forwarded_to_its_own_servers() {
+    let [default, corp] = [Upstream::new(), Upstream::new()];
+    let zone = format!("[[forward]]\nzone = \"corp.example.org\"\nservers = \"{}\"\n", corp.address());
+    let server = site().upstream(&[default.address()]).toml(&zone).build_and_serve();
+    let pending = send(&server, "intranet.corp.example.org");
+    corp.answer(&corp.hear(), RIGHT);
+    assert!(is_right(&pending.reply()));
+    let pending = send(&server, "example.org");
+    default.answer(&default.hear(), RIGHT);
+    assert!(is_right(&pending.reply()));
+    assert!(corp.is_not_asked() && default.is_not_asked());
+    server.stop();
 }
 
 #[test]

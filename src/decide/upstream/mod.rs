@@ -239,10 +239,17 @@ impl Upstreams {
         self.groups.server(server).map_or(max, |server| server.timeout_us(max))
     }
 
-    /// The server answered: `is_good` when with something to be used. `sample_us`: since it was asked over UDP.
-    pub fn note_answer(&mut self, server: ServerRef, now: Now, is_good: bool, sample_us: Option<u64>) {
+    /// The server is being asked.
+    pub fn note_asked(&mut self, server: ServerRef, now: Now) {
         if let Some(known) = self.groups.server_mut(server) {
-            known.note_answer(now, is_good, sample_us);
+            known.note_asked(now);
+        }
+    }
+
+    /// The server answered: `is_good` when with something to be used. `sample_us`: since it was asked over UDP.
+    pub fn note_answer(&mut self, server: ServerRef, is_good: bool, sample_us: Option<u64>) {
+        if let Some(known) = self.groups.server_mut(server) {
+            known.note_answer(is_good, sample_us);
             self.probes.clear(server.slot);
         }
     }
@@ -321,7 +328,7 @@ impl Upstreams {
     /// Whether a message is the answer to a stray, which is then measured.
     pub fn hear_stray(&mut self, now: Now, id: u16, server: ServerId, socket: u16) -> bool {
         let Some(Stray { server, sent, .. }) = self.strays.take(now, id, server, socket) else { return false };
-        self.note_answer(server, now, true, Some(now.0.saturating_sub(sent.0)));
+        self.note_answer(server, true, Some(now.0.saturating_sub(sent.0)));
         true
     }
 

@@ -77,8 +77,8 @@ pub struct Server {
     errors: u8,
     /// When the last failure was counted.
     failed: Now,
-    /// When it was last measured, or asked to be.
-    measured: Option<Now>,
+    /// When it was last asked anything, and so measured if it answered.
+    asked: Option<Now>,
     /// Whether it is passed over while another one is up.
     pub is_down: bool,
     back_off_us: u64,
@@ -102,7 +102,7 @@ impl Server {
             refusals: 0,
             errors: 0,
             failed: Now(0),
-            measured: None,
+            asked: None,
             is_down: false,
             back_off_us: 0,
             probe_at: Now(0),
@@ -131,21 +131,21 @@ impl Server {
 
     /// Whether it is time to measure it anew.
     pub(super) fn is_due(&self, now: Now) -> bool {
-        self.measured.is_none_or(|measured| measured.plus_us(UPSTREAM_EXPLORE_US) <= now)
+        self.asked.is_none_or(|asked| asked.plus_us(UPSTREAM_EXPLORE_US) <= now)
     }
 
-    /// When it was last measured; long ago if never.
-    pub(super) fn measured(&self) -> Now {
-        self.measured.unwrap_or(Now(0))
+    /// When it was last asked; long ago if never.
+    pub(super) fn asked(&self) -> Now {
+        self.asked.unwrap_or(Now(0))
     }
 
-    /// It is being asked beside another one, to be measured.
-    pub(super) fn note_measuring(&mut self, now: Now) {
-        self.measured = Some(now);
+    /// It is being asked.
+    pub(super) fn note_asked(&mut self, now: Now) {
+        self.asked = Some(now);
     }
 
     /// It answered: `is_good` when with something to be used. `sample_us`: since it was asked over UDP.
-    pub(super) fn note_answer(&mut self, now: Now, is_good: bool, sample_us: Option<u64>) {
+    pub(super) fn note_answer(&mut self, is_good: bool, sample_us: Option<u64>) {
         self.answers += 1;
         self.failures = 0;
         self.refusals = 0;
@@ -155,7 +155,6 @@ impl Server {
         self.errors = if is_good { 0 } else { self.errors.saturating_add(1) };
         if let Some(sample_us) = sample_us {
             self.round_trip = Some(self.round_trip.map_or(RoundTrip::first(sample_us), |known| known.with(sample_us)));
-            self.measured = Some(now);
         }
     }
 
@@ -226,18 +225,18 @@ mod tests {
     fn the_time_out_follows_what_was_measured_within_its_bounds() {
         let (mut server, _) = server();
         assert_eq!(server.timeout_us(MAX), MAX, "nothing is known");
-        server.note_answer(Now(0), true, Some(40_000));
+        server.note_answer(true, Some(40_000));
         assert_eq!(server.round_trip, Some(RoundTrip { smoothed_us: 40_000, variation_us: 20_000 }));
         assert_eq!(server.timeout_us(MAX), 120_000);
-        server.note_answer(Now(0), true, Some(80_000));
+        server.note_answer(true, Some(80_000));
         assert_eq!(server.round_trip, Some(RoundTrip { smoothed_us: 45_000, variation_us: 25_000 }));
         for _ in 0..50 {
-            server.note_answer(Now(0), true, Some(1_000));
+            server.note_answer(true, Some(1_000));
         }
         assert_eq!(server.timeout_us(MAX), UPSTREAM_RTO_US_MIN);
         assert_eq!(server.timeout_us(20_000), 20_000, "the configured one is the greatest");
         for _ in 0..50 {
-            server.note_answer(Now(0), true, Some(1_500_000));
+            server.note_answer(true, Some(1_500_000));
         }
         assert_eq!(server.timeout_us(MAX), MAX);
     }
@@ -245,12 +244,12 @@ mod tests {
     #[test]
     fn the_time_out_doubles_with_each_failure_and_an_answer_takes_that_back() {
         let (mut server, mut chance) = server();
-        server.note_answer(Now(0), true, Some(1_000));
+        server.note_answer(true, Some(1_000));
         for (failures, timeout_us) in [(1, 100_000), (2, 200_000), (3, 400_000), (4, MAX)] {
             server.note_timeout(Now(failures), Now(failures), &mut chance);
             assert_eq!(server.timeout_us(MAX), timeout_us, "{failures}");
         }
-        server.note_answer(Now(5), true, None);
+        server.note_answer(true, None);
         assert_eq!(server.timeout_us(MAX), 50_000);
     }
 
@@ -261,7 +260,7 @@ mod tests {
         assert_eq!(server.note_timeout(Now(20), Now(10), &mut chance), Health::Same);
         assert_eq!(server.note_timeout(Now(30), Now(20), &mut chance), Health::WentDown);
         assert_eq!(server.note_timeout(Now(40), Now(30), &mut chance), Health::Same, "it is down already");
-        server.note_answer(Now(50), false, None);
+        server.note_answer(false, None);
         assert!(!server.is_down && server.failures == 0, "any answer brings it up");
         assert_eq!(server.note_refusal(Now(60), Now(60), &mut chance), Health::Same);
         assert_eq!(server.note_refusal(Now(60), Now(60), &mut chance), Health::WentDown);
@@ -300,9 +299,9 @@ mod tests {
     fn failures_are_held_against_a_server_and_unmeasured_ones_stand_behind() {
         let (mut known, mut chance) = server();
         let (mut unknown, _) = server();
-        known.note_answer(Now(0), true, Some(2_000));
+        known.note_answer(true, Some(2_000));
         assert_eq!(known.expected_us(), 2_000);
-        known.note_answer(Now(0), false, None);
+        known.note_answer(false, None);
         assert_eq!(known.expected_us(), 4_000, "an answer that is of no use");
         known.note_timeout(Now(1), Now(1), &mut chance);
         assert_eq!(known.expected_us(), 8_000);

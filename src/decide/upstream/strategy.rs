@@ -24,7 +24,7 @@ impl Upstreams {
         self.choose_among(group, tried, now, |server| !server.is_down)
     }
 
-    /// A server to be measured beside the one that is asked, if it is time to: the one that was measured longest ago.
+    /// A server to be measured beside the one that is asked, if it is time to: the one that was asked longest ago.
     pub fn choose_to_measure(&mut self, group: GroupRef, tried: &mut Tried, now: Now) -> Option<ServerRef> {
         let known = self.groups.group(group)?;
         if !matches!(known.strategy, Strategy::Fastest | Strategy::Parallel) {
@@ -33,11 +33,9 @@ impl Upstreams {
         let places = known.servers().iter().enumerate().filter(|(place, _)| !tried.has(*place));
         let servers = places.filter_map(|(place, &slot)| Some((place, slot, self.groups.servers.get(slot as usize)?)));
         let due = servers.filter(|(.., server)| !server.is_down && server.is_due(now));
-        let (place, slot, _) = due.min_by_key(|(.., server)| server.measured())?;
+        let (place, slot, _) = due.min_by_key(|(.., server)| server.asked())?;
         tried.add(place);
-        let server = self.groups.server_at(slot)?;
-        self.groups.server_mut(server)?.note_measuring(now);
-        Some(server)
+        self.groups.server_at(slot)
     }
 
     fn choose_among(
