@@ -177,6 +177,28 @@ pub const UPSTREAM_ANSWERS_IN_A_ROW_MAX: usize = 16;
 /// Upstream sends that failed at once and wait to be reported to `decide`.
 pub const UPSTREAM_FAILURES_MAX: usize = EXCHANGES_MAX;
 
+/// TCP connections of one worker with one upstream server: RFC 7766 §6.2.2 asks for few, and a second one is opened only when
+/// as many questions as one takes are in flight.
+pub const UPSTREAM_TCP_CONNECTIONS: usize = 4;
+/// Questions in flight on one TCP connection with an upstream server. Servers read on at 20 to 100 (BIND, Knot Resolver).
+pub const UPSTREAM_TCP_PIPELINE: usize = 64;
+/// TCP connections of one worker with all upstream servers: a descriptor and some 10 KB each.
+pub const UPSTREAM_TCP_CONNECTIONS_MAX: usize = 256;
+/// Milliseconds that a TCP connection with an upstream server stays open unused: most servers close at 10 s or later.
+pub const UPSTREAM_TCP_IDLE_MS: u64 = 10_000;
+/// Bytes of questions that wait for one TCP connection to take them: more than as many as may be in flight have.
+pub const UPSTREAM_TCP_OUTBOX_BYTES_MAX: usize = 65_536;
+/// Messages on one TCP connection that answer nothing that was asked, until the connection is closed.
+pub const UPSTREAM_TCP_UNEXPECTED_MAX: u32 = 16;
+/// Milliseconds that a server which closes after one answer is given a connection for each question.
+pub const UPSTREAM_TCP_ONE_SHOT_MS: u64 = 60_000;
+/// Connections with such a server at a time.
+pub const UPSTREAM_TCP_ONE_SHOT_CONNECTIONS: usize = 32;
+/// Bytes read at a time from an upstream server: an answer that UDP would not hold, whole.
+pub const UPSTREAM_TCP_READ_BYTES: usize = 8_192;
+
+/// Bytes read at a time from a TCP client; most queries are far shorter.
+pub const TCP_READ_BYTES: usize = 1_024;
 /// Bytes of replies that wait for one TCP client to read them. A client that lets more gather is cut off.
 pub const TCP_OUTBOX_BYTES_MAX: usize = 2 * (2 + MESSAGE_BYTES_MAX);
 const _: () = assert!(TCP_OUTBOX_BYTES_MAX >= 2 + MESSAGE_BYTES_MAX, "the largest reply fits");

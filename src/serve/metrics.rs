@@ -53,6 +53,10 @@ socket_counters! {
     upstream_ports,
     /// Upstream sends that found no socket or were refused at once.
     upstream_unsent,
+    /// TCP connections begun with upstream servers.
+    upstream_connections,
+    /// Questions sent once more because an upstream server closed a TCP connection that it had answered on before.
+    upstream_again,
     /// Times that the worker slept in the executor because nothing came.
     parks,
 }

@@ -12,8 +12,10 @@
 pub mod answer_here;
 pub mod clock;
 pub mod cores;
+pub mod framer;
 mod kernel;
 pub mod metrics;
+pub mod outbox;
 pub mod patterns;
 pub mod probe;
 pub mod reload;

@@ -15,21 +15,20 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_lite::future::yield_now;
 use futures_lite::{AsyncRead, AsyncReadExt, AsyncWrite};
 use glommio::net::TcpStream;
 use glommio::spawn_local;
 use glommio::timer::sleep;
 
+use super::framer::Framer;
 use super::kernel::adopt;
 use super::reload::{Order, Orders};
-use super::tcp::Framer;
 use super::turn::{TURN_US, turn};
 use super::udp::ReceiveBatch;
-use super::upstream::ask_over_tcp;
+use super::upstream::carry::carry;
 use super::wait::{Wait, watch};
-use super::worker::{AskOverTcp, Worker};
-use crate::limits::{NAP_MS_MAX, STOP_MS_MAX, TCP_QUERIES_IN_A_ROW_MAX};
+use super::worker::{ConnectUpstream, Worker};
+use crate::limits::{NAP_MS_MAX, STOP_MS_MAX, TCP_QUERIES_IN_A_ROW_MAX, TCP_READ_BYTES};
 
 /// A worker that its tasks share. Only one of them runs at a time.
 pub type Shared = Rc<RefCell<Worker>>;
@@ -41,7 +40,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Starts every task but the loop. They end with the executor.
 pub fn spawn_all(worker: &Shared, listeners: Vec<TcpListener>, orders: Orders) -> io::Result<()> {
-    worker.borrow_mut().set_ask_over_tcp(tcp_asker(Rc::downgrade(worker)));
+    worker.borrow_mut().set_connect_upstream(connect_upstream(Rc::downgrade(worker)));
     let park = worker.borrow().park();
     for socket in worker.borrow().listener_copies()? {
         spawn_local(watch(park.clone(), socket)).detach();
@@ -89,22 +88,9 @@ pub async fn run(worker: Shared, wait: Wait) {
     }
 }
 
-fn tcp_asker(worker: Weak<RefCell<Worker>>) -> AskOverTcp {
-    Box::new(move |send, server, address, question| {
-        let worker = worker.clone();
-        spawn_local(async move {
-            // The worker is borrowed by whoever asks.
-            yield_now().await;
-            let connected = |stream: &TcpStream| {
-                if let Some(worker) = worker.upgrade() {
-                    worker.borrow().watch_for_others(stream);
-                }
-            };
-            let answer = ask_over_tcp(address, &question, connected).await;
-            if let Some(worker) = worker.upgrade() {
-                worker.borrow_mut().take_tcp_answer(send, server, answer);
-            }
-        })
+fn connect_upstream(worker: Weak<RefCell<Worker>>) -> ConnectUpstream {
+    Box::new(move |token, address| {
+        spawn_local(carry(worker.clone(), token, address)).detach();
     })
 }
 
@@ -148,7 +134,7 @@ fn begin(worker: &Shared, stream: TcpStream, client: SocketAddr) {
 
 /// Carries one connection's bytes until either side ends it.
 async fn converse(worker: Shared, token: u64, mut stream: TcpStream) {
-    let mut framer = Framer::new();
+    let mut framer = Framer::new(TCP_READ_BYTES);
     let mut has_ended = false;
     while poll_fn(|task| step(&worker, token, &mut stream, &mut framer, &mut has_ended, task)).await.is_continue() {
         // Other connections have their turn first.
@@ -244,12 +230,13 @@ async fn obey(worker: Shared, orders: std::sync::mpsc::Receiver<Order>, wakeups:
     }
 }
 
-/// Closes silent TCP connections.
+/// Closes TCP connections that have been silent for too long, with clients and with upstream servers.
 async fn sweep(worker: Shared) {
     loop {
         sleep(SWEEP).await;
         let mut worker = worker.borrow_mut();
         let (now, counters) = (worker.now(), worker.counters().clone());
         worker.connections().close_idle(now, &counters);
+        worker.sweep_upstream_connections();
     }
 }

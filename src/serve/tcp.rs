@@ -13,71 +13,12 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::task::Waker;
 
 use super::metrics::SocketCounters;
+use super::outbox::Outbox;
 use crate::decide::Now;
 use crate::limits::{
     MESSAGE_BYTES_MAX, TCP_CONNECTIONS_MAX, TCP_CONNECTIONS_PER_CLIENT_MAX, TCP_IDLE_MS_MAX, TCP_OUTBOX_BYTES_HIGH,
     TCP_OUTBOX_BYTES_MAX, TCP_PIPELINE_MAX,
 };
-
-/// Bytes of a connection's read buffer to begin with; most queries are far shorter.
-const READ_BYTES: usize = 1_024;
-
-/// Cuts a stream of bytes into messages, however it was segmented.
-#[derive(Debug)]
-pub struct Framer {
-    buffer: Vec<u8>,
-    /// Where the next message begins.
-    at: usize,
-    filled: usize,
-}
-
-impl Framer {
-    /// Nothing read yet.
-    pub fn new() -> Self {
-        Self { buffer: vec![0; READ_BYTES], at: 0, filled: 0 }
-    }
-
-    /// The next whole message without its length; none until it is complete.
-    pub fn message(&self) -> Option<&[u8]> {
-        let (length, rest) = self.buffer.get(self.at..self.filled)?.split_first_chunk::<2>()?;
-        rest.get(..usize::from(u16::from_be_bytes(*length)))
-    }
-
-    /// Takes the message of [`Self::message`] out.
-    pub fn consume(&mut self) {
-        self.at += self.message().map_or(0, |message| 2 + message.len());
-    }
-
-    /// Where to read on to; never empty while no whole message is there.
-    pub fn space(&mut self) -> &mut [u8] {
-        self.buffer.copy_within(self.at..self.filled, 0);
-        self.filled -= self.at;
-        self.at = 0;
-        let needed = match self.buffer.get(..self.filled).and_then(|bytes| bytes.split_first_chunk::<2>()) {
-            Some((length, _)) => 2 + usize::from(u16::from_be_bytes(*length)),
-            None => 2,
-        };
-        debug_assert!(needed <= 2 + MESSAGE_BYTES_MAX);
-        // Grows for a long message only, and not before its length is known; shrinks when it is over.
-        let wanted = needed.max(READ_BYTES);
-        if self.buffer.len() != wanted && self.filled <= wanted {
-            self.buffer.resize(wanted, 0);
-            self.buffer.shrink_to_fit();
-        }
-        self.buffer.get_mut(self.filled..).unwrap_or_default()
-    }
-
-    /// The first `bytes` of [`Self::space`] have been read.
-    pub fn filled(&mut self, bytes: usize) {
-        self.filled = (self.filled + bytes).min(self.buffer.len());
-    }
-}
-
-impl Default for Framer {
-    fn default() -> Self {
-        Self::new()
-    }
-}
 
 /// One connection, apart from its stream.
 #[derive(Debug)]
@@ -85,9 +26,7 @@ pub struct Connection {
     turn: u32,
     is_open: bool,
     client: SocketAddr,
-    outbox: Vec<u8>,
-    /// Bytes of the outbox that the kernel has taken.
-    sent: usize,
+    outbox: Outbox,
     /// Queries that wait for an upstream.
     waiting: usize,
     /// When a query came or some of a reply was taken.
@@ -104,19 +43,14 @@ impl Connection {
 
     /// What is to be written next.
     pub fn unsent(&self) -> &[u8] {
-        self.outbox.get(self.sent..).unwrap_or_default()
+        self.outbox.unsent()
     }
 
     /// The first `bytes` of [`Self::unsent`] were written.
     pub fn wrote(&mut self, bytes: usize, now: Now) {
-        self.sent += bytes;
         self.active = now;
-        if self.sent >= self.outbox.len() {
-            self.sent = 0;
-            self.outbox.clear();
-            // A long answer is not a reason to hold on to its memory.
-            self.outbox.shrink_to(TCP_OUTBOX_BYTES_HIGH);
-        }
+        // A long answer is not a reason to hold on to its memory.
+        self.outbox.wrote(bytes, TCP_OUTBOX_BYTES_HIGH);
     }
 
     /// Whether another query may be read: the client reads its replies and does not ask too many at a time.
@@ -202,8 +136,7 @@ impl Connections {
                 turn: 0,
                 is_open: false,
                 client,
-                outbox: Vec::new(),
-                sent: 0,
+                outbox: Outbox::default(),
                 waiting: 0,
                 active: now,
                 must_close: false,
@@ -216,8 +149,7 @@ impl Connections {
             turn: slot.turn.wrapping_add(1),
             is_open: true,
             client,
-            outbox: Vec::new(),
-            sent: 0,
+            outbox: Outbox::default(),
             waiting: 0,
             active: now,
             must_close: false,
@@ -243,7 +175,7 @@ impl Connections {
     pub fn close(&mut self, token: u64) {
         let Some(slot) = self.get_mut(token) else { return };
         slot.is_open = false;
-        slot.outbox = Vec::new();
+        slot.outbox = Outbox::default();
         if let Some(task) = slot.task.take() {
             task.wake();
         }
@@ -263,14 +195,11 @@ impl Connections {
         let Some(connection) = self.get_mut(token).filter(|connection| !connection.must_close) else {
             return counters.tcp_gone.add(1);
         };
-        let Ok(length) = u16::try_from(message.len()) else { return debug_assert!(false, "a reply over 65,535 bytes") };
-        if connection.unsent().len() + 2 + message.len() > TCP_OUTBOX_BYTES_MAX {
+        debug_assert!(message.len() <= MESSAGE_BYTES_MAX, "a reply over 65,535 bytes");
+        if !connection.outbox.push(message, TCP_OUTBOX_BYTES_MAX) {
             counters.tcp_slow.add(1);
             return connection.close_soon();
         }
-        connection.outbox.drain(..std::mem::take(&mut connection.sent));
-        connection.outbox.extend_from_slice(&length.to_be_bytes());
-        connection.outbox.extend_from_slice(message);
         connection.wake();
         counters.tcp_replies.add(1);
     }
@@ -324,55 +253,6 @@ mod tests {
         let mut framed = (message.len() as u16).to_be_bytes().to_vec();
         framed.extend_from_slice(message);
         framed
-    }
-
-    /// Feeds `bytes` in pieces of at most `piece` and returns the messages.
-    fn cut(bytes: &[u8], piece: usize) -> Vec<Vec<u8>> {
-        let mut framer = Framer::new();
-        let mut messages = Vec::new();
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let space = framer.space();
-            assert!(!space.is_empty());
-            let count = space.len().min(piece).min(rest.len());
-            space[..count].copy_from_slice(&rest[..count]);
-            framer.filled(count);
-            rest = &rest[count..];
-            while let Some(message) = framer.message() {
-                messages.push(message.to_vec());
-                framer.consume();
-            }
-        }
-        messages
-    }
-
-    #[test]
-    fn messages_come_whole_however_the_stream_was_cut() {
-        let messages: Vec<Vec<u8>> = [0, 1, 12, 300, 1_021, 1_022, 1_023, 5_000, 65_535, 17]
-            .iter()
-            .map(|&size| vec![size as u8; size])
-            .collect();
-        let stream: Vec<u8> = messages.iter().flat_map(|message| frame(message)).collect();
-        for piece in [1, 2, 3, 7, 1_024, 1_025, 65_537, 200_000] {
-            assert!(cut(&stream, piece) == messages, "pieces of {piece}");
-        }
-    }
-
-    #[test]
-    fn the_buffer_is_small_again_after_a_long_message() {
-        let mut framer = Framer::new();
-        let stream = frame(&[1; 60_000]);
-        for byte in stream.chunks(1_000) {
-            let space = framer.space();
-            let count = byte.len().min(space.len());
-            space[..count].copy_from_slice(&byte[..count]);
-            framer.filled(count);
-            assert_eq!(count, byte.len());
-        }
-        assert_eq!(framer.message().map(<[u8]>::len), Some(60_000));
-        framer.consume();
-        assert_eq!(framer.space().len(), READ_BYTES);
-        assert!(framer.buffer.capacity() <= 2 * READ_BYTES);
     }
 
     fn client(number: u8) -> SocketAddr {

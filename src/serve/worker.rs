@@ -4,13 +4,13 @@
 //! worker for one event and never across an await); after every event all that `decide` has made ready is carried out; the
 //! clock is read once a batch. The tasks that bring the events are in [`super::tasks`].
 
+mod upstream;
+
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
-
-use glommio::Task;
 
 use super::answer_here::carry_out;
 use super::clock::Clock;
@@ -21,13 +21,14 @@ use super::reload::Knowledge;
 use super::store::StoreReader;
 use super::tcp::Connections;
 use super::udp::{ReceiveBatch, Received, SendBatch};
-use super::upstream::{Heard, Ports, Unsent};
+use super::upstream::pool::Pool;
+use super::upstream::ports::Ports;
 use super::wait::{Park, Tag};
 use crate::decide::upstream::ServerId;
-use crate::decide::{Core, ExchangeId, Now, Origin, Ready, SendId, Step, Ticket, Transport};
+use crate::decide::{Core, Now, Origin, Ready, SendId, Step, Ticket, Transport};
 use crate::limits::{
     BATCH_DATAGRAMS, BATCHES_IN_A_ROW_MAX, DATAGRAM_BYTES_MAX, MESSAGE_BYTES_MAX, QUERIES_WAITING_MAX,
-    READY_SOCKETS_MAX, UPSTREAM_ANSWERS_IN_A_ROW_MAX, UPSTREAM_FAILURES_MAX,
+    READY_SOCKETS_MAX, UPSTREAM_FAILURES_MAX,
 };
 
 /// Lengths of a nap after which it ends although the alarm did not ring. It always does; a server should not hang on that.
@@ -47,8 +48,8 @@ enum Failed {
     Socket(ServerId, u16),
 }
 
-/// How an upstream question over TCP is sent: by a task of the executor, which is stopped by dropping it.
-pub type AskOverTcp = Box<dyn Fn(SendId, ServerId, SocketAddr, Vec<u8>) -> Task<()>>;
+/// Starts the task of a new TCP connection, of this token, with an upstream server.
+pub type ConnectUpstream = Box<dyn Fn(u64, SocketAddr)>;
 
 /// What one round of looking at the sockets came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,9 +68,9 @@ pub struct Worker {
     patterns: PatternScanner,
     listeners: Vec<Listener>,
     ports: Ports,
-    /// Upstream questions over TCP that are under way.
-    tcp_exchanges: HashMap<ExchangeId, Task<()>>,
-    ask_over_tcp: Option<AskOverTcp>,
+    /// TCP connections with upstream servers.
+    pool: Pool,
+    connect_upstream: Option<ConnectUpstream>,
     connections: Connections,
     /// Connection of each TCP client's query that waits for an upstream.
     tcp_tickets: HashMap<Ticket, u64>,
@@ -84,6 +85,8 @@ pub struct Worker {
     is_alarm_set: bool,
     park: Rc<Park>,
     counters: Arc<SocketCounters>,
+    /// Something was put where another task finds it: it is to run before the next wait.
+    has_work_for_others: bool,
     is_stopping: bool,
 }
 
@@ -109,8 +112,8 @@ impl Worker {
                 .map(|socket| Listener { socket, send: SendBatch::new(), may_hold_more: true })
                 .collect(),
             ports: Ports::new(port_seed),
-            tcp_exchanges: HashMap::new(),
-            ask_over_tcp: None,
+            pool: Pool::new(),
+            connect_upstream: None,
             connections: Connections::new(),
             tcp_tickets: HashMap::with_capacity(QUERIES_WAITING_MAX),
             failed: VecDeque::with_capacity(UPSTREAM_FAILURES_MAX),
@@ -122,13 +125,14 @@ impl Worker {
             is_alarm_set: false,
             park: Rc::default(),
             counters: Arc::default(),
+            has_work_for_others: false,
             is_stopping: false,
         })
     }
 
-    /// How upstream questions over TCP are sent; none are before this is set.
-    pub fn set_ask_over_tcp(&mut self, ask: AskOverTcp) {
-        self.ask_over_tcp = Some(ask);
+    /// How connections with upstream servers are begun; none are before this is set.
+    pub fn set_connect_upstream(&mut self, connect: ConnectUpstream) {
+        self.connect_upstream = Some(connect);
     }
 
     /// Where this worker's main task sleeps when nothing is to be done.
@@ -189,6 +193,7 @@ impl Worker {
         }
         self.tick();
         self.flush();
+        round.is_others_turn |= std::mem::take(&mut self.has_work_for_others);
         round
     }
 
@@ -295,38 +300,6 @@ impl Worker {
         self.settle(now);
     }
 
-    /// Hears what came on an upstream port.
-    fn hear(&mut self, now: Now, port: u32) -> bool {
-        for heard in 0..UPSTREAM_ANSWERS_IN_A_ROW_MAX {
-            match self.ports.receive(port, &mut self.answer) {
-                Heard::Message { server, slot, bytes } => {
-                    let message = self.answer.get(..bytes).unwrap_or_default();
-                    self.core.on_upstream(now, server, Transport::Udp, slot, message);
-                }
-                Heard::Refused { server, slot } => self.failed.push_back(Failed::Socket(server, slot)),
-                // Which of the questions of then it is about is not known; each has its time-out.
-                Heard::RefusedLate => {}
-                Heard::Nothing => return heard > 0,
-            }
-            self.drain(now);
-        }
-        true
-    }
-
-    /// Takes the answer, or the failure, of an upstream question over TCP.
-    pub fn take_tcp_answer(&mut self, send: SendId, server: ServerId, answer: io::Result<Vec<u8>>) {
-        let now = self.clock.now();
-        // The task that brings it must not be stopped by the exchange's end: it is this one.
-        if let Some(task) = self.tcp_exchanges.remove(&send.exchange) {
-            task.detach();
-        }
-        match answer {
-            Ok(message) => self.core.on_upstream(now, server, Transport::Tcp, 0, &message),
-            Err(_) => self.failed.push_back(Failed::Send(send)),
-        }
-        self.settle(now);
-    }
-
     /// Gives up what has waited too long.
     fn tick(&mut self) {
         let Some(deadline) = self.core.next_deadline() else { return };
@@ -356,8 +329,7 @@ impl Worker {
                 match ready {
                     Ready::Send(send) => self.send_upstream(now, send),
                     Ready::Query(ticket) => self.resume(now, ticket),
-                    // Dropping the task closes its connection.
-                    Ready::Done(exchange) => drop(self.tcp_exchanges.remove(&exchange)),
+                    Ready::Done(exchange) => self.forget_exchange(exchange),
                 }
             }
             match self.failed.pop_front() {
@@ -389,6 +361,7 @@ impl Worker {
     fn reply(&mut self, bytes: usize, to: &Origin) {
         let Some(message) = self.scratch.get(..bytes) else { return };
         if to.transport == Transport::Tcp {
+            self.has_work_for_others = true;
             return self.connections.reply(to.token, message, &self.counters);
         }
         let index = to.token as usize;
@@ -401,32 +374,6 @@ impl Worker {
         };
         slot.copy_from_slice(message);
         send.push(bytes, to);
-    }
-
-    fn send_upstream(&mut self, now: Now, send: SendId) {
-        let Some(request) = self.core.upstream_request(send) else { return };
-        let sent = match (request.transport, &self.ask_over_tcp) {
-            (Transport::Udp, _) => {
-                let opened = self.ports.opened();
-                let sent = self.ports.send(now, &request, &self.epoll);
-                self.counters.upstream_ports.add(self.ports.opened() - opened);
-                sent
-            }
-            (Transport::Tcp, Some(ask)) => {
-                let task = ask(send, request.server, request.address, request.message.to_vec());
-                self.tcp_exchanges.insert(send.exchange, task);
-                Ok(())
-            }
-            (Transport::Tcp, None) => Err(Unsent::Failed),
-        };
-        let Err(unsent) = sent else { return };
-        self.counters.upstream_unsent.add(1);
-        let failed = match unsent {
-            Unsent::Refused => Failed::Socket(request.server, request.socket),
-            Unsent::Failed => Failed::Send(send),
-        };
-        // Reported after all that is ready now has been carried out: `decide` is in the middle of handing it out.
-        self.failed.push_back(failed);
     }
 
     fn flush(&mut self) {
