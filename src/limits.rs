@@ -161,6 +161,9 @@ pub const UDP_RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 /// Milliseconds that a worker waits for traffic in one system call, before it sleeps in its executor; also the most that
 /// a timer of the worker may be late.
 pub const NAP_MS_MAX: u16 = 1;
+/// Microseconds until something is due, from which on a worker sleeps in its executor until then instead of napping: ten naps,
+/// for such a sleep costs more than a nap and ends less exactly.
+pub const PARK_US_MIN: u64 = 10_000 * NAP_MS_MAX as u64;
 /// Sockets that one wait may report as ready; the others are reported by the next one.
 pub const READY_SOCKETS_MAX: usize = 64;
 /// Batches received from one socket before the other sockets are looked at.

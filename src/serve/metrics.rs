@@ -57,6 +57,8 @@ socket_counters! {
     upstream_connections,
     /// Questions sent once more because an upstream server closed a TCP connection that it had answered on before.
     upstream_again,
+    /// Times that the worker waited for its sockets in one system call.
+    naps,
     /// Times that the worker slept in the executor because nothing came.
     parks,
 }

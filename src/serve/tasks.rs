@@ -78,10 +78,10 @@ pub async fn run(worker: Shared, wait: Wait) {
         if !round.is_others_turn && worker.borrow().now() < turned.plus_us(TURN_US) {
             continue;
         }
-        if wait == Wait::Sleep && is_quiet && worker.borrow_mut().may_park() {
-            park.sleep().await;
-        } else {
-            turn().await;
+        let asleep = if wait == Wait::Sleep && is_quiet { worker.borrow_mut().may_park() } else { None };
+        match asleep {
+            Some(asleep) => park.sleep(asleep).await,
+            None => turn().await,
         }
         (turned, is_quiet) = (worker.borrow().now(), true);
         worker.borrow_mut().others_had_their_turn();

@@ -11,6 +11,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::answer_here::carry_out;
 use super::clock::Clock;
@@ -23,11 +24,11 @@ use super::tcp::Connections;
 use super::udp::{ReceiveBatch, Received, SendBatch};
 use super::upstream::pool::Pool;
 use super::upstream::ports::Ports;
-use super::wait::{Park, Tag};
+use super::wait::{Asleep, Park, Tag};
 use crate::decide::upstream::ServerId;
 use crate::decide::{Core, Now, Origin, Ready, SendId, Step, Ticket, Transport};
 use crate::limits::{
-    BATCH_DATAGRAMS, BATCHES_IN_A_ROW_MAX, DATAGRAM_BYTES_MAX, MESSAGE_BYTES_MAX, QUERIES_WAITING_MAX,
+    BATCH_DATAGRAMS, BATCHES_IN_A_ROW_MAX, DATAGRAM_BYTES_MAX, MESSAGE_BYTES_MAX, PARK_US_MIN, QUERIES_WAITING_MAX,
     READY_SOCKETS_MAX, UPSTREAM_FAILURES_MAX,
 };
 
@@ -84,6 +85,8 @@ pub struct Worker {
     alarm: Alarm,
     is_alarm_set: bool,
     park: Rc<Park>,
+    /// When the last sleep was to end.
+    parked_until: Now,
     counters: Arc<SocketCounters>,
     /// Something was put where another task finds it: it is to run before the next wait.
     has_work_for_others: bool,
@@ -124,6 +127,7 @@ impl Worker {
             alarm,
             is_alarm_set: false,
             park: Rc::default(),
+            parked_until: Now(u64::MAX),
             counters: Arc::default(),
             has_work_for_others: false,
             is_stopping: false,
@@ -180,7 +184,7 @@ impl Worker {
         // Under load the listening sockets are looked at without asking whether that is worth it, which saves a call.
         if !more {
             round = self.look(if self.is_stopping { 0 } else { nap_ms });
-        } else if self.core.next_deadline().is_some() {
+        } else if self.core.exchanges_open() > 0 {
             round = self.look(0);
         }
         for index in 0..self.listeners.len() {
@@ -203,6 +207,7 @@ impl Worker {
         let mut wait_ms = wait_ms;
         if wait_ms > 0 && (self.is_alarm_set || self.alarm.set(wait_ms).is_ok()) {
             self.is_alarm_set = true;
+            self.counters.naps.add(1);
             wait_ms = wait_ms.saturating_mul(NAPS_BEFORE_ALARM_IS_LOST);
         }
         if let Err(error) = self.epoll.wait(&mut self.events, wait_ms) {
@@ -317,7 +322,8 @@ impl Worker {
     fn settle(&mut self, now: Now) {
         self.drain(now);
         self.flush();
-        if self.core.next_deadline().is_some() {
+        // While it sleeps nobody watches the upstream ports, and what is due sooner than before would be late.
+        if self.core.exchanges_open() > 0 || self.core.next_deadline().is_some_and(|due| due < self.parked_until) {
             self.park.wake();
         }
     }
@@ -393,15 +399,22 @@ impl Worker {
         self.counters.udp_failed.add(report.failed);
     }
 
-    /// Whether nothing but new traffic can make work: the worker may park.
-    pub fn may_park(&mut self) -> bool {
+    /// For how long nothing but new traffic can make work, so that the worker may park: until the next deadline, when that is
+    /// worth a timer. Not while an upstream is asked, for nobody watches its ports meanwhile.
+    pub fn may_park(&mut self) -> Option<Asleep> {
         let now = self.clock.now();
         self.ports.close_retired(now);
-        let may_park = !self.is_stopping && self.core.next_deadline().is_none();
-        if may_park {
-            self.counters.parks.add(1);
+        if self.is_stopping || self.core.exchanges_open() > 0 {
+            return None;
         }
-        may_park
+        let asleep = match self.core.next_deadline() {
+            None => Asleep::UntilWoken,
+            Some(due) if due > now.plus_us(PARK_US_MIN) => Asleep::AtMost(Duration::from_micros(due.0 - now.0)),
+            Some(_) => return None,
+        };
+        self.parked_until = self.core.next_deadline().unwrap_or(Now(u64::MAX));
+        self.counters.parks.add(1);
+        Some(asleep)
     }
 
     /// Goes over to another generation and configuration, between two batches. Opens the shards first: if one cannot be
@@ -428,7 +441,7 @@ impl Worker {
     }
 
     /// Whether every query taken in has been answered.
-    pub fn is_settled(&mut self) -> bool {
-        self.core.next_deadline().is_none()
+    pub fn is_settled(&self) -> bool {
+        self.core.queries_waiting() == 0
     }
 }
