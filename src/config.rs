@@ -10,6 +10,7 @@ mod cache;
 mod check;
 mod error;
 mod settings;
+mod tcp;
 mod upstream;
 mod value;
 
@@ -22,6 +23,7 @@ use serde::Deserialize;
 
 pub use self::cache::Cache;
 pub use self::error::ConfigError;
+pub use self::tcp::Tcp;
 pub use self::upstream::{Upstream, Upstreams};
 pub use self::value::{Cores, LogLevel, WildcardAction, parse_server};
 use crate::decide::settings::OnStoreError;
@@ -71,6 +73,8 @@ pub struct Config {
     pub alias: Alias,
     /// The response cache.
     pub cache: Cache,
+    /// How much of each worker TCP clients may take.
+    pub tcp: Tcp,
     /// How a store is built.
     pub build: Build,
     /// Policies by client, in order.
@@ -99,6 +103,7 @@ impl Default for Config {
             block: Block::default(),
             alias: Alias::default(),
             cache: Cache::default(),
+            tcp: Tcp::default(),
             build: Build::default(),
             policy: Vec::new(),
             record: Vec::new(),

@@ -144,14 +144,25 @@ const _: () =
 /// Datagrams taken from or given to the kernel by one call: gains flatten between 8 and 32.
 pub const BATCH_DATAGRAMS: usize = 32;
 
-/// TCP connections of one worker.
-pub const TCP_CONNECTIONS_MAX: usize = 512;
-/// TCP connections on one worker of one client: an IPv4 address, or an IPv6 /64, which a single host has all of.
-pub const TCP_CONNECTIONS_PER_CLIENT_MAX: usize = 32;
-/// Milliseconds that a TCP connection may stay without a query (RFC 7766 §6.2.3).
-pub const TCP_IDLE_MS_MAX: u64 = 10_000;
-/// Queries on one TCP connection that wait for their answers at a time.
-pub const TCP_PIPELINE_MAX: usize = 64;
+/// TCP connections that a worker may be configured to have: each is a descriptor and some 2 KB.
+pub const TCP_CONNECTIONS_MAX: usize = 65_536;
+/// Milliseconds that a TCP connection may be configured to stay without a query, at least: its client's next question must
+/// have time to come.
+pub const TCP_IDLE_MS_MIN: u64 = 1_000;
+/// Milliseconds that a TCP connection may be configured to stay without a query, at most: an hour.
+pub const TCP_IDLE_MS_MAX: u64 = 3_600_000;
+const _: () = assert!(TCP_IDLE_MS_MAX / 100 <= u16::MAX as u64, "edns-tcp-keepalive can say it");
+/// Queries of one TCP connection that may be configured to wait for their answers at a time.
+pub const TCP_PIPELINE_MAX: usize = CLIENT_QUERIES_WAITING_MAX;
+/// Milliseconds of a TCP connection's life that may be configured: a day.
+pub const TCP_LIFETIME_MS_MAX: u64 = 86_400_000;
+/// Milliseconds from the first octet of a message over TCP to its last: a query has a few hundred of them, and who sends them
+/// one by one means to hold the connection.
+pub const TCP_MESSAGE_MS_MAX: u64 = 5_000;
+/// Connections looked at for one that is idle and makes room for a newcomer.
+pub const TCP_DISPLACE_STEPS_MAX: usize = 512;
+/// Connections accepted in a row before the worker's other tasks have their turn.
+pub const TCP_ACCEPTS_IN_A_ROW_MAX: usize = 16;
 
 /// Workers, and with them cores, of one process.
 pub const WORKERS_MAX: usize = 256;

@@ -55,7 +55,12 @@ fn plan(config: &Config, hints: bool) -> Result<Plan, cores::CoresError> {
         wait: config.wait,
         log: config.log.as_str().to_owned(),
         hints,
-        wanted: Wanted { settings: Arc::new(config.settings()), store: Some(config.store.clone()), mmap: config.mmap },
+        wanted: Wanted {
+            settings: Arc::new(config.settings()),
+            tcp: config.tcp.limits(),
+            store: Some(config.store.clone()),
+            mmap: config.mmap,
+        },
     })
 }
 

@@ -93,6 +93,8 @@ pub struct Core {
     default_group: GroupId,
     allow_group: GroupId,
     block_group: GroupId,
+    /// What a client over TCP is told that asks how long its connection may be idle, in units of 100 ms.
+    keepalive: u16,
     // Scratch, used within one event and never across two.
     lookup: Lookup,
     answer: Answer,
@@ -119,6 +121,7 @@ impl Core {
             default_group: 0,
             allow_group: 0,
             block_group: 0,
+            keepalive: 0,
             lookup: Lookup::new(),
             answer: Answer::new(),
             body: Body::new(),
@@ -147,6 +150,12 @@ impl Core {
         self.rules = rules;
     }
 
+    /// What the client of the next message over TCP is told, should it ask how long its connection may be idle, in units of
+    /// 100 ms (RFC 7828); 0 asks it to close.
+    pub fn set_keepalive(&mut self, units: u16) {
+        self.keepalive = units;
+    }
+
     /// Stages 1 and 2: takes a message in. `out` holds [`crate::limits::UDP_PAYLOAD_BYTES_MAX`] bytes for UDP and
     /// [`crate::limits::MESSAGE_BYTES_MAX`] for TCP. On the hot path.
     pub fn on_datagram(&mut self, now: Now, from: Origin, datagram: &[u8], out: &mut [u8]) -> Step {
@@ -158,7 +167,7 @@ impl Core {
         let Some((ticket, query)) = self.queries.begin(from) else { return lost() };
         query.rules = self.rules_stamp;
         match question::parse(datagram, from.transport, &mut query.question) {
-            Ok(()) => {}
+            Ok(()) => query.question.keepalive = query.question.keepalive.map(|_| self.keepalive),
             Err(rejection) => {
                 self.queries.end(ticket);
                 return self.reject(from, rejection, datagram, out);

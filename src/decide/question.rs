@@ -12,6 +12,7 @@
 //! | TC | FORMERR | the sender says that something is missing, maybe its OPT record; Unbound does the same |
 //! | answer or authority records | FORMERR | no query has a use for them but IXFR (RFC 1995 §3), which is refused anyway |
 //! | AD, Z, unknown EDNS flags and options | passed over | RFC 6840 §5.7, RFC 6891 §6.1.4, RFC 8906 §3 |
+//! | edns-tcp-keepalive over UDP, or with data | passed over | RFC 7828 §3.2.1; with data it is none that a client may send |
 //! | TSIG, SIG(0), other additional records | passed over | we share no key; who insists on a signed answer sees that ours is not |
 //! | octets behind the last record | passed over | as BIND and Unbound do; they are never copied anywhere |
 //! | a datagram as long as our buffer | FORMERR | its end may be cut off |
@@ -52,6 +53,9 @@ pub struct Question {
     pub qclass: u16,
     /// The OPT record, when there is one.
     pub edns: Option<Edns>,
+    /// The client asked over TCP how long its connection may be idle (RFC 7828): that time in units of 100 ms, once
+    /// [`super::Core::on_datagram`] has put it in, for the reply to tell.
+    pub keepalive: Option<u16>,
 }
 
 /// A reply to a message whose question is not taken up.
@@ -94,6 +98,7 @@ impl Question {
         qtype: 0,
         qclass: 0,
         edns: None,
+        keepalive: None,
     };
 
     /// DO, false without EDNS.
@@ -117,6 +122,7 @@ pub fn parse(datagram: &[u8], transport: Transport, question: &mut Question) -> 
     question.checking_disabled = flags_lo & 0x10 != 0;
     question.authentic_data = flags_lo & 0x20 != 0;
     question.edns = None;
+    question.keepalive = None;
     let mut error = ErrorReply {
         id: question.id,
         opcode: flags_hi >> 3 & 0x0f,
@@ -166,8 +172,9 @@ pub fn parse(datagram: &[u8], transport: Transport, question: &mut Question) -> 
             if version != 0 {
                 return Err(error.with(rcode::BADVERS));
             }
-            if !options_are_sound(opt.rdata(datagram)) {
-                return Err(error.with(rcode::FORMERR));
+            let options = read_options(opt.rdata(datagram)).ok_or(error.with(rcode::FORMERR))?;
+            if transport == Transport::Tcp && options.asks_keepalive {
+                question.keepalive = Some(0);
             }
             question.edns = Some(Edns { payload_bytes: opt.class, dnssec_ok: flags_hi & 0x80 != 0 });
         }
@@ -239,17 +246,29 @@ fn has_opt(datagram: &[u8]) -> bool {
 /// Octets of an OPT record in front of its options, when its owner is the root as a plain zero octet.
 const OPT_FIXED_BYTES: usize = crate::limits::OPT_BYTES_MIN;
 
-/// Whether the options fill their RDATA exactly and are not too many. What they say is passed over.
-fn options_are_sound(mut options: &[u8]) -> bool {
+/// OPTION-CODE of edns-tcp-keepalive (RFC 7828 §3.1).
+pub(super) const OPTION_KEEPALIVE: u16 = 11;
+
+/// What the options of a query say that is heeded; all others are passed over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Options {
+    /// edns-tcp-keepalive without data, as a client must send it (RFC 7828 §3.2.1).
+    asks_keepalive: bool,
+}
+
+/// Reads the options; none when they do not fill their RDATA exactly or are too many.
+fn read_options(mut rdata: &[u8]) -> Option<Options> {
+    let mut options = Options::default();
     for _ in 0..EDNS_OPTIONS_MAX {
-        if options.is_empty() {
-            return true;
+        if rdata.is_empty() {
+            return Some(options);
         }
-        let Some(([_, _, len_hi, len_lo], rest)) = options.split_first_chunk::<4>() else { return false };
-        let Some(rest) = rest.get(usize::from(u16::from_be_bytes([*len_hi, *len_lo]))..) else { return false };
-        options = rest;
+        let ([code_hi, code_lo, len_hi, len_lo], rest) = rdata.split_first_chunk::<4>()?;
+        let bytes = usize::from(u16::from_be_bytes([*len_hi, *len_lo]));
+        rdata = rest.get(bytes..)?;
+        options.asks_keepalive |= bytes == 0 && u16::from_be_bytes([*code_hi, *code_lo]) == OPTION_KEEPALIVE;
     }
-    options.is_empty()
+    rdata.is_empty().then_some(options)
 }
 
 /// The RCODE for well-formed questions that are not taken up.
@@ -410,6 +429,21 @@ mod tests {
         for options in [unknown.repeat(EDNS_OPTIONS_MAX + 1), b"\0\x0a\0\x09cookie!!".to_vec(), b"\0\x0a\0".to_vec()] {
             assert_eq!(refused(&query(0, [0, 0, 1], &opt([0; 4], &options))), (rcode::FORMERR, true, ECHOED));
         }
+    }
+
+    #[test]
+    fn a_wish_for_keepalive_is_heard_over_tcp_and_only_when_it_bears_no_data() {
+        let wish = b"\0\x0b\0\0";
+        let heard = |options: &[u8], transport| {
+            let mut question = Question { keepalive: Some(7), ..Question::EMPTY };
+            parse(&query(0, [0, 0, 1], &opt([0; 4], options)), transport, &mut question).unwrap();
+            question.keepalive
+        };
+        assert_eq!(heard(wish, Transport::Tcp), Some(0));
+        assert_eq!(heard(&[b"\xff\xf0\0\x03abc".as_slice(), wish].concat(), Transport::Tcp), Some(0));
+        assert_eq!(heard(wish, Transport::Udp), None);
+        assert_eq!(heard(b"\0\x0b\0\x02\0\x64", Transport::Tcp), None);
+        assert_eq!(heard(b"", Transport::Tcp), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod compression;
 
 use super::Transport;
 use super::answer::{Answer, Record, Section};
-use super::question::{ErrorReply, Question};
+use super::question::{ErrorReply, OPTION_KEEPALIVE, Question};
 use super::wire::{Field, field_octets, layout, rcode, rtype};
 use crate::limits::{
     ANSWER_RECORDS_MAX, HEADER_BYTES, MESSAGE_BYTES_MAX, OPT_BYTES_MIN, UDP_PAYLOAD_BYTES_MAX, UDP_PAYLOAD_BYTES_MIN,
@@ -190,12 +190,15 @@ impl Default for Body {
     }
 }
 
-/// Octets of the largest body: what the largest message leaves behind the longest question and with an EDE without text.
+/// Octets of the largest body: what the largest message leaves behind the longest question, with an EDE without text and a
+/// time-out.
 const BODY_BYTES_MAX: usize = MESSAGE_BYTES_MAX
     - (HEADER_BYTES + corewall_sharding::name::NAME_BYTES_MAX + 4)
-    - (OPT_BYTES_MIN + EDE_FIXED_BYTES);
+    - (OPT_BYTES_MIN + EDE_FIXED_BYTES + KEEPALIVE_BYTES);
 /// Octets of an EDE option in front of its text (RFC 8914 §2): code, length, INFO-CODE.
 const EDE_FIXED_BYTES: usize = 6;
+/// Octets of an edns-tcp-keepalive option (RFC 7828 §3.1): code, length, time-out.
+const KEEPALIVE_BYTES: usize = 6;
 /// OPTION-CODE of an Extended DNS Error.
 const OPTION_EDE: u16 = 15;
 
@@ -269,7 +272,8 @@ pub(super) fn assemble(
     let limit = size_max(question, transport).min(out.len());
     let ede = if question.edns.is_some() { head.ede } else { None };
     let textless = ede.map(|ede| Ede { text: "", ..ede });
-    let fixed = body_at + if question.edns.is_some() { OPT_BYTES_MIN } else { 0 };
+    let keepalive = question.edns.and(question.keepalive);
+    let fixed = body_at + if question.edns.is_some() { OPT_BYTES_MIN } else { 0 } + keepalive_bytes(keepalive);
     let fits = |bytes: usize, ede: Option<Ede<'_>>| fixed + bytes + ede_bytes(ede) <= limit;
     let whole = !shape.too_large && fits(shape.bytes, textless);
     let body_bytes = if whole { shape.bytes } else { 0 };
@@ -307,7 +311,7 @@ pub(super) fn assemble(
         fill(body);
     }
     let opt_bytes = match question.edns {
-        Some(edns) => put_opt(rcode, edns.dnssec_ok, ede, behind),
+        Some(edns) => put_opt(rcode, edns.dnssec_ok, ede, keepalive, behind),
         None => 0,
     };
     body_at + body_bytes + opt_bytes
@@ -336,20 +340,32 @@ fn opt_fixed(rcode: u16, dnssec_ok: bool, options_bytes: u16) -> [u8; OPT_BYTES_
     [0, type_hi, type_lo, size_hi, size_lo, (rcode >> 4) as u8, 0, u8::from(dnssec_ok) << 7, 0, len_hi, len_lo]
 }
 
+fn keepalive_bytes(keepalive: Option<u16>) -> usize {
+    if keepalive.is_some() { KEEPALIVE_BYTES } else { 0 }
+}
+
 /// Writes OPT at the start of `place`, which was found large enough, and returns its length.
-fn put_opt(rcode: u16, dnssec_ok: bool, ede: Option<Ede<'_>>, place: &mut [u8]) -> usize {
-    let options_bytes = ede_bytes(ede);
+fn put_opt(rcode: u16, dnssec_ok: bool, ede: Option<Ede<'_>>, keepalive: Option<u16>, place: &mut [u8]) -> usize {
+    let (ede_bytes, keepalive_bytes) = (ede_bytes(ede), keepalive_bytes(keepalive));
+    let options_bytes = ede_bytes + keepalive_bytes;
     let Some((opt, options)) = place.split_first_chunk_mut::<OPT_BYTES_MIN>() else { return 0 };
     *opt = opt_fixed(rcode, dnssec_ok, options_bytes as u16);
+    let Some((ede_place, options)) = options.split_at_mut_checked(ede_bytes) else { return 0 };
     if let Some(ede) = ede
-        && let Some((fixed, text)) = options.split_first_chunk_mut::<EDE_FIXED_BYTES>()
-        && let Some(text) = text.get_mut(..ede.text.len())
+        && let Some((fixed, text)) = ede_place.split_first_chunk_mut::<EDE_FIXED_BYTES>()
     {
         let [option_hi, option_lo] = OPTION_EDE.to_be_bytes();
         let [len_hi, len_lo] = (ede.text.len() as u16 + 2).to_be_bytes();
         let [code_hi, code_lo] = ede.code.to_be_bytes();
         *fixed = [option_hi, option_lo, len_hi, len_lo, code_hi, code_lo];
         text.copy_from_slice(ede.text.as_bytes());
+    }
+    if let Some(time_out) = keepalive
+        && let Some(option) = options.first_chunk_mut::<KEEPALIVE_BYTES>()
+    {
+        let [option_hi, option_lo] = OPTION_KEEPALIVE.to_be_bytes();
+        let [time_out_hi, time_out_lo] = time_out.to_be_bytes();
+        *option = [option_hi, option_lo, 0, 2, time_out_hi, time_out_lo];
     }
     OPT_BYTES_MIN + options_bytes
 }

@@ -41,6 +41,10 @@ socket_counters! {
     tcp_displaced,
     /// TCP connections closed because nothing was asked, or nothing was read, for too long.
     tcp_idle,
+    /// TCP connections closed because a message took too long to come whole.
+    tcp_incomplete,
+    /// TCP connections ended because they had lived long enough.
+    tcp_ended,
     /// TCP connections closed because the client does not read its replies.
     tcp_slow,
     /// Messages received over TCP.

@@ -228,7 +228,7 @@ pub fn run(plan: Plan, reread: Reread, signals: CaughtSignals) -> Result<(), Ser
     let (sender, events) = mpsc::sync_channel(CONTROL_EVENTS_MAX);
     forward_signals(signals, sender.clone())?;
     check(&plan)?;
-    probe::probe(plan.cores.len()).map_err(ServeError::Probe)?;
+    probe::probe(plan.cores.len(), plan.wanted.tcp.connections).map_err(ServeError::Probe)?;
     let sockets = listen(&plan)?;
     let mut server = Server {
         commanders: Vec::new(),

@@ -28,7 +28,7 @@ use super::udp::ReceiveBatch;
 use super::upstream::carry::carry;
 use super::wait::{Wait, watch};
 use super::worker::{ConnectUpstream, Worker};
-use crate::limits::{NAP_MS_MAX, STOP_MS_MAX, TCP_QUERIES_IN_A_ROW_MAX, TCP_READ_BYTES};
+use crate::limits::{NAP_MS_MAX, STOP_MS_MAX, TCP_ACCEPTS_IN_A_ROW_MAX, TCP_QUERIES_IN_A_ROW_MAX, TCP_READ_BYTES};
 
 /// A worker that its tasks share. Only one of them runs at a time.
 pub type Shared = Rc<RefCell<Worker>>;
@@ -97,7 +97,14 @@ fn connect_upstream(worker: Weak<RefCell<Worker>>) -> ConnectUpstream {
 /// Takes TCP connections in.
 async fn accept(worker: Shared, listener: TcpListener) {
     let listener: glommio::net::TcpListener = adopt(listener);
+    let mut accepted_in_a_row = 0;
     loop {
+        accepted_in_a_row += 1;
+        if accepted_in_a_row == TCP_ACCEPTS_IN_A_ROW_MAX {
+            // While connections wait, nothing above or below lets another task run.
+            accepted_in_a_row = 0;
+            turn().await;
+        }
         let accepted = match listener.accept().await {
             Ok(stream) => stream.peer_addr().map(|client| (stream, client)),
             Err(error) => Err(error),
@@ -162,7 +169,8 @@ fn step(
         let Some(connection) = borrowed.connections().get_mut(token) else {
             return Poll::Ready(ControlFlow::Break(()));
         };
-        if connection.is_settled() && framer.message().is_none() && (*has_ended || is_stopping) {
+        let takes_no_more = *has_ended || connection.is_ending();
+        if connection.is_settled() && framer.message().is_none() && (takes_no_more || is_stopping) {
             return Poll::Ready(ControlFlow::Break(()));
         }
         if !connection.takes_queries() {
@@ -173,14 +181,19 @@ fn step(
             framer.consume();
             continue;
         }
-        drop(borrowed);
-        if *has_ended {
-            // Half-closed by the client: what it has asked is still answered.
+        if takes_no_more {
+            // Half-closed by the client, or at the end of its life: what has been asked is still answered.
             return Poll::Pending;
         }
         match Pin::new(&mut *stream).poll_read(task, framer.space()) {
             Poll::Ready(Ok(0)) => *has_ended = true,
-            Poll::Ready(Ok(bytes)) => framer.filled(bytes),
+            Poll::Ready(Ok(bytes)) => {
+                framer.filled(bytes);
+                let now = borrowed.now();
+                if let Some(connection) = borrowed.connections().get_mut(token) {
+                    connection.read(framer.is_within_message(), now);
+                }
+            }
             Poll::Ready(Err(_)) => return Poll::Ready(ControlFlow::Break(())),
             Poll::Pending => return Poll::Pending,
         }
@@ -236,7 +249,7 @@ async fn sweep(worker: Shared) {
         sleep(SWEEP).await;
         let mut worker = worker.borrow_mut();
         let (now, counters) = (worker.now(), worker.counters().clone());
-        worker.connections().close_idle(now, &counters);
+        worker.connections().sweep(now, &counters);
         worker.sweep_upstream_connections();
     }
 }

@@ -117,7 +117,7 @@ impl Worker {
             ports: Ports::new(port_seed),
             pool: Pool::new(),
             connect_upstream: None,
-            connections: Connections::new(),
+            connections: Connections::new(knowledge.tcp),
             tcp_tickets: HashMap::with_capacity(QUERIES_WAITING_MAX),
             failed: VecDeque::with_capacity(UPSTREAM_FAILURES_MAX),
             scratch: vec![0; MESSAGE_BYTES_MAX],
@@ -288,8 +288,10 @@ impl Worker {
         let now = self.clock.now();
         let Some(connection) = self.connections.get_mut(token) else { return };
         connection.query_came(now);
+        let client = connection.client();
         self.counters.tcp_received.add(1);
-        let from = Origin { client: connection.client(), local: None, transport: Transport::Tcp, token };
+        self.core.set_keepalive(self.connections.keepalive(token, now));
+        let from = Origin { client, local: None, transport: Transport::Tcp, token };
         let Self { core, store, patterns, scratch, .. } = self;
         let step = core.on_datagram(now, from, message, scratch);
         match carry_out(core, now, step, store, patterns, scratch) {
@@ -422,6 +424,7 @@ impl Worker {
     pub fn switch(&mut self, knowledge: &Knowledge) -> Result<(), String> {
         let (store, patterns) = (knowledge.open_store()?, knowledge.open_patterns()?);
         self.core.switch(knowledge.settings.clone(), knowledge.rules.clone());
+        self.connections.set_limits(knowledge.tcp);
         self.store = store;
         self.patterns = patterns;
         Ok(())
