@@ -335,7 +335,7 @@ impl Worker {
         loop {
             while let Some(ready) = self.core.next_ready() {
                 match ready {
-                    Ready::Send(send) => self.send_upstream(now, send),
+                    Ready::Send(send) => self.send_upstream(now, send, false),
                     Ready::Query(ticket) => self.resume(now, ticket),
                     Ready::Done(exchange) => self.forget_exchange(exchange),
                 }

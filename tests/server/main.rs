@@ -24,5 +24,6 @@ mod reload;
 mod start;
 mod stop;
 mod tcp;
+mod upstream_tcp;
 mod upstreams;
 mod workers;

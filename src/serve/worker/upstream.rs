@@ -16,7 +16,13 @@ impl Worker {
                     let message = self.answer.get(..bytes).unwrap_or_default();
                     self.core.on_upstream(now, server, Transport::Udp, slot, message);
                 }
-                Heard::Refused { server, slot } => self.failed.push_back(Failed::Socket(server, slot)),
+                Heard::Refused { server, slot } => {
+                    self.failed.push_back(Failed::Socket(server, slot));
+                    self.drain(now);
+                    // What was sent just now may have been refused already: only at a later moment is that told from the
+                    // refusal of what was sent before.
+                    return true;
+                }
                 // Which of the questions of then it is about is not known; each has its time-out.
                 Heard::RefusedLate => {}
                 Heard::Nothing => return heard > 0,
@@ -26,8 +32,8 @@ impl Worker {
         true
     }
 
-    /// Sends what `decide` has made ready to be sent.
-    pub(super) fn send_upstream(&mut self, now: Now, send: SendId) {
+    /// Sends what `decide` has made ready to be sent. `is_again`: the TCP connection that it was sent on has ended.
+    pub(super) fn send_upstream(&mut self, now: Now, send: SendId, is_again: bool) {
         let Some(request) = self.core.upstream_request(send) else { return };
         let sent = match request.transport {
             Transport::Udp => {
@@ -36,7 +42,22 @@ impl Worker {
                 self.counters.upstream_ports.add(self.ports.opened() - opened);
                 sent
             }
-            Transport::Tcp => return self.send_over_tcp(now, send, false),
+            Transport::Tcp => {
+                self.has_work_for_others = true;
+                match (self.pool.send(now, send, &request, is_again), &self.connect_upstream) {
+                    (Ok(None), _) => Ok(()),
+                    (Ok(Some(token)), Some(connect)) => {
+                        self.counters.upstream_connections.add(1);
+                        connect(token, request.address);
+                        Ok(())
+                    }
+                    (Ok(Some(token)), None) => {
+                        self.pool.close(token, now);
+                        Err(Unsent::Failed)
+                    }
+                    (Err(unsent), _) => Err(unsent),
+                }
+            }
         };
         let Err(unsent) = sent else { return };
         self.counters.upstream_unsent.add(1);
@@ -46,23 +67,6 @@ impl Worker {
         };
         // Reported after all that is ready now has been carried out: `decide` is in the middle of handing it out.
         self.failed.push_back(failed);
-    }
-
-    fn send_over_tcp(&mut self, now: Now, send: SendId, is_again: bool) {
-        let Some(request) = self.core.upstream_request(send) else { return };
-        match (self.pool.send(now, send, &request, is_again), &self.connect_upstream) {
-            (Ok(None), _) => {}
-            (Ok(Some(token)), Some(connect)) => {
-                self.counters.upstream_connections.add(1);
-                connect(token, request.address);
-            }
-            (Ok(Some(token)), None) => self.lose(now, token),
-            (Err(_), _) => {
-                self.counters.upstream_unsent.add(1);
-                self.failed.push_back(Failed::Send(send));
-            }
-        }
-        self.has_work_for_others = true;
     }
 
     /// No answer to an exchange's questions is waited for any more.
@@ -97,7 +101,7 @@ impl Worker {
             // One that has been given up for another is not worth a second try.
             if self.core.is_awaited(send) {
                 self.counters.upstream_again.add(1);
-                self.send_over_tcp(now, send, true);
+                self.send_upstream(now, send, true);
             }
         }
         self.failed.extend(lost.failed.into_iter().map(Failed::Send));
