@@ -69,7 +69,10 @@ impl Upstream {
 
     /// Listens on TCP too; the test does the rest.
     pub fn listen(&self) -> TcpSide {
-        TcpSide(TcpListener::bind(self.address()).unwrap())
+        let listener = TcpListener::bind(self.address()).unwrap();
+        // It is for `accept` too.
+        socket2::SockRef::from(&listener).set_read_timeout(Some(PATIENCE)).unwrap();
+        TcpSide(listener)
     }
 
     /// Hears a question and says that its answer does not fit.
@@ -115,8 +118,7 @@ pub struct Peer(TcpStream);
 impl TcpSide {
     /// The next connection.
     pub fn accept(&self) -> Peer {
-        // A listener knows no time-out: one that waits in vain is ended by whoever ends the tests.
-        let (stream, _) = self.0.accept().unwrap();
+        let (stream, _) = self.0.accept().unwrap_or_else(|error| panic!("no connection is made: {error}"));
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();

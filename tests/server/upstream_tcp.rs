@@ -195,7 +195,7 @@ fn an_answer_that_comes_after_its_question_was_given_up_does_no_harm() {
     let tcp = first.listen();
     let server = Site::new()
         .list("none", "plain", "", "")
-        .option("upstream_timeout_ms", "300")
+        .option("upstream_timeout_ms", "900")
         .upstream(&[first.address(), second.address()])
         .build_and_serve();
     let pending = send(&server, "a.example.org");

@@ -159,6 +159,9 @@ impl Pool {
         request: &UpstreamRequest<'_>,
         is_again: bool,
     ) -> Result<Option<u64>, Unsent> {
+        if 2 + request.message.len() > UPSTREAM_TCP_OUTBOX_BYTES_MAX {
+            return Err(Unsent::Failed);
+        }
         let known = self.connection_for(now, request, is_again);
         let index = match known {
             Some(index) => index,
