@@ -41,7 +41,11 @@ async fn converse(worker: &Weak<RefCell<Worker>>, token: u64, mut stream: TcpStr
         tracing::debug!("TCP_NODELAY was refused: {error}");
     }
     if let Some(worker) = worker.upgrade() {
-        worker.borrow().watch_for_others(&stream);
+        let mut worker = worker.borrow_mut();
+        worker.watch_for_others(&stream);
+        if let Some(connection) = worker.upstream_connection(token) {
+            connection.connected();
+        }
     }
     let mut framer = Framer::new(UPSTREAM_TCP_READ_BYTES);
     while poll_fn(|task| step(worker, token, &mut stream, &mut framer, task)).await.is_continue() {

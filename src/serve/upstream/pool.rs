@@ -4,14 +4,13 @@
 //! flight on each, all servers together [`UPSTREAM_TCP_CONNECTIONS_MAX`]; past that a question is not sent, and `decide` asks
 //! another server. Each question in flight ends in one of these ways: its answer comes; `decide` forgets it; its connection
 //! ends, and then it is sent once more on a fresh connection if the old one had answered before (the server closed it for
-//! being idle, RFC 7766 §6.2.4), or reported as failed.
+//! being idle, RFC 7766 §6.2.4) or may have stumbled over several questions at a time, or it is reported as failed.
 //!
 //! What a server can do to us is bounded: one that takes questions and answers none for [`UPSTREAM_ANSWER_US_MAX`], or sends
 //! [`UPSTREAM_TCP_UNEXPECTED_MAX`] messages that nobody waits for, loses the connection; what it does not read,
 //! [`UPSTREAM_TCP_OUTBOX_BYTES_MAX`] at most, waits here.
 //!
-//! Some servers close after their first answer (RFC 1035 knows nothing else) and so lose what was pipelined behind it. Such a
-//! one is remembered for [`UPSTREAM_TCP_ONE_SHOT_MS`] and then gets a connection for each question,
+//! Some servers close after their first answer and so lose what was pipelined behind it, maybe that answer too. Such a one is remembered for [`UPSTREAM_TCP_ONE_SHOT_MS`] and then gets a connection for each question,
 //! [`UPSTREAM_TCP_ONE_SHOT_CONNECTIONS`] at most.
 //!
 //! Here is what a connection is and what it has to say; [`super::carry`] moves the bytes.
@@ -45,8 +44,11 @@ pub struct Connection {
     is_open: bool,
     server: ServerId,
     outbox: Outbox,
+    is_connected: bool,
     in_flight: Vec<InFlight>,
-    /// Answers to what was asked.
+    /// Questions put in so far.
+    asked: u64,
+    /// Answers to them.
     answers: u64,
     /// Questions given up: their answers may come late.
     forgotten: u32,
@@ -67,7 +69,9 @@ impl Connection {
             is_open: true,
             server,
             outbox: Outbox::default(),
+            is_connected: false,
             in_flight: Vec::new(),
+            asked: 0,
             answers: 0,
             forgotten: 0,
             unexpected: 0,
@@ -76,6 +80,11 @@ impl Connection {
             must_close: false,
             task: None,
         }
+    }
+
+    /// The server has taken the connection.
+    pub fn connected(&mut self) {
+        self.is_connected = true;
     }
 
     /// What is to be written next.
@@ -172,6 +181,7 @@ impl Pool {
             return Err(Unsent::Failed);
         }
         connection.in_flight.push(InFlight { id: request.id, send, is_again });
+        connection.asked += 1;
         connection.silent_since.get_or_insert(now);
         connection.active = now;
         connection.wake();
@@ -294,19 +304,25 @@ impl Pool {
         if let Some(task) = connection.task.take() {
             task.wake();
         }
-        let (server, answers, index) = (connection.server, connection.answers, token as u32);
-        let is_ended_by_server = !connection.must_close;
+        let (server, index) = (connection.server, token as u32);
+        // One that closes after its first answer with more questions on their way resets the connection, and its answer may be
+        // lost with it.
+        let is_one_shot = connection.is_connected
+            && !connection.must_close
+            && connection.answers <= 1
+            && connection.asked > 1
+            && !connection.in_flight.is_empty();
+        let is_worth_another = connection.answers > 0 || is_one_shot;
         for question in std::mem::take(&mut connection.in_flight) {
             self.by_send.remove(&question.send);
-            let is_to_be_sent_again = answers > 0 && !question.is_again;
+            let is_to_be_sent_again = is_worth_another && !question.is_again;
             if is_to_be_sent_again { &mut lost.again } else { &mut lost.failed }.push(question.send);
         }
         self.free.push(index);
         self.open_count -= 1;
         if let Some(known) = self.servers.get_mut(&server) {
             known.connections.retain(|other| *other != index);
-            let has_lost = !lost.again.is_empty() || !lost.failed.is_empty();
-            if is_ended_by_server && answers == 1 && has_lost {
+            if is_one_shot {
                 known.one_shot_until = now.plus_us(UPSTREAM_TCP_ONE_SHOT_MS * 1_000);
             }
             // Servers come and go with reloads; their numbers are not given again.

@@ -191,6 +191,7 @@ fn when_all_connections_are_open_the_idlest_makes_room_and_those_that_are_asked_
 fn a_server_that_closes_after_one_answer_gets_a_connection_for_each_question_for_a_while() {
     let mut pool = Pool::new();
     let token = connect(&mut pool, 0, 1, 1);
+    pool.get_mut(token).unwrap().connected();
     for id in 2..=3 {
         put(&mut pool, 0, 1, id, false).unwrap();
     }
@@ -213,10 +214,35 @@ fn a_server_that_closes_after_one_answer_gets_a_connection_for_each_question_for
 }
 
 #[test]
+fn several_questions_lost_before_the_first_answer_are_sent_once_more_each_on_its_own() {
+    let mut pool = Pool::new();
+    let token = connect(&mut pool, 0, 1, 1);
+    pool.get_mut(token).unwrap().connected();
+    put(&mut pool, 0, 1, 2, false).unwrap();
+    // The answer was lost with the connection that the server reset.
+    assert_eq!(pool.close(token, Now(1)), Lost { again: vec![send(1), send(2)], failed: vec![] });
+    let again = [1, 2].map(|id| put(&mut pool, 1, 1, id, true).unwrap().expect("a connection of its own"));
+    for (token, id) in again.into_iter().zip([1, 2]) {
+        pool.get_mut(token).unwrap().connected();
+        assert_eq!(pool.close(token, Now(2)), Lost { again: vec![], failed: vec![send(id)] });
+    }
+}
+
+#[test]
+fn a_single_question_lost_before_the_first_answer_has_failed() {
+    let mut pool = Pool::new();
+    let token = connect(&mut pool, 0, 1, 1);
+    pool.get_mut(token).unwrap().connected();
+    assert_eq!(pool.close(token, Now(1)), Lost { again: vec![], failed: vec![send(1)] });
+    assert!(pool.servers.is_empty(), "and nothing is held against the server");
+}
+
+#[test]
 fn nothing_is_kept_of_servers_that_are_asked_no_more() {
     let mut pool = Pool::new();
     for server in 0..1_000 {
         let token = connect(&mut pool, 0, server, 1);
+        pool.get_mut(token).unwrap().connected();
         put(&mut pool, 0, server, 2, false).unwrap();
         pool.take(Now(0), token, &message(1));
         pool.close(token, Now(0));
