@@ -11,6 +11,7 @@ mod check;
 mod error;
 mod local;
 mod settings;
+mod tcp;
 mod upstream;
 mod value;
 
@@ -25,6 +26,7 @@ use serde::Deserialize;
 pub use self::cache::Cache;
 pub use self::error::ConfigError;
 pub use self::local::{Hosts, HostsError, Record};
+pub use self::tcp::Tcp;
 pub use self::upstream::{Forward, Upstream, Upstreams};
 pub use self::value::{CookieSecret, Cores, LogLevel, WildcardAction, parse_server};
 use crate::decide::settings::OnStoreError;
@@ -104,6 +106,8 @@ pub struct Config {
     pub alias: Alias,
     /// The response cache.
     pub cache: Cache,
+    /// How much of each worker TCP clients may take.
+    pub tcp: Tcp,
     /// How a store is built.
     pub build: Build,
     /// Policies by client, in order.
@@ -144,6 +148,7 @@ impl Default for Config {
             block: Block::default(),
             alias: Alias::default(),
             cache: Cache::default(),
+            tcp: Tcp::default(),
             build: Build::default(),
             policy: Vec::new(),
             record: Vec::new(),

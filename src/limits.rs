@@ -238,14 +238,25 @@ const _: () =
 /// Datagrams taken from or given to the kernel by one call: gains flatten between 8 and 32.
 pub const BATCH_DATAGRAMS: usize = 32;
 
-/// TCP connections of one worker.
-pub const TCP_CONNECTIONS_MAX: usize = 512;
-/// TCP connections on one worker of one client: an IPv4 address, or an IPv6 /64, which a single host has all of.
-pub const TCP_CONNECTIONS_PER_CLIENT_MAX: usize = 32;
-/// Milliseconds that a TCP connection may stay without a query (RFC 7766 §6.2.3).
-pub const TCP_IDLE_MS_MAX: u64 = 10_000;
-/// Queries on one TCP connection that wait for their answers at a time.
-pub const TCP_PIPELINE_MAX: usize = 64;
+/// TCP connections that a worker may be configured to have: each is a descriptor and some 2 KB.
+pub const TCP_CONNECTIONS_MAX: usize = 65_536;
+/// Milliseconds that a TCP connection may be configured to stay without a query, at least: its client's next question must
+/// have time to come.
+pub const TCP_IDLE_MS_MIN: u64 = 1_000;
+/// Milliseconds that a TCP connection may be configured to stay without a query, at most: an hour.
+pub const TCP_IDLE_MS_MAX: u64 = 3_600_000;
+const _: () = assert!(TCP_IDLE_MS_MAX / 100 <= u16::MAX as u64, "edns-tcp-keepalive can say it");
+/// Queries of one TCP connection that may be configured to wait for their answers at a time.
+pub const TCP_PIPELINE_MAX: usize = CLIENT_QUERIES_WAITING_MAX;
+/// Milliseconds of a TCP connection's life that may be configured: a day.
+pub const TCP_LIFETIME_MS_MAX: u64 = 86_400_000;
+/// Milliseconds from the first octet of a message over TCP to its last: a query has a few hundred of them, and who sends them
+/// one by one means to hold the connection.
+pub const TCP_MESSAGE_MS_MAX: u64 = 5_000;
+/// Connections looked at for one that is idle and makes room for a newcomer.
+pub const TCP_DISPLACE_STEPS_MAX: usize = 512;
+/// Connections accepted in a row before the worker's other tasks have their turn.
+pub const TCP_ACCEPTS_IN_A_ROW_MAX: usize = 16;
 
 /// Workers, and with them cores, of one process.
 pub const WORKERS_MAX: usize = 256;
@@ -255,6 +266,9 @@ pub const UDP_RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 /// Milliseconds that a worker waits for traffic in one system call, before it sleeps in its executor; also the most that
 /// a timer of the worker may be late.
 pub const NAP_MS_MAX: u16 = 1;
+/// Microseconds until something is due, from which on a worker sleeps in its executor until then instead of napping: ten naps,
+/// for such a sleep costs more than a nap and ends less exactly.
+pub const PARK_US_MIN: u64 = 10_000 * NAP_MS_MAX as u64;
 /// Sockets that one wait may report as ready; the others are reported by the next one.
 pub const READY_SOCKETS_MAX: usize = 64;
 /// Batches received from one socket before the other sockets are looked at.
@@ -271,6 +285,28 @@ pub const UPSTREAM_ANSWERS_IN_A_ROW_MAX: usize = 16;
 /// Upstream sends that failed at once and wait to be reported to `decide`.
 pub const UPSTREAM_FAILURES_MAX: usize = EXCHANGES_MAX;
 
+/// TCP connections of one worker with one upstream server: RFC 7766 §6.2.2 asks for few, and a second one is opened only when
+/// as many questions as one takes are in flight.
+pub const UPSTREAM_TCP_CONNECTIONS: usize = 4;
+/// Questions in flight on one TCP connection with an upstream server. Servers read on at 20 to 100 (BIND, Knot Resolver).
+pub const UPSTREAM_TCP_PIPELINE: usize = 64;
+/// TCP connections of one worker with all upstream servers: a descriptor and some 10 KB each.
+pub const UPSTREAM_TCP_CONNECTIONS_MAX: usize = 256;
+/// Milliseconds that a TCP connection with an upstream server stays open unused: most servers close at 10 s or later.
+pub const UPSTREAM_TCP_IDLE_MS: u64 = 10_000;
+/// Bytes of questions that wait for one TCP connection to take them: more than as many as may be in flight have.
+pub const UPSTREAM_TCP_OUTBOX_BYTES_MAX: usize = 65_536;
+/// Messages on one TCP connection that answer nothing that was asked, until the connection is closed.
+pub const UPSTREAM_TCP_UNEXPECTED_MAX: u32 = 16;
+/// Milliseconds that a server which closes after one answer is given a connection for each question.
+pub const UPSTREAM_TCP_ONE_SHOT_MS: u64 = 60_000;
+/// Connections with such a server at a time.
+pub const UPSTREAM_TCP_ONE_SHOT_CONNECTIONS: usize = 32;
+/// Bytes read at a time from an upstream server: an answer that UDP would not hold, whole.
+pub const UPSTREAM_TCP_READ_BYTES: usize = 8_192;
+
+/// Bytes read at a time from a TCP client; most queries are far shorter.
+pub const TCP_READ_BYTES: usize = 1_024;
 /// Bytes of replies that wait for one TCP client to read them. A client that lets more gather is cut off.
 pub const TCP_OUTBOX_BYTES_MAX: usize = 2 * (2 + MESSAGE_BYTES_MAX);
 const _: () = assert!(TCP_OUTBOX_BYTES_MAX >= 2 + MESSAGE_BYTES_MAX, "the largest reply fits");

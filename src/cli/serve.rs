@@ -90,7 +90,7 @@ fn plan_of(config: &Config, hosts: &Hosts, hints: bool) -> Result<Plan, cores::C
         log: config.log.as_str().to_owned(),
         control_socket: config.control_socket.clone(),
         hints,
-        wanted: Wanted { settings, store: Some(config.store.clone()), mmap: config.mmap },
+        wanted: Wanted { settings, tcp: config.tcp.limits(), store: Some(config.store.clone()), mmap: config.mmap },
     })
 }
 

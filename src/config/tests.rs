@@ -63,6 +63,7 @@ fn every_option_is_documented() {
         "[block]",
         "[alias]",
         "[cache]",
+        "[tcp]",
         "[build]",
         "[[policy]]\nname = \"a\"",
         "[[record]]\nname = \"a\"\ntype = \"A\"\ndata = \"1.2.3.4\"",
@@ -156,6 +157,10 @@ fn bad_values_are_told_with_line_key_and_remedy() {
             "1: clients_allowed: `10.0.0.0/33` is no address or prefix; write it as 192.0.2.1, 192.0.2.0/24 or \
              2001:db8::/32",
         ),
+        ("[tcp]\nconnections = 0", "2: tcp.connections: 0 is out of bounds; use 1 to 65536 connections"),
+        ("[tcp]\nidle_ms = 999", "2: tcp.idle_ms: 999 is out of bounds; use 1000 to 3600000 milliseconds"),
+        ("[tcp]\npipeline = 1025", "2: tcp.pipeline: 1025 is out of bounds; use 1 to 1024 queries"),
+        ("[tcp]\nlifetime_ms = 0", "2: tcp.lifetime_ms: 0 is out of bounds; use 1000 to 86400000 milliseconds"),
         ("[build]\nshards = 0", "2: build.shards: 0 is out of bounds; use 1 to 4096 shards"),
         ("log = \"loud\"", "1: log: unknown value `loud`; use one of error, warn, info, debug, trace"),
         ("hosts_ttl_s = 86401", "1: hosts_ttl_s: 86401 is out of bounds; use 0 to 86400 seconds"),

@@ -362,6 +362,22 @@ pub(super) fn upstream_timeout_ms<'de, D: Deserializer<'de>>(deserializer: D) ->
     between(deserializer, limits::UPSTREAM_TIMEOUT_MS_MIN, limits::UPSTREAM_TIMEOUT_MS_MAX, "milliseconds")
 }
 
+pub(super) fn tcp_connections<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    between(deserializer, 1, limits::TCP_CONNECTIONS_MAX as u64, "connections").map(|count| count as usize)
+}
+
+pub(super) fn tcp_idle_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    between(deserializer, limits::TCP_IDLE_MS_MIN, limits::TCP_IDLE_MS_MAX, "milliseconds")
+}
+
+pub(super) fn tcp_pipeline<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    between(deserializer, 1, limits::TCP_PIPELINE_MAX as u64, "queries").map(|count| count as usize)
+}
+
+pub(super) fn tcp_lifetime_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    between(deserializer, limits::TCP_IDLE_MS_MIN, limits::TCP_LIFETIME_MS_MAX, "milliseconds")
+}
+
 pub(super) fn shards<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
     let shards = between(deserializer, 1, u64::from(SHARDS_MAX), "shards")?;
     Ok(u16::try_from(shards).unwrap_or(SHARDS_MAX))

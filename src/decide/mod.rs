@@ -112,6 +112,8 @@ pub struct Core {
     routes: Routes,
     /// Groups whose answers may hold private addresses.
     trusted_groups: Vec<GroupId>,
+    /// What a client over TCP is told that asks how long its connection may be idle, in units of 100 ms.
+    keepalive: u16,
     // Scratch, used within one event and never across two.
     lookup: Lookup,
     answer: Answer,
@@ -140,6 +142,7 @@ impl Core {
             refreshes: 0,
             routes: Routes::default(),
             trusted_groups: Vec::new(),
+            keepalive: 0,
             lookup: Lookup::new(),
             answer: Answer::new(),
             body: Body::new(),
@@ -176,6 +179,12 @@ impl Core {
         self.unix_s_at_zero = unix_s.wrapping_sub(now.seconds_since(Now(0)));
     }
 
+    /// What the client of the next message over TCP is told, should it ask how long its connection may be idle, in units of
+    /// 100 ms (RFC 7828); 0 asks it to close.
+    pub fn set_keepalive(&mut self, units: u16) {
+        self.keepalive = units;
+    }
+
     /// Stages 1 and 2: takes a message in. `out` holds [`crate::limits::UDP_PAYLOAD_BYTES_MAX`] bytes for UDP and
     /// [`crate::limits::MESSAGE_BYTES_MAX`] for TCP. On the hot path.
     pub fn on_datagram(&mut self, now: Now, from: Origin, datagram: &[u8], out: &mut [u8]) -> Step {
@@ -189,7 +198,7 @@ impl Core {
         match question::parse(datagram, from.transport, &mut query.question) {
             Ok(()) => {}
             Err(Rejection::Chaos) => {
-                self.answer_cookie(now, ticket);
+                self.answer_options(now, ticket);
                 return self.answer_chaos(ticket, out);
             }
             Err(rejection) => {
@@ -197,8 +206,8 @@ impl Core {
                 return self.reject(from, rejection, datagram, out);
             }
         }
-        if query.question.cookie.is_some() {
-            self.answer_cookie(now, ticket);
+        if query.question.cookie.is_some() || query.question.keepalive.is_some() {
+            self.answer_options(now, ticket);
         }
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
         match client::admit(&self.settings, from.client.ip()) {
@@ -215,13 +224,15 @@ impl Core {
         self.recall(now, ticket, out)
     }
 
-    /// Makes the cookie that the reply bears, if the client has sent one (RFC 7873 §5.2).
-    fn answer_cookie(&mut self, now: Now, ticket: Ticket) {
+    /// Puts in what the reply says to the client's options: a cookie (RFC 7873 §5.2), how long its connection may be idle (RFC
+    /// 7828 §3.3.1).
+    fn answer_options(&mut self, now: Now, ticket: Ticket) {
         let unix_s = self.unix_s_at_zero.wrapping_add(now.seconds_since(Now(0)));
         let Some(query) = self.queries.get_mut(ticket) else { return };
         let (client, secret) = (query.origin.client.ip(), self.settings.client_cookies.as_ref());
         let question = &mut query.question;
         question.cookie = question.cookie.and_then(|asked| Some(secret?.answer(&asked, client, unix_s)));
+        question.keepalive = question.keepalive.map(|_| self.keepalive);
     }
 
     /// Stage 4: records of our own for the name that is to be resolved.

@@ -15,6 +15,7 @@
 //! | AD, Z, unknown EDNS flags and options | passed over | RFC 6840 §5.7, RFC 6891 §6.1.4, RFC 8906 §3 |
 //! | a COOKIE or client subnet option that is malformed | FORMERR | RFC 7873 §5.2.2, RFC 7871 §7.2.1 |
 //! | a second COOKIE or client subnet option | passed over | RFC 7873 §5.2 |
+//! | edns-tcp-keepalive over UDP, or with data | passed over | RFC 7828 §3.2.1; with data it is none that a client may send |
 //! | TSIG, SIG(0), other additional records | passed over | we share no key; who insists on a signed answer sees that ours is not |
 //! | octets behind the last record | passed over | as BIND and Unbound do; they are never copied anywhere |
 //! | a datagram as long as our buffer | FORMERR | its end may be cut off |
@@ -62,6 +63,9 @@ pub struct Question {
     pub cookie: Option<Cookie>,
     /// The client subnet option (RFC 7871).
     pub subnet: Option<ClientSubnet>,
+    /// The client asked over TCP how long its connection may be idle (RFC 7828): that time in units of 100 ms, once
+    /// [`super::Core::on_datagram`] has put it in, for the reply to tell.
+    pub keepalive: Option<u16>,
 }
 
 /// A reply to a message whose question is not taken up.
@@ -109,6 +113,7 @@ impl Question {
         edns: None,
         cookie: None,
         subnet: None,
+        keepalive: None,
     };
 
     /// DO, false without EDNS.
@@ -117,7 +122,7 @@ impl Question {
     }
 
     /// Reads the options that are heeded and passes over all others; none when some are malformed or they are too many.
-    fn read_options(&mut self, rdata: &[u8]) -> Option<()> {
+    fn read_options(&mut self, rdata: &[u8], transport: Transport) -> Option<()> {
         for read in Options::new(rdata) {
             let (code, data) = read.ok()?;
             match code {
@@ -125,6 +130,7 @@ impl Question {
                 option::CLIENT_SUBNET if self.subnet.is_none() => {
                     self.subnet = Some(ClientSubnet::from_query(data).ok()?);
                 }
+                option::KEEPALIVE if transport == Transport::Tcp && data.is_empty() => self.keepalive = Some(0),
                 _ => {}
             }
         }
@@ -149,6 +155,7 @@ pub fn parse(datagram: &[u8], transport: Transport, question: &mut Question) -> 
     question.edns = None;
     question.cookie = None;
     question.subnet = None;
+    question.keepalive = None;
     let mut error = ErrorReply {
         id: question.id,
         opcode: flags_hi >> 3 & 0x0f,
@@ -198,7 +205,7 @@ pub fn parse(datagram: &[u8], transport: Transport, question: &mut Question) -> 
             if version != 0 {
                 return Err(error.with(rcode::BADVERS));
             }
-            question.read_options(opt.rdata(datagram)).ok_or(error.with(rcode::FORMERR))?;
+            question.read_options(opt.rdata(datagram), transport).ok_or(error.with(rcode::FORMERR))?;
             question.edns = Some(Edns { payload_bytes: opt.class, dnssec_ok: flags_hi & 0x80 != 0 });
         }
     }
@@ -458,6 +465,21 @@ mod tests {
         ] {
             assert_eq!(refused(&query(0, [0, 0, 1], &opt([0; 4], options))), (rcode::FORMERR, true, ECHOED));
         }
+    }
+
+    #[test]
+    fn a_wish_for_keepalive_is_heard_over_tcp_and_only_when_it_bears_no_data() {
+        let wish = b"\0\x0b\0\0";
+        let heard = |options: &[u8], transport| {
+            let mut question = Question { keepalive: Some(7), ..Question::EMPTY };
+            parse(&query(0, [0, 0, 1], &opt([0; 4], options)), transport, &mut question).unwrap();
+            question.keepalive
+        };
+        assert_eq!(heard(wish, Transport::Tcp), Some(0));
+        assert_eq!(heard(&[b"\xff\xf0\0\x03abc".as_slice(), wish].concat(), Transport::Tcp), Some(0));
+        assert_eq!(heard(wish, Transport::Udp), None);
+        assert_eq!(heard(b"\0\x0b\0\x02\0\x64", Transport::Tcp), None);
+        assert_eq!(heard(b"", Transport::Tcp), None);
     }
 
     #[test]

@@ -206,10 +206,13 @@ const EMPTY_BYTES_MAX: usize = HEADER_BYTES
     + OPT_BYTES_MIN
     + COOKIE_BYTES_MAX
     + CLIENT_SUBNET_BYTES_MAX
+    + KEEPALIVE_BYTES
     + EDE_FIXED_BYTES;
 const _: () = assert!(EMPTY_BYTES_MAX <= UDP_PAYLOAD_BYTES_MIN, "any question can be answered");
 /// Octets of an EDE option in front of its text (RFC 8914 §2): code, length, INFO-CODE.
 const EDE_FIXED_BYTES: usize = 6;
+/// Octets of an edns-tcp-keepalive option (RFC 7828 §3.1): code, length, time-out.
+const KEEPALIVE_BYTES: usize = 6;
 
 /// Octets of the uncompressed name at the start of `octets`.
 fn name_bytes(octets: &[u8]) -> Option<usize> {
@@ -344,6 +347,8 @@ struct ReplyOptions<'a> {
     cookie: Option<&'a Cookie>,
     /// With the bits that the answer is for.
     subnet: Option<(&'a ClientSubnet, u8)>,
+    /// In units of 100 ms.
+    keepalive: Option<u16>,
     ede: Option<Ede<'a>>,
 }
 
@@ -354,9 +359,10 @@ impl<'a> ReplyOptions<'a> {
             Some(_) => Self {
                 cookie: question.cookie.as_ref(),
                 subnet: question.subnet.as_ref().zip(head.scope_bits),
+                keepalive: question.keepalive,
                 ede: head.ede,
             },
-            None => Self { cookie: None, subnet: None, ede: None },
+            None => Self { cookie: None, subnet: None, keepalive: None, ede: None },
         }
     }
 
@@ -368,6 +374,7 @@ impl<'a> ReplyOptions<'a> {
     fn bytes(&self) -> usize {
         self.cookie.map_or(0, Cookie::option_bytes)
             + self.subnet.map_or(0, |(subnet, _)| subnet.option_bytes())
+            + self.keepalive.map_or(0, |_| KEEPALIVE_BYTES)
             + self.ede.map_or(0, |ede| EDE_FIXED_BYTES + ede.text.len())
     }
 
@@ -390,6 +397,14 @@ impl<'a> ReplyOptions<'a> {
             let [code_hi, code_lo] = ede.code.to_be_bytes();
             *fixed = [option_hi, option_lo, len_hi, len_lo, code_hi, code_lo];
             text.copy_from_slice(ede.text.as_bytes());
+            place = place.get_mut(EDE_FIXED_BYTES + ede.text.len()..).unwrap_or_default();
+        }
+        if let Some(time_out) = self.keepalive
+            && let Some(option) = place.first_chunk_mut::<KEEPALIVE_BYTES>()
+        {
+            let [option_hi, option_lo] = option::KEEPALIVE.to_be_bytes();
+            let [time_out_hi, time_out_lo] = time_out.to_be_bytes();
+            *option = [option_hi, option_lo, 0, 2, time_out_hi, time_out_lo];
         }
     }
 }

@@ -66,6 +66,21 @@ pub struct SendId {
     pub(super) place: u8,
 }
 
+impl SendId {
+    /// Whatever an exchange may have sent.
+    pub fn all_of(exchange: ExchangeId) -> impl Iterator<Item = SendId> {
+        (0..limits::UPSTREAM_SENDS_MAX).map(move |place| SendId { exchange, place })
+    }
+}
+
+#[cfg(test)]
+impl ExchangeId {
+    /// One to test with.
+    pub(crate) fn of_test(index: u32) -> Self {
+        Self { index, turn: 0 }
+    }
+}
+
 /// What `serve` is to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {

@@ -69,6 +69,7 @@ pub mod option {
     #![allow(missing_docs)]
     pub const CLIENT_SUBNET: u16 = 8;
     pub const COOKIE: u16 = 10;
+    pub const KEEPALIVE: u16 = 11;
     pub const EDE: u16 = 15;
 }
 

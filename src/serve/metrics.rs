@@ -44,6 +44,10 @@ socket_counters! {
     tcp_displaced,
     /// TCP connections closed because nothing was asked, or nothing was read, for too long.
     tcp_idle,
+    /// TCP connections closed because a message took too long to come whole.
+    tcp_incomplete,
+    /// TCP connections ended because they had lived long enough.
+    tcp_ended,
     /// TCP connections closed because the client does not read its replies.
     tcp_slow,
     /// Messages received over TCP.
@@ -56,6 +60,12 @@ socket_counters! {
     upstream_ports,
     /// Upstream sends that found no socket or were refused at once.
     upstream_unsent,
+    /// TCP connections begun with upstream servers.
+    upstream_connections,
+    /// Questions sent once more because an upstream server closed a TCP connection that it had answered on before.
+    upstream_again,
+    /// Times that the worker waited for its sockets in one system call.
+    naps,
     /// Times that the worker slept in the executor because nothing came.
     parks,
 }

@@ -13,8 +13,10 @@ pub mod answer_here;
 pub mod clock;
 pub mod cores;
 mod error;
+pub mod framer;
 mod kernel;
 pub mod metrics;
+pub mod outbox;
 pub mod patterns;
 pub mod probe;
 pub mod reload;
@@ -168,7 +170,7 @@ pub fn run(plan: Plan, reread: Reread, signals: CaughtSignals) -> Result<(), Ser
     let (sender, events) = mpsc::sync_channel(CONTROL_EVENTS_MAX);
     forward_signals(signals, sender.clone())?;
     check(&plan)?;
-    probe::probe(plan.cores.len()).map_err(ServeError::Probe)?;
+    probe::probe(plan.cores.len(), plan.wanted.tcp.connections).map_err(ServeError::Probe)?;
     let sockets = listen(&plan)?;
     // Whoever connects from now on is answered when all workers serve.
     let control_socket =

@@ -11,7 +11,7 @@ use super::kernel;
 
 /// Bytes of memory that the executor must be allowed to lock, for its rings.
 const MEMLOCK_BYTES_MIN: u64 = 512 * 1024;
-/// Files that one worker may hold open at most: sockets, connections, shards.
+/// Files that one worker may hold open at most beside its TCP clients' connections: sockets, shards, upstream connections.
 const FILES_PER_WORKER: u64 = 4_096;
 /// Where the kernel says who may use io_uring: 0 everyone, 1 a group, 2 nobody.
 const IO_URING_DISABLED: &str = "/proc/sys/kernel/io_uring_disabled";
@@ -71,10 +71,10 @@ impl fmt::Display for ProbeError {
 
 impl std::error::Error for ProbeError {}
 
-/// Tries what the workers will need.
-pub fn probe(workers: usize) -> Result<(), ProbeError> {
+/// Tries what the workers, each with so many connections with TCP clients, will need.
+pub fn probe(workers: usize, tcp_connections: usize) -> Result<(), ProbeError> {
     raise_memlock()?;
-    raise_files(FILES_PER_WORKER.saturating_mul(workers as u64));
+    raise_files((FILES_PER_WORKER + tcp_connections as u64).saturating_mul(workers as u64));
     match kernel::set_up_ring() {
         Ok(()) => Ok(()),
         Err(error) => Err(judge(error, disabled_level())),

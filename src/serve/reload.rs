@@ -18,6 +18,7 @@ use corewall_sharding::rule::Kind;
 use super::metrics::{ServerReport, WorkerReport};
 use super::patterns::{PatternDatabase, PatternScanner};
 use super::store::StoreReader;
+use super::tcp::TcpLimits;
 use crate::decide::cache::Flush;
 use crate::decide::rulebook::RuleBook;
 use crate::decide::settings::Settings;
@@ -28,6 +29,8 @@ use crate::limits::{ORDERS_MAX, START_MS_MAX};
 pub struct Wanted {
     /// What `decide` needs to know.
     pub settings: Arc<Settings>,
+    /// How much TCP clients may take.
+    pub tcp: TcpLimits,
     /// The store's directory; none serves without rules.
     pub store: Option<PathBuf>,
     /// Map the shards into memory.
@@ -38,6 +41,8 @@ pub struct Wanted {
 pub struct Knowledge {
     /// The configuration.
     pub settings: Arc<Settings>,
+    /// How much TCP clients may take.
+    pub tcp: TcpLimits,
     /// The rules of the generation.
     pub rules: Arc<RuleBook>,
     patterns: Arc<PatternDatabase>,
@@ -48,17 +53,18 @@ pub struct Knowledge {
 impl Knowledge {
     /// Opens the newest generation of the store and makes it ready. Errors say what to do.
     pub fn load(wanted: &Wanted) -> Result<Self, String> {
-        let Wanted { settings, store, mmap } = wanted;
-        let (settings, mmap) = (settings.clone(), *mmap);
+        let Wanted { settings, tcp, store, mmap } = wanted;
+        let (settings, tcp, mmap) = (settings.clone(), *tcp, *mmap);
         let Some(dir) = store else {
             let (rules, patterns) = (Arc::new(RuleBook::empty(&settings)), Arc::new(PatternDatabase::empty()));
-            return Ok(Self { settings, rules, patterns, generation: None, mmap });
+            return Ok(Self { settings, tcp, rules, patterns, generation: None, mmap });
         };
         let generation = Store::open(dir).and_then(|store| store.current()).map_err(|error| error.to_string())?;
         let rules = RuleBook::new(&generation, &settings).map_err(|error| error.to_string())?;
         let patterns = PatternDatabase::load(&generation).map_err(|error| error.to_string())?;
         let knowledge = Self {
             settings,
+            tcp,
             rules: Arc::new(rules),
             patterns: Arc::new(patterns),
             generation: Some(Arc::new(generation)),

@@ -17,22 +17,21 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_lite::future::yield_now;
 use futures_lite::{AsyncRead, AsyncReadExt, AsyncWrite};
 use glommio::net::TcpStream;
 use glommio::spawn_local;
 use glommio::timer::sleep;
 
+use super::framer::Framer;
 use super::kernel::adopt;
 use super::reload::{Order, Orders};
-use super::tcp::Framer;
 use super::turn::{TURN_US, turn};
 use super::udp::ReceiveBatch;
-use super::upstream::ask_over_tcp;
+use super::upstream::carry::carry;
 use super::wait::{Wait, watch};
-use super::worker::{AskOverTcp, Worker};
+use super::worker::{ConnectUpstream, Worker};
 use crate::decide::cache::{Flush, FlushCursor};
-use crate::limits::{NAP_MS_MAX, STOP_MS_MAX, TCP_QUERIES_IN_A_ROW_MAX};
+use crate::limits::{NAP_MS_MAX, STOP_MS_MAX, TCP_ACCEPTS_IN_A_ROW_MAX, TCP_QUERIES_IN_A_ROW_MAX, TCP_READ_BYTES};
 
 /// A worker that its tasks share. Only one of them runs at a time.
 pub type Shared = Rc<RefCell<Worker>>;
@@ -44,7 +43,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Starts every task but the loop. They end with the executor.
 pub fn spawn_all(worker: &Shared, listeners: Vec<TcpListener>, orders: Orders) -> io::Result<()> {
-    worker.borrow_mut().set_ask_over_tcp(tcp_asker(Rc::downgrade(worker)));
+    worker.borrow_mut().set_connect_upstream(connect_upstream(Rc::downgrade(worker)));
     let park = worker.borrow().park();
     for socket in worker.borrow().listener_copies()? {
         spawn_local(watch(park.clone(), socket)).detach();
@@ -82,39 +81,33 @@ pub async fn run(worker: Shared, wait: Wait) {
         if !round.is_others_turn && worker.borrow().now() < turned.plus_us(TURN_US) {
             continue;
         }
-        if wait == Wait::Sleep && is_quiet && worker.borrow_mut().may_park() {
-            park.sleep().await;
-        } else {
-            turn().await;
+        let asleep = if wait == Wait::Sleep && is_quiet { worker.borrow_mut().may_park() } else { None };
+        match asleep {
+            Some(asleep) => park.sleep(asleep).await,
+            None => turn().await,
         }
         (turned, is_quiet) = (worker.borrow().now(), true);
         worker.borrow_mut().others_had_their_turn();
     }
 }
 
-fn tcp_asker(worker: Weak<RefCell<Worker>>) -> AskOverTcp {
-    Box::new(move |send, server, address, question| {
-        let worker = worker.clone();
-        spawn_local(async move {
-            // The worker is borrowed by whoever asks.
-            yield_now().await;
-            let connected = |stream: &TcpStream| {
-                if let Some(worker) = worker.upgrade() {
-                    worker.borrow().watch_for_others(stream);
-                }
-            };
-            let answer = ask_over_tcp(address, &question, connected).await;
-            if let Some(worker) = worker.upgrade() {
-                worker.borrow_mut().take_tcp_answer(send, server, answer);
-            }
-        })
+fn connect_upstream(worker: Weak<RefCell<Worker>>) -> ConnectUpstream {
+    Box::new(move |token, address| {
+        spawn_local(carry(worker.clone(), token, address)).detach();
     })
 }
 
 /// Takes TCP connections in.
 async fn accept(worker: Shared, listener: TcpListener) {
     let listener: glommio::net::TcpListener = adopt(listener);
+    let mut accepted_in_a_row = 0;
     loop {
+        accepted_in_a_row += 1;
+        if accepted_in_a_row == TCP_ACCEPTS_IN_A_ROW_MAX {
+            // While connections wait, nothing above or below lets another task run.
+            accepted_in_a_row = 0;
+            turn().await;
+        }
         let accepted = match listener.accept().await {
             Ok(stream) => stream.peer_addr().map(|client| (stream, client)),
             Err(error) => Err(error),
@@ -151,7 +144,7 @@ fn begin(worker: &Shared, stream: TcpStream, client: SocketAddr) {
 
 /// Carries one connection's bytes until either side ends it.
 async fn converse(worker: Shared, token: u64, mut stream: TcpStream) {
-    let mut framer = Framer::new();
+    let mut framer = Framer::new(TCP_READ_BYTES);
     let mut has_ended = false;
     while poll_fn(|task| step(&worker, token, &mut stream, &mut framer, &mut has_ended, task)).await.is_continue() {
         // Other connections have their turn first.
@@ -179,7 +172,8 @@ fn step(
         let Some(connection) = borrowed.connections().get_mut(token) else {
             return Poll::Ready(ControlFlow::Break(()));
         };
-        if connection.is_settled() && framer.message().is_none() && (*has_ended || is_stopping) {
+        let takes_no_more = *has_ended || connection.is_ending();
+        if connection.is_settled() && framer.message().is_none() && (takes_no_more || is_stopping) {
             return Poll::Ready(ControlFlow::Break(()));
         }
         if !connection.takes_queries() {
@@ -190,14 +184,19 @@ fn step(
             framer.consume();
             continue;
         }
-        drop(borrowed);
-        if *has_ended {
-            // Half-closed by the client: what it has asked is still answered.
+        if takes_no_more {
+            // Half-closed by the client, or at the end of its life: what has been asked is still answered.
             return Poll::Pending;
         }
         match Pin::new(&mut *stream).poll_read(task, framer.space()) {
             Poll::Ready(Ok(0)) => *has_ended = true,
-            Poll::Ready(Ok(bytes)) => framer.filled(bytes),
+            Poll::Ready(Ok(bytes)) => {
+                framer.filled(bytes);
+                let now = borrowed.now();
+                if let Some(connection) = borrowed.connections().get_mut(token) {
+                    connection.read(framer.is_within_message(), now);
+                }
+            }
             Poll::Ready(Err(_)) => return Poll::Ready(ControlFlow::Break(())),
             Poll::Pending => return Poll::Pending,
         }
@@ -270,12 +269,13 @@ async fn flush(worker: Shared, what: Arc<Flush>, done: SyncSender<u64>) {
     let _ = done.send(removed);
 }
 
-/// Closes silent TCP connections.
+/// Closes TCP connections that have been silent for too long, with clients and with upstream servers.
 async fn sweep(worker: Shared) {
     loop {
         sleep(SWEEP).await;
         let mut worker = worker.borrow_mut();
         let (now, counters) = (worker.now(), worker.counters().clone());
-        worker.connections().close_idle(now, &counters);
+        worker.connections().sweep(now, &counters);
+        worker.sweep_upstream_connections();
     }
 }

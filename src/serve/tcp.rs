@@ -1,10 +1,10 @@
 //! TCP towards clients (RFC 7766): messages with a length in front, many on one connection, answered as they are ready.
 //!
-//! Invariants: a worker has at most [`TCP_CONNECTIONS_MAX`] connections and one client at most
-//! [`TCP_CONNECTIONS_PER_CLIENT_MAX`] of them, a client being an IPv4 address or an IPv6 /64; when all are taken, the one that
-//! has been idle for longest is closed for a newcomer; a connection has at most [`TCP_PIPELINE_MAX`] queries waiting and
-//! [`TCP_OUTBOX_BYTES_MAX`] of replies unread, past which it is closed; one on which nothing is asked or read for
-//! [`TCP_IDLE_MS_MAX`] is closed. So neither many clients nor slow ones make memory grow without a bound.
+//! Invariants, all by [`TcpLimits`]: a worker has so many connections and one client so many of them, a client being an IPv4
+//! address or an IPv6 /64; when all are taken, one that is idle is closed for a newcomer; a connection has so many queries
+//! waiting, and [`TCP_OUTBOX_BYTES_MAX`] of replies unread, past which it is closed; it is closed when for too long nothing is
+//! asked or read on it, a message takes longer than [`TCP_MESSAGE_MS_MAX`] to come whole, or its life is over. So neither many
+//! clients nor slow ones make memory grow without a bound.
 //!
 //! Here is what a connection is and what it has to say; [`super::worker`] answers, the tasks of `tasks.rs` carry the bytes.
 
@@ -13,70 +13,28 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::task::Waker;
 
 use super::metrics::SocketCounters;
+use super::outbox::Outbox;
 use crate::decide::Now;
 use crate::limits::{
-    MESSAGE_BYTES_MAX, TCP_CONNECTIONS_MAX, TCP_CONNECTIONS_PER_CLIENT_MAX, TCP_IDLE_MS_MAX, TCP_OUTBOX_BYTES_HIGH,
-    TCP_OUTBOX_BYTES_MAX, TCP_PIPELINE_MAX,
+    MESSAGE_BYTES_MAX, TCP_DISPLACE_STEPS_MAX, TCP_MESSAGE_MS_MAX, TCP_OUTBOX_BYTES_HIGH, TCP_OUTBOX_BYTES_MAX,
 };
 
-/// Bytes of a connection's read buffer to begin with; most queries are far shorter.
-const READ_BYTES: usize = 1_024;
+/// Milliseconds of one unit of edns-tcp-keepalive (RFC 7828 §3.1).
+const KEEPALIVE_UNIT_MS: u64 = 100;
 
-/// Cuts a stream of bytes into messages, however it was segmented.
-#[derive(Debug)]
-pub struct Framer {
-    buffer: Vec<u8>,
-    /// Where the next message begins.
-    at: usize,
-    filled: usize,
-}
-
-impl Framer {
-    /// Nothing read yet.
-    pub fn new() -> Self {
-        Self { buffer: vec![0; READ_BYTES], at: 0, filled: 0 }
-    }
-
-    /// The next whole message without its length; none until it is complete.
-    pub fn message(&self) -> Option<&[u8]> {
-        let (length, rest) = self.buffer.get(self.at..self.filled)?.split_first_chunk::<2>()?;
-        rest.get(..usize::from(u16::from_be_bytes(*length)))
-    }
-
-    /// Takes the message of [`Self::message`] out.
-    pub fn consume(&mut self) {
-        self.at += self.message().map_or(0, |message| 2 + message.len());
-    }
-
-    /// Where to read on to; never empty while no whole message is there.
-    pub fn space(&mut self) -> &mut [u8] {
-        self.buffer.copy_within(self.at..self.filled, 0);
-        self.filled -= self.at;
-        self.at = 0;
-        let needed = match self.buffer.get(..self.filled).and_then(|bytes| bytes.split_first_chunk::<2>()) {
-            Some((length, _)) => 2 + usize::from(u16::from_be_bytes(*length)),
-            None => 2,
-        };
-        debug_assert!(needed <= 2 + MESSAGE_BYTES_MAX);
-        // Grows for a long message only, and not before its length is known; shrinks when it is over.
-        let wanted = needed.max(READ_BYTES);
-        if self.buffer.len() != wanted && self.filled <= wanted {
-            self.buffer.resize(wanted, 0);
-            self.buffer.shrink_to_fit();
-        }
-        self.buffer.get_mut(self.filled..).unwrap_or_default()
-    }
-
-    /// The first `bytes` of [`Self::space`] have been read.
-    pub fn filled(&mut self, bytes: usize) {
-        self.filled = (self.filled + bytes).min(self.buffer.len());
-    }
-}
-
-impl Default for Framer {
-    fn default() -> Self {
-        Self::new()
-    }
+/// How much of a worker TCP clients may take. A reload may change it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpLimits {
+    /// Connections of one worker.
+    pub connections: usize,
+    /// Of them, with one client.
+    pub connections_per_client: usize,
+    /// Milliseconds without a query after which a connection is closed.
+    pub idle_ms: u64,
+    /// Queries of one connection that wait for their answers at a time.
+    pub pipeline: usize,
+    /// Milliseconds after which a connection takes no more queries.
+    pub lifetime_ms: u64,
 }
 
 /// One connection, apart from its stream.
@@ -85,18 +43,40 @@ pub struct Connection {
     turn: u32,
     is_open: bool,
     client: SocketAddr,
-    outbox: Vec<u8>,
-    /// Bytes of the outbox that the kernel has taken.
-    sent: usize,
+    outbox: Outbox,
     /// Queries that wait for an upstream.
     waiting: usize,
+    /// How many may.
+    waiting_max: usize,
+    opened: Now,
     /// When a query came or some of a reply was taken.
     active: Now,
+    /// Since when a message has begun that is not complete.
+    incomplete_since: Option<Now>,
+    /// Its life is over: it takes no more queries, and is closed when those taken are answered.
+    is_ending: bool,
     must_close: bool,
     task: Option<Waker>,
 }
 
 impl Connection {
+    fn new(turn: u32, client: SocketAddr, waiting_max: usize, now: Now) -> Self {
+        Self {
+            turn,
+            is_open: true,
+            client,
+            outbox: Outbox::default(),
+            waiting: 0,
+            waiting_max,
+            opened: now,
+            active: now,
+            incomplete_since: None,
+            is_ending: false,
+            must_close: false,
+            task: None,
+        }
+    }
+
     /// Whom it is with.
     pub fn client(&self) -> SocketAddr {
         self.client
@@ -104,24 +84,19 @@ impl Connection {
 
     /// What is to be written next.
     pub fn unsent(&self) -> &[u8] {
-        self.outbox.get(self.sent..).unwrap_or_default()
+        self.outbox.unsent()
     }
 
     /// The first `bytes` of [`Self::unsent`] were written.
     pub fn wrote(&mut self, bytes: usize, now: Now) {
-        self.sent += bytes;
         self.active = now;
-        if self.sent >= self.outbox.len() {
-            self.sent = 0;
-            self.outbox.clear();
-            // A long answer is not a reason to hold on to its memory.
-            self.outbox.shrink_to(TCP_OUTBOX_BYTES_HIGH);
-        }
+        // A long answer is not a reason to hold on to its memory.
+        self.outbox.wrote(bytes, TCP_OUTBOX_BYTES_HIGH);
     }
 
     /// Whether another query may be read: the client reads its replies and does not ask too many at a time.
     pub fn takes_queries(&self) -> bool {
-        self.waiting < TCP_PIPELINE_MAX && self.unsent().len() < TCP_OUTBOX_BYTES_HIGH
+        self.waiting < self.waiting_max && self.unsent().len() < TCP_OUTBOX_BYTES_HIGH
     }
 
     /// Whether everything that was asked is answered, and the answers are written.
@@ -132,6 +107,16 @@ impl Connection {
     /// Whether it is to be closed without further ado.
     pub fn must_close(&self) -> bool {
         self.must_close
+    }
+
+    /// Whether it takes no more queries than those that have been read.
+    pub fn is_ending(&self) -> bool {
+        self.is_ending
+    }
+
+    /// Some of a message was read, and whether all of it.
+    pub fn read(&mut self, is_within_message: bool, now: Now) {
+        self.incomplete_since = is_within_message.then(|| self.incomplete_since.unwrap_or(now));
     }
 
     /// A query came; how it ended is told by [`Self::query_waits`] and [`Connections::query_ended`].
@@ -164,19 +149,31 @@ impl Connection {
 }
 
 /// All connections of one worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Connections {
+    limits: TcpLimits,
     slots: Vec<Connection>,
     free: Vec<u32>,
     /// By [`site_of`].
     of_client: HashMap<IpAddr, usize>,
     open_count: usize,
+    /// Where the next search for an idle one begins.
+    hand: usize,
 }
 
 impl Connections {
     /// None.
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(limits: TcpLimits) -> Self {
+        Self { limits, slots: Vec::new(), free: Vec::new(), of_client: HashMap::new(), open_count: 0, hand: 0 }
+    }
+
+    /// Other limits from now on. Connections beyond them end as others do.
+    pub fn set_limits(&mut self, limits: TcpLimits) {
+        self.limits = limits;
+        for connection in self.slots.iter_mut().filter(|slot| slot.is_open) {
+            connection.waiting_max = limits.pipeline;
+            connection.wake();
+        }
     }
 
     /// Connections open.
@@ -188,49 +185,54 @@ impl Connections {
     /// us. The token stands for it from now on.
     pub fn admit(&mut self, client: SocketAddr, now: Now, counters: &SocketCounters) -> Option<u64> {
         let of_client = self.of_client.get(&site_of(client.ip())).copied().unwrap_or_default();
-        if of_client >= TCP_CONNECTIONS_PER_CLIENT_MAX {
+        if of_client >= self.limits.connections_per_client {
             return None;
         }
-        if self.open_count >= TCP_CONNECTIONS_MAX {
-            self.close(self.idlest()?);
+        if self.open_count >= self.limits.connections {
+            let idlest = self.idlest()?;
+            self.close(idlest);
             counters.tcp_displaced.add(1);
         }
         *self.of_client.entry(site_of(client.ip())).or_default() += 1;
         self.open_count += 1;
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Connection {
-                turn: 0,
-                is_open: false,
-                client,
-                outbox: Vec::new(),
-                sent: 0,
-                waiting: 0,
-                active: now,
-                must_close: false,
-                task: None,
-            });
-            self.slots.len() as u32 - 1
-        });
-        let slot = self.slots.get_mut(index as usize)?;
-        *slot = Connection {
-            turn: slot.turn.wrapping_add(1),
-            is_open: true,
-            client,
-            outbox: Vec::new(),
-            sent: 0,
-            waiting: 0,
-            active: now,
-            must_close: false,
-            task: None,
+        let waiting_max = self.limits.pipeline;
+        let index = match self.free.pop() {
+            Some(index) => {
+                let slot = self.slots.get_mut(index as usize)?;
+                *slot = Connection::new(slot.turn.wrapping_add(1), client, waiting_max, now);
+                index
+            }
+            None => {
+                self.slots.push(Connection::new(0, client, waiting_max, now));
+                self.slots.len() as u32 - 1
+            }
         };
+        let slot = self.slots.get(index as usize)?;
         Some(u64::from(slot.turn) << 32 | u64::from(index))
     }
 
-    /// The connection that has been silent for longest and waits for no answer. Walks all of them, a bounded number.
-    fn idlest(&self) -> Option<u64> {
-        let open = self.slots.iter().zip(0u64..).filter(|(slot, _)| slot.is_open && slot.is_settled());
-        let (slot, index) = open.min_by_key(|(slot, _)| slot.active)?;
-        Some(u64::from(slot.turn) << 32 | index)
+    /// The connection that has been silent for longest and waits for no answer, among the next [`TCP_DISPLACE_STEPS_MAX`]:
+    /// however many there are, a flood of newcomers costs the same.
+    fn idlest(&mut self) -> Option<u64> {
+        let steps = self.slots.len().min(TCP_DISPLACE_STEPS_MAX);
+        let indexes = (0..steps).map(|step| (self.hand + step) % self.slots.len());
+        let looked_at = indexes.filter_map(|index| Some((index, self.slots.get(index)?)));
+        let idle = looked_at.filter(|(_, slot)| slot.is_open && slot.is_settled());
+        let idlest = idle.min_by_key(|(_, slot)| slot.active);
+        let token = idlest.map(|(index, slot)| u64::from(slot.turn) << 32 | index as u64);
+        self.hand = (self.hand + steps).checked_rem(self.slots.len()).unwrap_or(0);
+        token
+    }
+
+    /// What a client is told that asks how long this connection may be idle, in units of 100 ms (RFC 7828 §3.3.2): less when
+    /// fewer than a quarter of all connections are left, 0 when there are none or its life is over. It is kept at least as long.
+    pub fn keepalive(&self, token: u64, now: Now) -> u16 {
+        let Some(slot) = self.slots.get(token as u32 as usize) else { return 0 };
+        let TcpLimits { connections, idle_ms, lifetime_ms, .. } = self.limits;
+        let (free, scarce) = (connections.saturating_sub(self.open_count), connections.div_ceil(4));
+        let affordable_ms = if free >= scarce { idle_ms } else { idle_ms * free as u64 / scarce as u64 };
+        let left_ms = lifetime_ms.saturating_sub(now.0.saturating_sub(slot.opened.0) / 1_000);
+        u16::try_from(affordable_ms.min(left_ms) / KEEPALIVE_UNIT_MS).unwrap_or(u16::MAX)
     }
 
     /// A connection that is open.
@@ -243,7 +245,7 @@ impl Connections {
     pub fn close(&mut self, token: u64) {
         let Some(slot) = self.get_mut(token) else { return };
         slot.is_open = false;
-        slot.outbox = Vec::new();
+        slot.outbox = Outbox::default();
         if let Some(task) = slot.task.take() {
             task.wake();
         }
@@ -263,14 +265,11 @@ impl Connections {
         let Some(connection) = self.get_mut(token).filter(|connection| !connection.must_close) else {
             return counters.tcp_gone.add(1);
         };
-        let Ok(length) = u16::try_from(message.len()) else { return debug_assert!(false, "a reply over 65,535 bytes") };
-        if connection.unsent().len() + 2 + message.len() > TCP_OUTBOX_BYTES_MAX {
+        debug_assert!(message.len() <= MESSAGE_BYTES_MAX, "a reply over 65,535 bytes");
+        if !connection.outbox.push(message, TCP_OUTBOX_BYTES_MAX) {
             counters.tcp_slow.add(1);
             return connection.close_soon();
         }
-        connection.outbox.drain(..std::mem::take(&mut connection.sent));
-        connection.outbox.extend_from_slice(&length.to_be_bytes());
-        connection.outbox.extend_from_slice(message);
         connection.wake();
         counters.tcp_replies.add(1);
     }
@@ -283,14 +282,24 @@ impl Connections {
         }
     }
 
-    /// Closes the connections that have been silent for too long. To be called about once a second.
-    pub fn close_idle(&mut self, now: Now, counters: &SocketCounters) {
+    /// Closes the connections that have been silent, or slow, for too long, and ends those that have lived long enough. To be
+    /// called about once a second.
+    pub fn sweep(&mut self, now: Now, counters: &SocketCounters) {
+        let TcpLimits { idle_ms, lifetime_ms, .. } = self.limits;
+        let is_over = |since: Now, ms: u64| since.plus_us(ms * 1_000) <= now;
         for connection in self.slots.iter_mut().filter(|slot| slot.is_open && !slot.must_close) {
-            let is_silent = connection.active.plus_us(TCP_IDLE_MS_MAX * 1_000) <= now;
+            let is_silent = is_over(connection.active, idle_ms);
             // Who waits for us is not idle, but who does not take what is written is.
             if is_silent && (connection.waiting == 0 || !connection.unsent().is_empty()) {
                 counters.tcp_idle.add(1);
                 connection.close_soon();
+            } else if connection.incomplete_since.is_some_and(|since| is_over(since, TCP_MESSAGE_MS_MAX)) {
+                counters.tcp_incomplete.add(1);
+                connection.close_soon();
+            } else if !connection.is_ending && is_over(connection.opened, lifetime_ms) {
+                counters.tcp_ended.add(1);
+                connection.is_ending = true;
+                connection.wake();
             }
         }
     }
@@ -317,211 +326,4 @@ fn site_of(client: IpAddr) -> IpAddr {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn frame(message: &[u8]) -> Vec<u8> {
-        let mut framed = (message.len() as u16).to_be_bytes().to_vec();
-        framed.extend_from_slice(message);
-        framed
-    }
-
-    /// Feeds `bytes` in pieces of at most `piece` and returns the messages.
-    fn cut(bytes: &[u8], piece: usize) -> Vec<Vec<u8>> {
-        let mut framer = Framer::new();
-        let mut messages = Vec::new();
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let space = framer.space();
-            assert!(!space.is_empty());
-            let count = space.len().min(piece).min(rest.len());
-            space[..count].copy_from_slice(&rest[..count]);
-            framer.filled(count);
-            rest = &rest[count..];
-            while let Some(message) = framer.message() {
-                messages.push(message.to_vec());
-                framer.consume();
-            }
-        }
-        messages
-    }
-
-    #[test]
-    fn messages_come_whole_however_the_stream_was_cut() {
-        let messages: Vec<Vec<u8>> = [0, 1, 12, 300, 1_021, 1_022, 1_023, 5_000, 65_535, 17]
-            .iter()
-            .map(|&size| vec![size as u8; size])
-            .collect();
-        let stream: Vec<u8> = messages.iter().flat_map(|message| frame(message)).collect();
-        for piece in [1, 2, 3, 7, 1_024, 1_025, 65_537, 200_000] {
-            assert!(cut(&stream, piece) == messages, "pieces of {piece}");
-        }
-    }
-
-    #[test]
-    fn the_buffer_is_small_again_after_a_long_message() {
-        let mut framer = Framer::new();
-        let stream = frame(&[1; 60_000]);
-        for byte in stream.chunks(1_000) {
-            let space = framer.space();
-            let count = byte.len().min(space.len());
-            space[..count].copy_from_slice(&byte[..count]);
-            framer.filled(count);
-            assert_eq!(count, byte.len());
-        }
-        assert_eq!(framer.message().map(<[u8]>::len), Some(60_000));
-        framer.consume();
-        assert_eq!(framer.space().len(), READ_BYTES);
-        assert!(framer.buffer.capacity() <= 2 * READ_BYTES);
-    }
-
-    fn client(number: u8) -> SocketAddr {
-        SocketAddr::from(([192, 0, 2, number], 4_000))
-    }
-
-    fn admit(connections: &mut Connections, client: SocketAddr, at: u64) -> Option<u64> {
-        connections.admit(client, Now(at), &SocketCounters::default())
-    }
-
-    #[test]
-    fn one_client_cannot_take_every_connection_and_all_clients_together_not_more_than_there_are() {
-        let mut connections = Connections::new();
-        let mine: Vec<u64> =
-            (0..TCP_CONNECTIONS_PER_CLIENT_MAX).filter_map(|_| admit(&mut connections, client(1), 0)).collect();
-        assert_eq!(mine.len(), TCP_CONNECTIONS_PER_CLIENT_MAX);
-        assert_eq!(admit(&mut connections, client(1), 0), None);
-        let mapped = "[::ffff:192.0.2.1]:9".parse().unwrap();
-        assert_eq!(admit(&mut connections, mapped, 0), None, "the same client by its mapped address");
-        connections.close(mine[0]);
-        let again = admit(&mut connections, client(1), 0).unwrap();
-        assert!(connections.get_mut(mine[0]).is_none() && connections.get_mut(again).is_some());
-        let others = (2..=200).flat_map(|number| std::iter::repeat_n(client(number), 8));
-        for client in others {
-            let _ = admit(&mut connections, client, 0);
-        }
-        assert_eq!(connections.open_count(), TCP_CONNECTIONS_MAX);
-        assert!(connections.of_client.len() <= TCP_CONNECTIONS_MAX);
-    }
-
-    #[test]
-    fn all_addresses_of_a_slash_64_are_one_client() {
-        let mut connections = Connections::new();
-        let address = |network: u16, host: u16| SocketAddr::from(([0x2001, 0xdb8, 0, network, 0, 0, 0, host], 4_000));
-        for host in 0..TCP_CONNECTIONS_PER_CLIENT_MAX as u16 {
-            admit(&mut connections, address(1, host), 0).unwrap();
-        }
-        assert_eq!(admit(&mut connections, address(1, 999), 0), None);
-        assert!(admit(&mut connections, address(2, 999), 0).is_some());
-        assert_eq!(connections.of_client.len(), 2);
-    }
-
-    #[test]
-    fn the_connection_idle_for_longest_makes_room_and_those_that_wait_for_us_do_not() {
-        let counters = SocketCounters::default();
-        let mut connections = Connections::new();
-        let address = |number: usize| SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 4_000));
-        let all: Vec<u64> = (0..TCP_CONNECTIONS_MAX)
-            .map(|number| connections.admit(address(number), Now(number as u64), &counters).unwrap())
-            .collect();
-        assert_eq!(counters.tcp_displaced.value(), 0);
-        // The oldest waits for an upstream, the next is still to be written to, the third has just asked.
-        connections.get_mut(all[0]).unwrap().query_waits();
-        connections.reply(all[1], b"unread", &counters);
-        connections.get_mut(all[2]).unwrap().query_came(Now(1_000));
-        connections.admit(address(600), Now(1_001), &counters).unwrap();
-        assert_eq!(connections.open_count(), TCP_CONNECTIONS_MAX);
-        let is_open = |connections: &mut Connections, index: usize| connections.get_mut(all[index]).is_some();
-        assert_eq!([0, 1, 2, 3, 4].map(|index| is_open(&mut connections, index)), [true, true, true, false, true]);
-        for index in (4..all.len()).chain([2]) {
-            connections.get_mut(all[index]).unwrap().query_waits();
-        }
-        assert!(connections.admit(address(601), Now(1_002), &counters).is_some(), "the newcomer of before is idle");
-        assert_eq!(counters.tcp_displaced.value(), 2);
-    }
-
-    #[test]
-    fn a_reply_goes_to_its_own_connection_or_nowhere() {
-        let counters = SocketCounters::default();
-        let mut connections = Connections::new();
-        let old = admit(&mut connections, client(1), 0).unwrap();
-        connections.close(old);
-        let new = admit(&mut connections, client(2), 0).unwrap();
-        assert_eq!(old as u32, new as u32, "the slot is used again");
-        connections.reply(old, b"late", &counters);
-        connections.reply(new, b"answer", &counters);
-        assert_eq!(connections.get_mut(new).unwrap().unsent(), frame(b"answer"));
-        assert_eq!((counters.tcp_gone.value(), counters.tcp_replies.value()), (1, 1));
-    }
-
-    #[test]
-    fn a_client_that_does_not_read_is_asked_no_more_and_then_cut_off() {
-        let counters = SocketCounters::default();
-        let mut connections = Connections::new();
-        let token = admit(&mut connections, client(1), 0).unwrap();
-        let reply = vec![0; TCP_OUTBOX_BYTES_HIGH];
-        let mut replies = 0;
-        while !connections.get_mut(token).unwrap().must_close() {
-            connections.reply(token, &reply, &counters);
-            assert!(!connections.get_mut(token).unwrap().takes_queries());
-            replies += 1;
-        }
-        assert!(connections.get_mut(token).unwrap().unsent().len() <= TCP_OUTBOX_BYTES_MAX);
-        assert_eq!(replies, 1 + TCP_OUTBOX_BYTES_MAX / (2 + TCP_OUTBOX_BYTES_HIGH));
-        connections.reply(token, &reply, &counters);
-        assert_eq!((counters.tcp_slow.value(), counters.tcp_gone.value()), (1, 1), "it is cut off once");
-    }
-
-    #[test]
-    fn a_reader_gets_every_reply_in_order_and_frees_the_memory() {
-        let counters = SocketCounters::default();
-        let mut connections = Connections::new();
-        let token = admit(&mut connections, client(1), 0).unwrap();
-        let mut read = Vec::new();
-        let mut written = Vec::new();
-        for number in 0..100u8 {
-            let reply = vec![number; 2_000];
-            connections.reply(token, &reply, &counters);
-            written.extend(frame(&reply));
-            let connection = connections.get_mut(token).unwrap();
-            let part = connection.unsent().len().min(1_999);
-            read.extend_from_slice(&connection.unsent()[..part]);
-            connection.wrote(part, Now(1));
-        }
-        let connection = connections.get_mut(token).unwrap();
-        read.extend_from_slice(connection.unsent());
-        connection.wrote(connection.unsent().len(), Now(1));
-        assert!(read == written);
-        assert!(connection.is_settled() && connection.outbox.capacity() <= TCP_OUTBOX_BYTES_HIGH);
-    }
-
-    #[test]
-    fn too_many_waiting_queries_stop_the_reading_until_one_is_answered() {
-        let mut connections = Connections::new();
-        let token = admit(&mut connections, client(1), 0).unwrap();
-        for _ in 0..TCP_PIPELINE_MAX {
-            let connection = connections.get_mut(token).unwrap();
-            assert!(connection.takes_queries());
-            connection.query_waits();
-        }
-        assert!(!connections.get_mut(token).unwrap().takes_queries());
-        connections.query_ended(token);
-        assert!(connections.get_mut(token).unwrap().takes_queries());
-    }
-
-    #[test]
-    fn a_silent_connection_is_closed_and_one_that_waits_for_an_answer_is_not() {
-        let counters = SocketCounters::default();
-        let mut connections = Connections::new();
-        let [silent, waiting, deaf] = [1, 2, 3].map(|number| admit(&mut connections, client(number), 0).unwrap());
-        connections.get_mut(waiting).unwrap().query_waits();
-        connections.get_mut(deaf).unwrap().query_waits();
-        connections.reply(deaf, b"unread", &counters);
-        connections.close_idle(Now(TCP_IDLE_MS_MAX * 1_000 - 1), &counters);
-        assert_eq!(counters.tcp_idle.value(), 0);
-        connections.close_idle(Now(TCP_IDLE_MS_MAX * 1_000), &counters);
-        assert_eq!(
-            [silent, waiting, deaf].map(|token| connections.get_mut(token).unwrap().must_close()),
-            [true, false, true]
-        );
-    }
-}
+mod tests;

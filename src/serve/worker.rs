@@ -4,13 +4,14 @@
 //! worker for one event and never across an await); after every event all that `decide` has made ready is carried out; the
 //! clock is read once a batch. The tasks that bring the events are in [`super::tasks`].
 
+mod upstream;
+
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
-
-use glommio::Task;
+use std::time::Duration;
 
 use super::answer_here::carry_out;
 use super::clock::{Clock, unix_s};
@@ -21,15 +22,16 @@ use super::reload::Knowledge;
 use super::store::StoreReader;
 use super::tcp::Connections;
 use super::udp::{ReceiveBatch, Received, SendBatch};
-use super::upstream::{Heard, Ports, Unsent};
-use super::wait::{Park, Tag};
+use super::upstream::pool::Pool;
+use super::upstream::ports::Ports;
+use super::wait::{Asleep, Park, Tag};
 use crate::control::protocol::{CacheUse, WorkerServer};
 use crate::decide::cache::{Flush, FlushCursor, FlushProgress};
 use crate::decide::upstream::{ServerId, ServerReport as UpstreamReport};
-use crate::decide::{Core, ExchangeId, Now, Origin, Ready, SendId, Step, Ticket, Transport};
+use crate::decide::{Core, Now, Origin, Ready, SendId, Step, Ticket, Transport};
 use crate::limits::{
-    BATCH_DATAGRAMS, BATCHES_IN_A_ROW_MAX, DATAGRAM_BYTES_MAX, MESSAGE_BYTES_MAX, QUERIES_WAITING_MAX,
-    READY_SOCKETS_MAX, UPSTREAM_ANSWERS_IN_A_ROW_MAX, UPSTREAM_FAILURES_MAX,
+    BATCH_DATAGRAMS, BATCHES_IN_A_ROW_MAX, DATAGRAM_BYTES_MAX, MESSAGE_BYTES_MAX, PARK_US_MIN, QUERIES_WAITING_MAX,
+    READY_SOCKETS_MAX, UPSTREAM_FAILURES_MAX,
 };
 
 /// Lengths of a nap after which it ends although the alarm did not ring. It always does; a server should not hang on that.
@@ -49,8 +51,8 @@ enum Failed {
     Socket(ServerId, u16),
 }
 
-/// How an upstream question over TCP is sent: by a task of the executor, which is stopped by dropping it.
-pub type AskOverTcp = Box<dyn Fn(SendId, ServerId, SocketAddr, Vec<u8>) -> Task<()>>;
+/// Starts the task of a new TCP connection, of this token, with an upstream server.
+pub type ConnectUpstream = Box<dyn Fn(u64, SocketAddr)>;
 
 /// What one round of looking at the sockets came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,9 +74,9 @@ pub struct Worker {
     rule_count: u64,
     listeners: Vec<Listener>,
     ports: Ports,
-    /// Upstream questions over TCP that are under way.
-    tcp_exchanges: HashMap<ExchangeId, Task<()>>,
-    ask_over_tcp: Option<AskOverTcp>,
+    /// TCP connections with upstream servers.
+    pool: Pool,
+    connect_upstream: Option<ConnectUpstream>,
     connections: Connections,
     /// Connection of each TCP client's query that waits for an upstream.
     tcp_tickets: HashMap<Ticket, u64>,
@@ -88,7 +90,11 @@ pub struct Worker {
     alarm: Alarm,
     is_alarm_set: bool,
     park: Rc<Park>,
+    /// When the last sleep was to end.
+    parked_until: Now,
     counters: Arc<SocketCounters>,
+    /// Something was put where another task finds it: it is to run before the next wait.
+    has_work_for_others: bool,
     is_stopping: bool,
 }
 
@@ -119,9 +125,9 @@ impl Worker {
                 .map(|socket| Listener { socket, send: SendBatch::new(), may_hold_more: true })
                 .collect(),
             ports: Ports::new(port_seed),
-            tcp_exchanges: HashMap::new(),
-            ask_over_tcp: None,
-            connections: Connections::new(),
+            pool: Pool::new(),
+            connect_upstream: None,
+            connections: Connections::new(knowledge.tcp),
             tcp_tickets: HashMap::with_capacity(QUERIES_WAITING_MAX),
             failed: VecDeque::with_capacity(UPSTREAM_FAILURES_MAX),
             scratch: vec![0; MESSAGE_BYTES_MAX],
@@ -131,14 +137,16 @@ impl Worker {
             alarm,
             is_alarm_set: false,
             park: Rc::default(),
+            parked_until: Now(u64::MAX),
             counters: Arc::default(),
+            has_work_for_others: false,
             is_stopping: false,
         })
     }
 
-    /// How upstream questions over TCP are sent; none are before this is set.
-    pub fn set_ask_over_tcp(&mut self, ask: AskOverTcp) {
-        self.ask_over_tcp = Some(ask);
+    /// How connections with upstream servers are begun; none are before this is set.
+    pub fn set_connect_upstream(&mut self, connect: ConnectUpstream) {
+        self.connect_upstream = Some(connect);
     }
 
     /// Where this worker's main task sleeps when nothing is to be done.
@@ -226,7 +234,7 @@ impl Worker {
         // Under load the listening sockets are looked at without asking whether that is worth it, which saves a call.
         if !more {
             round = self.look(if self.is_stopping { 0 } else { nap_ms });
-        } else if self.core.next_deadline().is_some() {
+        } else if self.core.exchanges_open() > 0 {
             round = self.look(0);
         }
         for index in 0..self.listeners.len() {
@@ -239,6 +247,7 @@ impl Worker {
         }
         self.tick();
         self.flush();
+        round.is_others_turn |= std::mem::take(&mut self.has_work_for_others);
         round
     }
 
@@ -248,6 +257,7 @@ impl Worker {
         let mut wait_ms = wait_ms;
         if wait_ms > 0 && (self.is_alarm_set || self.alarm.set(wait_ms).is_ok()) {
             self.is_alarm_set = true;
+            self.counters.naps.add(1);
             wait_ms = wait_ms.saturating_mul(NAPS_BEFORE_ALARM_IS_LOST);
         }
         if let Err(error) = self.epoll.wait(&mut self.events, wait_ms) {
@@ -330,8 +340,10 @@ impl Worker {
         let now = self.clock.now();
         let Some(connection) = self.connections.get_mut(token) else { return };
         connection.query_came(now);
+        let client = connection.client();
         self.counters.tcp_received.add(1);
-        let from = Origin { client: connection.client(), local: None, transport: Transport::Tcp, token };
+        self.core.set_keepalive(self.connections.keepalive(token, now));
+        let from = Origin { client, local: None, transport: Transport::Tcp, token };
         let Self { core, store, patterns, scratch, .. } = self;
         let step = core.on_datagram(now, from, message, scratch);
         match carry_out(core, now, step, store, patterns, scratch) {
@@ -343,38 +355,6 @@ impl Worker {
             }
             Step::Reply { bytes, to } => self.reply(bytes, &to),
             _ => {}
-        }
-        self.settle(now);
-    }
-
-    /// Hears what came on an upstream port.
-    fn hear(&mut self, now: Now, port: u32) -> bool {
-        for heard in 0..UPSTREAM_ANSWERS_IN_A_ROW_MAX {
-            match self.ports.receive(port, &mut self.answer) {
-                Heard::Message { server, slot, bytes } => {
-                    let message = self.answer.get(..bytes).unwrap_or_default();
-                    self.core.on_upstream(now, server, Transport::Udp, slot, message);
-                }
-                Heard::Refused { server, slot } => self.failed.push_back(Failed::Socket(server, slot)),
-                // Which of the questions of then it is about is not known; each has its time-out.
-                Heard::RefusedLate => {}
-                Heard::Nothing => return heard > 0,
-            }
-            self.drain(now);
-        }
-        true
-    }
-
-    /// Takes the answer, or the failure, of an upstream question over TCP.
-    pub fn take_tcp_answer(&mut self, send: SendId, server: ServerId, answer: io::Result<Vec<u8>>) {
-        let now = self.clock.now();
-        // The task that brings it must not be stopped by the exchange's end: it is this one.
-        if let Some(task) = self.tcp_exchanges.remove(&send.exchange) {
-            task.detach();
-        }
-        match answer {
-            Ok(message) => self.core.on_upstream(now, server, Transport::Tcp, 0, &message),
-            Err(_) => self.failed.push_back(Failed::Send(send)),
         }
         self.settle(now);
     }
@@ -396,7 +376,8 @@ impl Worker {
     fn settle(&mut self, now: Now) {
         self.drain(now);
         self.flush();
-        if self.core.next_deadline().is_some() {
+        // While it sleeps nobody watches the upstream ports, and what is due sooner than before would be late.
+        if self.core.exchanges_open() > 0 || self.core.next_deadline().is_some_and(|due| due < self.parked_until) {
             self.park.wake();
         }
     }
@@ -406,10 +387,9 @@ impl Worker {
         loop {
             while let Some(ready) = self.core.next_ready() {
                 match ready {
-                    Ready::Send(send) => self.send_upstream(now, send),
+                    Ready::Send(send) => self.send_upstream(now, send, false),
                     Ready::Query(ticket) => self.resume(now, ticket),
-                    // Dropping the task closes its connection.
-                    Ready::Done(exchange) => drop(self.tcp_exchanges.remove(&exchange)),
+                    Ready::Done(exchange) => self.forget_exchange(exchange),
                 }
             }
             match self.failed.pop_front() {
@@ -441,6 +421,7 @@ impl Worker {
     fn reply(&mut self, bytes: usize, to: &Origin) {
         let Some(message) = self.scratch.get(..bytes) else { return };
         if to.transport == Transport::Tcp {
+            self.has_work_for_others = true;
             return self.connections.reply(to.token, message, &self.counters);
         }
         let index = to.token as usize;
@@ -453,32 +434,6 @@ impl Worker {
         };
         slot.copy_from_slice(message);
         send.push(bytes, to);
-    }
-
-    fn send_upstream(&mut self, now: Now, send: SendId) {
-        let Some(request) = self.core.upstream_request(send) else { return };
-        let sent = match (request.transport, &self.ask_over_tcp) {
-            (Transport::Udp, _) => {
-                let opened = self.ports.opened();
-                let sent = self.ports.send(now, &request, &self.epoll);
-                self.counters.upstream_ports.add(self.ports.opened() - opened);
-                sent
-            }
-            (Transport::Tcp, Some(ask)) => {
-                let task = ask(send, request.server, request.address, request.message.to_vec());
-                self.tcp_exchanges.insert(send.exchange, task);
-                Ok(())
-            }
-            (Transport::Tcp, None) => Err(Unsent::Failed),
-        };
-        let Err(unsent) = sent else { return };
-        self.counters.upstream_unsent.add(1);
-        let failed = match unsent {
-            Unsent::Refused => Failed::Socket(request.server, request.socket),
-            Unsent::Failed => Failed::Send(send),
-        };
-        // Reported after all that is ready now has been carried out: `decide` is in the middle of handing it out.
-        self.failed.push_back(failed);
     }
 
     fn flush(&mut self) {
@@ -498,15 +453,22 @@ impl Worker {
         self.counters.udp_failed.add(report.failed);
     }
 
-    /// Whether nothing but new traffic can make work: the worker may park.
-    pub fn may_park(&mut self) -> bool {
+    /// For how long nothing but new traffic can make work, so that the worker may park: until the next deadline, when that is
+    /// worth a timer. Not while an upstream is asked, for nobody watches its ports meanwhile.
+    pub fn may_park(&mut self) -> Option<Asleep> {
         let now = self.clock.now();
         self.ports.close_retired(now);
-        let may_park = !self.is_stopping && self.core.next_deadline().is_none();
-        if may_park {
-            self.counters.parks.add(1);
+        if self.is_stopping || self.core.exchanges_open() > 0 {
+            return None;
         }
-        may_park
+        let asleep = match self.core.next_deadline() {
+            None => Asleep::UntilWoken,
+            Some(due) if due > now.plus_us(PARK_US_MIN) => Asleep::AtMost(Duration::from_micros(due.0 - now.0)),
+            Some(_) => return None,
+        };
+        self.parked_until = self.core.next_deadline().unwrap_or(Now(u64::MAX));
+        self.counters.parks.add(1);
+        Some(asleep)
     }
 
     /// Goes over to another generation and configuration, between two batches. Opens the shards first: if one cannot be
@@ -516,6 +478,7 @@ impl Worker {
         self.core.switch(knowledge.settings.clone(), knowledge.rules.clone());
         // It may have been set since the start.
         self.core.set_wall_clock(self.clock.now(), unix_s());
+        self.connections.set_limits(knowledge.tcp);
         self.store = store;
         self.patterns = patterns;
         (self.generation, self.rule_count) = (knowledge.generation(), knowledge.rule_count());
@@ -536,7 +499,7 @@ impl Worker {
     }
 
     /// Whether every query taken in has been answered.
-    pub fn is_settled(&mut self) -> bool {
+    pub fn is_settled(&self) -> bool {
         self.core.queries_waiting() == 0
     }
 }

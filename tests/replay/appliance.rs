@@ -76,7 +76,8 @@ impl Appliance {
         write_files(folder.path(), files)?;
         let (settings, rules, store, patterns) = open(folder.path(), name, config)?;
         // Message ids need not be unpredictable here, but the same in each run.
-        let core = Core::new(settings, rules, [7; 32]);
+        let mut core = Core::new(settings, rules, [7; 32]);
+        core.set_keepalive(300);
         Ok(Appliance {
             core,
             store,

@@ -30,5 +30,6 @@ mod reload;
 mod start;
 mod stop;
 mod tcp;
+mod upstream_tcp;
 mod upstreams;
 mod workers;

@@ -3,15 +3,27 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 
-use corewall::limits::{MESSAGE_BYTES_MAX, TCP_CONNECTIONS_MAX, TCP_CONNECTIONS_PER_CLIENT_MAX, TCP_PIPELINE_MAX};
+use corewall::limits::MESSAGE_BYTES_MAX;
 
-use crate::client::{TcpClient, UdpClient, framed, next_id, question};
+use crate::client::{Reply, TcpClient, UdpClient, framed, next_id, question};
 use crate::corewall::{Server, Site};
 use crate::process::PATIENCE;
 use crate::upstream::Upstream;
 
+/// Queries of one connection that may wait, unless a test says otherwise.
+const PIPELINE: u16 = 64;
+
+fn site() -> Site {
+    Site::new().list("rules", "adblock", "", "||blocked.example.org^\n")
+}
+
 fn server() -> Server {
-    Site::new().list("rules", "adblock", "", "||blocked.example.org^\n").build_and_serve()
+    site().build_and_serve()
+}
+
+/// A server with this in its table `tcp`.
+fn limited(limits: &str) -> Server {
+    site().toml(&format!("[tcp]\n{limits}")).build_and_serve()
 }
 
 fn blocked(id: u16) -> Vec<u8> {
@@ -112,11 +124,11 @@ fn a_hundred_queries_may_wait_on_one_connection() {
     let queries = (0..100).map(|number| framed(&question(&name(number), "A").to_wire(number)));
     client.send(&queries.collect::<Vec<_>>().concat());
     // As many as may wait at a time are asked at once, the others as those are answered.
-    let first: Vec<_> = (0..TCP_PIPELINE_MAX).map(|_| upstream.hear()).collect();
+    let first: Vec<_> = (0..PIPELINE).map(|_| upstream.hear()).collect();
     for asked in first.iter().rev() {
         upstream.answer(asked, [192, 0, 2, 1]);
     }
-    for _ in TCP_PIPELINE_MAX..100 {
+    for _ in PIPELINE..100 {
         upstream.answer(&upstream.hear(), [192, 0, 2, 1]);
     }
     let mut ids: Vec<u16> = (0..100)
@@ -167,10 +179,9 @@ fn a_client_that_goes_away_while_it_waits_disturbs_nobody() {
 
 #[test]
 fn one_client_address_has_so_many_connections_and_no_more_until_one_is_closed() {
-    let server = server();
+    let server = limited("connections_per_client = 5");
     let ask = question("blocked.example.org", "A");
-    let mut open: Vec<TcpClient> =
-        (0..TCP_CONNECTIONS_PER_CLIENT_MAX).map(|_| TcpClient::new(server.address())).collect();
+    let mut open: Vec<TcpClient> = (0..5).map(|_| TcpClient::new(server.address())).collect();
     for client in &mut open {
         assert!(client.ask(&ask).is_zero());
     }
@@ -189,10 +200,10 @@ fn one_client_address_has_so_many_connections_and_no_more_until_one_is_closed() 
 
 #[test]
 fn when_all_connections_are_taken_the_idlest_is_closed_for_a_newcomer() {
-    let server = server();
+    let server = limited("connections = 40\nconnections_per_client = 8");
     let ask = question("blocked.example.org", "A");
-    let client = |number: usize| [127, 0, 1, (number / TCP_CONNECTIONS_PER_CLIENT_MAX) as u8].into();
-    let mut open: Vec<TcpClient> = (0..=TCP_CONNECTIONS_MAX)
+    let client = |number: u8| [127, 0, 1, number / 8].into();
+    let mut open: Vec<TcpClient> = (0..=40)
         .map(|number| {
             let mut connection = TcpClient::from_address(client(number), server.address());
             assert!(connection.ask(&ask).is_zero(), "connection {number}");
@@ -202,6 +213,156 @@ fn when_all_connections_are_taken_the_idlest_is_closed_for_a_newcomer() {
     assert_eq!(open[0].receive(), None, "the first one is closed");
     assert!(open[1].ask(&ask).is_zero());
     assert_eq!(server.stop().get("tcp_displaced"), 1);
+}
+
+#[test]
+fn a_client_that_asks_is_told_how_long_its_connection_may_be_idle() {
+    let server = limited("connections = 8\nconnections_per_client = 8\nidle_ms = 30000");
+    // OPT with edns-tcp-keepalive, without data.
+    let asking = |id: u16| {
+        let mut query = blocked(id);
+        let length_at = query.len() - 2;
+        query[length_at..].copy_from_slice(&[0, 4]);
+        query.extend_from_slice(b"\0\x0b\0\0");
+        query
+    };
+    let mut told = Vec::new();
+    let mut open = Vec::new();
+    for id in 0..8 {
+        let mut client = TcpClient::new(server.address());
+        client.send(&framed(&asking(id)));
+        let reply = client.reply();
+        assert!(reply.is_zero());
+        let [.., 0, 11, 0, 2, hi, lo] = reply.wire[..] else { panic!("no time-out: {:02x?}", reply.wire) };
+        told.push(u16::from_be_bytes([hi, lo]));
+        assert!(client.ask(&question("blocked.example.org", "A")).wire.len() < reply.wire.len());
+        open.push(client);
+    }
+    assert_eq!(told, [300, 300, 300, 300, 300, 300, 150, 0], "less when connections are scarce");
+    let udp = UdpClient::new(server.address());
+    udp.send(&asking(9));
+    assert!(!udp.receive().ends_with(&[0, 11, 0, 2, 1, 44]));
+    server.stop();
+}
+
+#[test]
+fn an_idle_connection_is_closed_after_its_time() {
+    let server = limited("idle_ms = 1000");
+    let mut client = TcpClient::new(server.address());
+    assert!(client.ask(&question("blocked.example.org", "A")).is_zero());
+    assert_eq!(client.receive(), None);
+    assert_eq!(server.stop().get("tcp_idle"), 1);
+}
+
+#[test]
+fn a_connection_whose_life_is_over_is_closed_between_two_answers() {
+    let server = limited("lifetime_ms = 1000");
+    let mut client = TcpClient::new(server.address());
+    let until = std::time::Instant::now() + PATIENCE;
+    // It is never idle.
+    while client.0.write_all(&framed(&blocked(7))).is_ok() {
+        assert!(std::time::Instant::now() < until, "it lives for ever");
+        match client.receive() {
+            Some(reply) => assert!(Reply::parse(&reply).is_zero()),
+            None => break,
+        }
+    }
+    assert!(is_served(&server), "the next one is served");
+    assert_eq!(server.stop().get("tcp_ended"), 1);
+}
+
+#[test]
+fn a_message_that_dribbles_in_does_not_hold_its_connection() {
+    let server = limited("idle_ms = 600000");
+    let mut client = TcpClient::new(server.address());
+    assert!(client.ask(&question("blocked.example.org", "A")).is_zero());
+    client.send(&[0]);
+    assert_eq!(client.receive(), None);
+    assert_eq!(server.stop().get("tcp_incomplete"), 1);
+}
+
+#[test]
+fn one_query_at_a_time_is_read_where_no_more_may_wait() {
+    let upstream = Upstream::new();
+    let server = site().upstream(&[upstream.address()]).toml("[tcp]\npipeline = 1").build_and_serve();
+    let mut client = TcpClient::new(server.address());
+    let ask = |id: u16| framed(&question(&format!("n{id}.example.org"), "A").to_wire(id));
+    client.send(&[ask(1), ask(2), framed(&blocked(3))].concat());
+    for id in [1, 2] {
+        let asked = upstream.hear();
+        assert!(upstream.is_not_asked());
+        upstream.answer(&asked, [192, 0, 2, 1]);
+        assert_eq!(client.reply().id, id);
+    }
+    assert_eq!(client.reply().id, 3);
+    server.stop();
+}
+
+#[test]
+fn a_reload_changes_the_limits() {
+    let site = site().toml("[tcp]\nconnections_per_client = 1");
+    let server = site.build_and_serve();
+    let ask = question("blocked.example.org", "A");
+    let mut first = TcpClient::new(server.address());
+    assert!(first.ask(&ask).is_zero());
+    assert!(!is_served(&server));
+    site.write("corewall.toml", site.config().replace("connections_per_client = 1", "connections_per_client = 2"));
+    assert!(server.reload().contains("reloaded"));
+    assert!(is_served(&server) && first.ask(&ask).is_zero());
+    server.stop();
+}
+
+#[test]
+fn an_answer_from_the_cache_does_not_wait_for_a_slow_upstream() {
+    let upstream = Upstream::new();
+    let server = site().upstream(&[upstream.address()]).build_and_serve();
+    let mut client = TcpClient::new(server.address());
+    let ask = |name: &str, id: u16| framed(&question(name, "A").to_wire(id));
+    client.send(&ask("cached.example.org", 1));
+    upstream.answer(&upstream.hear(), [192, 0, 2, 1]);
+    assert_eq!(client.reply().id, 1);
+    client.send(&[ask("slow.example.org", 2), ask("cached.example.org", 3)].concat());
+    assert_eq!(client.reply().id, 3);
+    upstream.answer(&upstream.hear(), [192, 0, 2, 1]);
+    assert_eq!(client.reply().id, 2);
+    server.stop();
+}
+
+#[test]
+fn datagrams_are_answered_while_connections_flood_in() {
+    let server = limited("connections = 64");
+    let address = server.address();
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            let mut connected = 0;
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                // Refused when the kernel's queue is full.
+                connected += u64::from(TcpStream::connect(address).is_ok());
+            }
+            connected
+        });
+        let client = UdpClient::new(address);
+        for _ in 0..2_000 {
+            assert!(client.ask(&question("blocked.example.org", "A")).is_zero());
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(flood.join().unwrap() > 0);
+    });
+    assert!(TcpClient::new(address).ask(&question("blocked.example.org", "A")).is_zero());
+    assert!(server.stop().get("tcp_accepted") > 0);
+}
+
+#[test]
+fn a_server_with_nothing_to_do_sleeps_although_its_upstream_is_dead() {
+    let dead = Upstream::new().address();
+    let server = site().upstream(&[dead]).toml("[tcp]\nidle_ms = 3000").build_and_serve();
+    let mut client = TcpClient::new(server.address());
+    assert_eq!(client.ask(&question("a.example.org", "A")).rcode, 2);
+    // Three seconds in which nothing is asked: 3,000 naps of a server that naps.
+    assert_eq!(client.receive(), None);
+    let counts = server.stop();
+    assert!(counts.get("naps") < 300 && counts.get("parks") > 0, "{counts:?}");
 }
 
 /// Whether a question over a new connection is answered before the connection is closed.

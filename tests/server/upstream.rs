@@ -70,7 +70,22 @@ impl Upstream {
         self.say(asked, &asked.answer(address));
     }
 
-    /// Listens on TCP too and answers each question there with an address. What it was asked comes through the channel.
+    /// Listens on TCP too; the test does the rest.
+    pub fn listen(&self) -> TcpSide {
+        let listener = TcpListener::bind(self.address()).unwrap();
+        // It is for `accept` too.
+        socket2::SockRef::from(&listener).set_read_timeout(Some(PATIENCE)).unwrap();
+        TcpSide(listener)
+    }
+
+    /// Hears a question and says that its answer does not fit.
+    pub fn cut_short(&self) -> Asked {
+        let asked = self.hear();
+        self.say(&asked, &asked.truncated());
+        asked
+    }
+
+    /// Listens on TCP too and answers each question there with an address, on a connection of its own that it closes. What it was asked comes through the channel.
     pub fn answer_over_tcp(&self, address: [u8; 4]) -> mpsc::Receiver<Vec<u8>> {
         let listener = TcpListener::bind(self.address()).unwrap();
         let (sender, receiver) = mpsc::channel();
@@ -95,6 +110,70 @@ fn converse(mut stream: TcpStream, address: [u8; 4]) -> std::io::Result<Vec<u8>>
     let asked = Asked { wire, from: stream.peer_addr()? };
     stream.write_all(&crate::client::framed(&asked.answer(address)))?;
     Ok(asked.wire)
+}
+
+/// The TCP side of an upstream server, by hand.
+pub struct TcpSide(TcpListener);
+
+/// One connection that Corewall has made.
+pub struct Peer(TcpStream);
+
+impl TcpSide {
+    /// The next connection.
+    pub fn accept(&self) -> Peer {
+        let (stream, _) = self.0.accept().unwrap_or_else(|error| panic!("no connection is made: {error}"));
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Peer(stream)
+    }
+
+    /// Whether no connection has been made that was not accepted.
+    pub fn is_not_connected(&self) -> bool {
+        self.0.set_nonblocking(true).unwrap();
+        let is_not_connected = self.0.accept().is_err();
+        self.0.set_nonblocking(false).unwrap();
+        is_not_connected
+    }
+}
+
+impl Peer {
+    /// The next question; none when Corewall has closed the connection.
+    pub fn try_hear(&mut self) -> Option<Asked> {
+        let mut length = [0; 2];
+        let mut wire = Vec::new();
+        let read = self.0.read_exact(&mut length).and_then(|()| {
+            wire.resize(usize::from(u16::from_be_bytes(length)), 0);
+            self.0.read_exact(&mut wire)
+        });
+        match read {
+            Ok(()) => Some(Asked { wire, from: self.0.peer_addr().unwrap() }),
+            Err(error) => {
+                assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "neither asked nor closed");
+                None
+            }
+        }
+    }
+
+    /// The next question.
+    pub fn hear(&mut self) -> Asked {
+        self.try_hear().expect("Corewall has closed the connection")
+    }
+
+    /// Writes any octets. False when Corewall has closed the connection.
+    pub fn say(&mut self, octets: &[u8]) -> bool {
+        self.0.write_all(octets).is_ok()
+    }
+
+    /// Answers with an address.
+    pub fn answer(&mut self, asked: &Asked, address: [u8; 4]) {
+        assert!(self.say(&crate::client::framed(&asked.answer(address))));
+    }
+
+    /// Resets the connection.
+    pub fn reset(self) {
+        socket2::SockRef::from(&self.0).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    }
 }
 
 impl Asked {

@@ -135,6 +135,17 @@ fn a_server_that_is_not_there_is_passed_over_without_waiting_for_it() {
 }
 
 #[test]
+fn no_question_waits_for_a_server_that_is_not_there() {
+    let server = server(&[SocketAddr::from(([127, 0, 0, 1], ports::free()))]);
+    for number in 0..60 {
+        assert_eq!(send(&server, &format!("n{number}.example.org")).reply().rcode, 2);
+    }
+    let counts = server.stop();
+    // Each is asked for twice or more, now and then from the same port.
+    assert!(counts.get("upstream_failures") >= 120 && counts.get("upstream_timeouts") == 0, "{counts:?}");
+}
+
+#[test]
 fn a_server_that_fails_is_followed_by_the_next_and_when_all_do_the_client_is_told() {
     let [first, second] = [Upstream::new(), Upstream::new()];
     let server = server(&[first.address(), second.address()]);

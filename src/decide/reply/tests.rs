@@ -59,6 +59,19 @@ fn a_reply_is_written_octet_for_octet_as_expected() {
 }
 
 #[test]
+fn the_idle_time_of_a_connection_is_told_behind_an_error_and_only_with_edns() {
+    let mut question = question(edns(1232));
+    question.keepalive = Some(300);
+    let reply = written(&question, Transport::Tcp, HEAD, &body(&question, 0));
+    assert!(reply.ends_with(b"\0\0\x29\x04\xd0\0\0\0\0\0\x06\0\x0b\0\x02\x01\x2c"));
+    let ede = Some(Ede { code: 15, text: "ads" });
+    let reply = written(&question, Transport::Tcp, ReplyHead { ede, ..HEAD }, &body(&question, 0));
+    assert!(reply.ends_with(b"\0\x0f\0\x0f\0\x05\0\x0fads\0\x0b\0\x02\x01\x2c"));
+    question.edns = None;
+    assert!(!written(&question, Transport::Tcp, HEAD, &body(&question, 0)).ends_with(b"\x01\x2c"));
+}
+
+#[test]
 fn ad_is_told_only_to_those_who_understand_it() {
     let mut question = question(edns(1232));
     let head = ReplyHead { authentic_data: true, ..HEAD };

@@ -1,4 +1,4 @@
-//! Stage 8, upstream, the sending half: source ports towards upstream servers, and one TCP connection a question.
+//! Source ports towards upstream servers, for questions over UDP.
 //!
 //! Invariants (RFC 5452): each source port is drawn at random from one population of the whole process and belongs to one
 //! connected socket, so the kernel drops what comes from another address or port; `decide` picks one of a server's
@@ -8,32 +8,20 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::time::Duration;
 
-use futures_lite::{AsyncReadExt, AsyncWriteExt};
-use glommio::net::TcpStream;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::kernel::{Epoll, Interest};
-use super::wait::Tag;
+use super::Unsent;
 use crate::decide::upstream::{Chance, ServerId};
 use crate::decide::{Now, UpstreamRequest};
 use crate::limits::{
-    MESSAGE_BYTES_MAX, SERVER_SOCKETS, UPSTREAM_ANSWER_US_MAX, UPSTREAM_PORT_DRAWS_MAX, UPSTREAM_PORT_SENDS_MAX,
-    UPSTREAM_PORTS_MAX,
+    SERVER_SOCKETS, UPSTREAM_ANSWER_US_MAX, UPSTREAM_PORT_DRAWS_MAX, UPSTREAM_PORT_SENDS_MAX, UPSTREAM_PORTS_MAX,
 };
+use crate::serve::kernel::{Epoll, Interest};
+use crate::serve::wait::Tag;
 
 /// Lowest port drawn: below are those that services are known by.
 const PORT_MIN: u16 = 16_384;
-
-/// Why a question was not sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unsent {
-    /// The server's host refused an earlier question on this socket, so everything in flight on it has failed.
-    Refused,
-    /// No socket, no route, or no room in the socket's buffer.
-    Failed,
-}
 
 /// One connected socket.
 struct Port {
@@ -214,33 +202,10 @@ fn open(server: SocketAddr, chance: &mut Chance) -> io::Result<UdpSocket> {
     }
 }
 
-/// Asks one question over a TCP connection of its own. Its task is dropped when the exchange is over, and so is bounded by
-/// the exchange's life; `connected` gets the stream before anything is awaited on it.
-pub async fn ask_over_tcp(
-    server: SocketAddr,
-    question: &[u8],
-    connected: impl FnOnce(&TcpStream),
-) -> io::Result<Vec<u8>> {
-    let length = u16::try_from(question.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let mut stream = TcpStream::connect_timeout(server, Duration::from_micros(UPSTREAM_ANSWER_US_MAX)).await?;
-    connected(&stream);
-    // Length and message in one segment: some servers read no more than the first (RFC 7766 §8).
-    let mut message = Vec::with_capacity(2 + question.len());
-    message.extend_from_slice(&length.to_be_bytes());
-    message.extend_from_slice(question);
-    stream.write_all(&message).await?;
-    let mut length = [0; 2];
-    stream.read_exact(&mut length).await?;
-    let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
-    stream.read_exact(&mut answer).await?;
-    Ok(answer)
-}
-
-const _: () = assert!(MESSAGE_BYTES_MAX == u16::MAX as usize, "any answer over TCP is taken whole");
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+    use std::time::Duration;
 
     use super::*;
     use crate::decide::Transport;
