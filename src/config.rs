@@ -282,6 +282,9 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
     let base = file.parent().unwrap_or(Path::new(""));
     // `join` leaves absolute paths as they are.
     config.store = base.join(&config.store);
+    if let Some(directory) = &mut config.cache.save_dir {
+        *directory = base.join(&directory);
+    }
     for list in &mut config.list {
         list.path = base.join(&list.path);
     }

@@ -54,6 +54,7 @@ fn plan(config: &Config, hints: bool) -> Result<Plan, cores::CoresError> {
         listen: config.listen.clone(),
         wait: config.wait,
         log: config.log.as_str().to_owned(),
+        save_dir: config.cache.save_dir.clone(),
         hints,
         wanted: Wanted { settings: Arc::new(config.settings()), store: Some(config.store.clone()), mmap: config.mmap },
     })

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 
 use corewall_sharding::build::SHARDS_MAX;
 use corewall_sharding::name::Name;
@@ -243,6 +244,12 @@ pub(super) fn ttl_s_optional<'de, D: Deserializer<'de>>(deserializer: D) -> Resu
 pub(super) fn failure_ttl_s<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     between(deserializer, u64::from(limits::FAILURE_TTL_S_MIN), u64::from(limits::FAILURE_TTL_S_MAX), "seconds")
         .map(narrow)
+}
+
+/// A directory; an empty text means none.
+pub(super) fn directory_optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    Ok(if text.is_empty() { None } else { Some(PathBuf::from(text)) })
 }
 
 /// Seconds past its end that an answer is kept.

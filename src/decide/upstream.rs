@@ -143,6 +143,11 @@ impl Upstreams {
         self.by_name.get(name).filter(is_named).copied().unwrap_or(NO_SERVERS)
     }
 
+    /// The name of a configured group.
+    pub fn group_name(&self, group: GroupId) -> Option<&str> {
+        self.by_name.iter().find(|(_, known)| **known == group).map(|(name, _)| name.as_str())
+    }
+
     /// Classes of the last switch some of whose servers are not known, for there are too many.
     pub fn left_out(&self) -> usize {
         self.left_out
