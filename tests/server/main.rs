@@ -21,6 +21,7 @@ mod dig;
 mod hostile;
 mod lists;
 mod reload;
+mod saved;
 mod start;
 mod stop;
 mod tcp;
