@@ -7,7 +7,9 @@ use crate::upstream::Upstream;
 #[test]
 fn a_popular_answer_is_there_after_a_restart_and_a_damaged_file_does_not_keep_it_from_starting() {
     let upstream = Upstream::new();
+    // The table that the site begins with is `[cache]`.
     let site = Site::new().toml("save_dir = \"saved\"").upstream(&[upstream.address()]);
+    let site = site.list("rules", "adblock", "", "||blocked.example.org^\n");
     let popular = question("popular.example.org", "A");
     let server = site.build_and_serve();
     let client = UdpClient::new(server.address());
