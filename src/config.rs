@@ -319,6 +319,9 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
         *file = base.join(&file);
     }
     config.control_socket = config.control_socket.map(|path| base.join(path));
+    if let Some(directory) = &mut config.cache.save_dir {
+        *directory = base.join(&directory);
+    }
     for list in &mut config.list {
         list.path = base.join(&list.path);
     }

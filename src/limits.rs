@@ -156,6 +156,10 @@ pub const CACHE_ENTRY_RECORDS_MAX: usize = 256;
 /// Entries that one eviction from the cache looks at: in a cache whose entries are nearly all in use, the search for one
 /// that is not would otherwise hold up a query for as long as the cache is large.
 pub const CACHE_EVICTION_STEPS_MAX: usize = 64;
+/// Answers of one worker that are saved at a stop, the most used first: some 10 MB, written and read in a fraction of a second.
+pub const SAVED_ENTRIES_MAX: usize = 65_536;
+/// Bytes of a file of saved answers that is read: more than the entries above take was not written by us.
+pub const SAVED_BYTES_MAX: u64 = 1 << 30;
 /// Places of the cache that one slice of a flush looks at: some 100 us.
 pub const CACHE_FLUSH_STEP: usize = 4_096;
 /// Hits from which on an answer counts as popular, and is asked for again before it ends.

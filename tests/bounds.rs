@@ -7,7 +7,7 @@ use corewall::decide::local::{LocalRecords, Served};
 use corewall::decide::rulebook::RuleBook;
 use corewall::decide::settings::{Group, Policy, Settings};
 use corewall::decide::{Core, Now, Origin, Ready, Step, Transport};
-use corewall::limits::{CLIENT_QUERIES_WAITING_MAX, EXCHANGE_CLIENTS_MAX, QUERIES_WAITING_MAX};
+use corewall::limits::{CLIENT_QUERIES_WAITING_MAX, EXCHANGE_CLIENTS_MAX, QUERIES_WAITING_MAX, REFRESHES_MAX};
 use corewall::serve::answer_here::carry_out;
 use corewall::serve::patterns::{PatternDatabase, PatternScanner};
 use corewall::serve::store::StoreReader;
@@ -165,4 +165,49 @@ fn the_rule_that_decides_is_found_among_hundreds_on_one_name() {
     };
     assert!(matches!(judged(2), Step::Wait(_)), "an allow rule on the parent stands above all blocks");
     assert!(matches!(judged(1), Step::Reply { .. }), "the one list of this policy blocks");
+}
+
+#[test]
+fn refreshes_take_no_more_than_their_share_of_the_places() {
+    let mut core = core();
+    let mut out = [0; 4_096];
+    let mut ask_at = |core: &mut Core, now: Now, from: usize, name: &str| {
+        core.on_datagram(now, client(from), &query(1, name), &mut out)
+    };
+    let names: Vec<String> = (0..2 * REFRESHES_MAX).map(|number| format!("n{number}.example")).collect();
+    for (number, name) in names.iter().enumerate() {
+        assert!(matches!(ask_at(&mut core, Now(1), number, name), Step::Wait(_)));
+        let mut out = [0; 4_096];
+        while let Some(ready) = core.next_ready() {
+            match ready {
+                Ready::Send(id) => {
+                    let sent = core.upstream_request(id).unwrap();
+                    let (server, socket, mut message) = (sent.server, sent.socket, sent.message.to_vec());
+                    message.truncate(message.len() - 11);
+                    message[2] |= 0x80;
+                    (message[7], message[11]) = (1, 0);
+                    message.extend_from_slice(b"\xc0\x0c\0\x01\0\x01\0\0\0\x64\0\x04\xc0\0\x02\x05");
+                    core.on_upstream(Now(1), server, Transport::Udp, socket, &message);
+                }
+                Ready::Query(ticket) => {
+                    let step = core.resume(Now(1), ticket, &mut out);
+                    assert!(matches!(step, Step::Reply { .. }), "{step:?}");
+                }
+                Ready::Done(_) => {}
+            }
+        }
+        assert!(matches!(ask_at(&mut core, Now(1), number, name), Step::Reply { .. }));
+    }
+    let near_the_end = Now(95_000_000);
+    for (number, name) in names.iter().enumerate() {
+        assert!(matches!(ask_at(&mut core, near_the_end, number, name), Step::Reply { .. }));
+        while let Some(ready) = core.next_ready() {
+            if let Ready::Query(ticket) = ready {
+                let step = core.resume(near_the_end, ticket, &mut [0; 4_096]);
+                assert!(matches!(step, Step::Wait(_)), "{step:?}");
+            }
+        }
+    }
+    assert_eq!((core.refreshes_under_way(), core.queries_waiting()), (REFRESHES_MAX, 0));
+    assert!(matches!(ask_at(&mut core, near_the_end, 1, "client.example"), Step::Wait(_)), "clients have their places");
 }

@@ -303,6 +303,53 @@ fn an_unlisted_name_is_forwarded_and_kept_without_allocation() {
 }
 
 #[test]
+fn answers_are_renewed_and_served_expired_without_allocation() {
+    let mut worker = Worker::new(4 << 20);
+    let names: Vec<_> = (0..200).map(|number| query(&format!("www{number}.unlisted.example"))).collect();
+    for query in &names {
+        worker.ask(query);
+        worker.answer_upstream();
+        worker.ask(query);
+    }
+    let count = allocations(|| {
+        // In the last tenth of the hour.
+        worker.clock += 3_300_000_000;
+        for query in &names {
+            let step = worker.ask(query);
+            is_reply(step, &worker.out, 0, 1);
+            assert!(matches!(worker.answer_upstream(), Step::Refreshed));
+        }
+        // Past the next hour: each client waits, is served, and the answer comes after all.
+        worker.clock += 3_601_000_000;
+        for query in &names {
+            assert!(matches!(worker.ask(query), Step::Wait(_)));
+            let Some(Ready::Send(sent)) = worker.core.next_ready() else { panic!("nothing is sent") };
+            worker.clock += 1_800_000;
+            while worker.core.on_tick(Now(worker.clock)) {
+                while let Some(ready) = worker.core.next_ready() {
+                    if let Ready::Query(ticket) = ready {
+                        let step = worker.core.resume(Now(worker.clock), ticket, &mut worker.out);
+                        if matches!(step, Step::Reply { .. }) {
+                            is_reply(step, &worker.out, 0, 1);
+                        }
+                    }
+                }
+            }
+            worker.core.on_upstream_failed(Now(worker.clock), sent);
+            while let Some(ready) = worker.core.next_ready() {
+                if let Ready::Query(ticket) = ready {
+                    worker.core.resume(Now(worker.clock), ticket, &mut worker.out);
+                }
+            }
+        }
+    });
+    assert_eq!(worker.core.counters().refreshes.value(), 200);
+    assert_eq!(worker.core.counters().stale_answers.value(), 200);
+    assert_eq!(worker.core.queries_waiting(), 0);
+    assert_eq!(count, 0);
+}
+
+#[test]
 fn rules_on_addresses_and_on_clients_are_judged_without_allocation() {
     let mut worker = Worker::with(1 << 20, Kind::Block);
     let queries: Vec<_> = (0..1_000).map(|number| query(&format!("www{number}.unlisted.example"))).collect();

@@ -89,6 +89,7 @@ fn plan_of(config: &Config, hosts: &Hosts, hints: bool) -> Result<Plan, cores::C
         wait: config.wait,
         log: config.log.as_str().to_owned(),
         control_socket: config.control_socket.clone(),
+        save_dir: config.cache.save_dir.clone(),
         hints,
         wanted: Wanted { settings, tcp: config.tcp.limits(), store: Some(config.store.clone()), mmap: config.mmap },
     })

@@ -1,5 +1,7 @@
 //! `[cache]`: the response cache of each worker.
 
+use std::path::PathBuf;
+
 use serde::Deserialize;
 
 use super::value;
@@ -46,6 +48,9 @@ pub struct Cache {
     /// In which last part of their TTL, in percent.
     #[serde(deserialize_with = "value::prefetch_percent")]
     pub prefetch_percent: u32,
+    /// Directory that popular answers are saved in from a stop to the next start; none for not at all.
+    #[serde(deserialize_with = "value::directory_optional")]
+    pub save_dir: Option<PathBuf>,
 }
 
 impl Default for Cache {
@@ -65,6 +70,7 @@ impl Default for Cache {
             stale_client_timeout_ms: bounds.stale_client_timeout_ms,
             prefetch: true,
             prefetch_percent: bounds.prefetch_percent,
+            save_dir: None,
         }
     }
 }

@@ -150,6 +150,18 @@ fn bad_values_are_told_with_line_key_and_remedy() {
             "[cache]\nttl_s_min = 600\nttl_s_max = 60",
             "3: cache.ttl_s_max: 60 is less than ttl_s_min (600); raise it or lower ttl_s_min",
         ),
+        (
+            "[cache]\nnegative_ttl_s_min = 30\nnegative_ttl_s_max = 20",
+            "3: cache.negative_ttl_s_max: 20 is less than negative_ttl_s_min (30); raise it or lower negative_ttl_s_min",
+        ),
+        ("[cache]\neviction = \"fifo\"", "2: cache.eviction: unknown value `fifo`; use one of sieve, lru"),
+        ("[cache]\nstale_window_s = 0", "2: cache.stale_window_s: 0 is out of bounds; use 1 to 604800 seconds"),
+        ("[cache]\nstale_ttl_s = 301", "2: cache.stale_ttl_s: 301 is out of bounds; use 1 to 300 seconds"),
+        (
+            "[cache]\nstale_client_timeout_ms = 2000",
+            "2: cache.stale_client_timeout_ms: 2000 is out of bounds; use 0 to 1900 milliseconds",
+        ),
+        ("[cache]\nprefetch_percent = 91", "2: cache.prefetch_percent: 91 is out of bounds; use 1 to 90 percent"),
         ("[cache]\nfailure_ttl_s = 0", "2: cache.failure_ttl_s: 0 is out of bounds; use 1 to 300 seconds"),
         ("on_store_error = \"fail\"", "1: on_store_error: unknown value `fail`; use one of servfail, allow, block"),
         (

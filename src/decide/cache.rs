@@ -13,6 +13,7 @@ mod entry;
 mod flush;
 mod key;
 mod queue;
+mod saved;
 
 use ahash::RandomState;
 use hashbrown::HashTable;
@@ -21,6 +22,7 @@ pub use self::entry::{EntryHead, EntryId, Freshness, Origin, Terms};
 pub use self::flush::{Flush, FlushCursor, FlushProgress};
 pub use self::key::CacheKey;
 pub use self::queue::Eviction;
+pub use self::saved::{SavedCache, SavedEntry};
 
 use self::chunks::{Chunk, Chunks, NONE, chunks_for};
 use self::cuts::{CUT_BYTES_PER_ENTRY, Cuts};

@@ -56,6 +56,11 @@ impl Rebinding {
         self.groups.iter().map(|name| number(name)).collect()
     }
 
+    /// Whether answers are looked at.
+    pub fn is_on(&self) -> bool {
+        self.is_on
+    }
+
     /// Whether this address is refused to names that are no exception.
     pub fn refuses(&self, address: IpAddr) -> bool {
         self.is_on && is_private(address)

@@ -4,11 +4,14 @@
 //! rules of now. Afterwards one that was judged under older rules is as good if it is the upstream's own, of the group that
 //! would be asked now; the names of its chain are then judged again.
 
-use super::cache::{self, Freshness, Origin};
+use super::cache::{self, Freshness, Origin, SavedCache};
+use super::settings::PolicyId;
 use super::step::{Now, Step, Ticket};
+use super::upstream::{GroupId, NO_SERVERS};
 use super::why::{Failure, ede_text};
 use super::wire::{rcode, rtype};
 use super::{Core, block, lost};
+use crate::limits::SAVED_ENTRIES_MAX;
 
 impl Core {
     /// Stage 3: an answer that is still fresh, judged under the rules of now.
@@ -116,5 +119,58 @@ impl Core {
             return Some(self.resolve_from_cache(now, ticket, entry, above, out));
         }
         None
+    }
+
+    /// Whether what is cached is what upstreams said, so that it holds whatever is made of addresses later.
+    fn is_as_upstreams_said(&self) -> bool {
+        self.rules.leaves_addresses_alone() && !self.settings.rebinding.is_on()
+    }
+
+    /// The most used answers, to be taken in by the next process: none while rules or rebinding protection look at addresses, for
+    /// what an upstream said before they did is not known any more. Allocates: for a stop alone.
+    pub fn save(&self, now: Now) -> SavedCache {
+        let mut saved = SavedCache::default();
+        if !self.is_as_upstreams_said() {
+            return saved;
+        }
+        let SavedCache { policies, groups, entries } = &mut saved;
+        *policies = self.settings.policies.iter().map(|policy| policy.name.clone()).collect();
+        let mut group_ids = Vec::new();
+        self.cache.export(now, SAVED_ENTRIES_MAX, &mut |mut entry| {
+            let place = group_ids.iter().position(|known| *known == entry.group).or_else(|| {
+                // A rule's own servers have no name to be found by.
+                let name = self.resolver.upstreams.group_name(entry.group)?;
+                group_ids.push(entry.group);
+                groups.push(name.to_owned());
+                Some(groups.len() - 1)
+            });
+            if let Some(place) = place {
+                entry.group = place as u32;
+                entries.push(entry);
+            }
+        });
+        saved
+    }
+
+    /// Takes in what another process saved `elapsed_s` seconds ago; tells how many answers are still good. For a start alone.
+    pub fn load(&mut self, now: Now, elapsed_s: u32, saved: SavedCache) -> usize {
+        if !self.is_as_upstreams_said() {
+            return 0;
+        }
+        let SavedCache { policies, groups, entries } = saved;
+        let policy_of = |name: &String| self.settings.policies.iter().position(|policy| policy.name == *name);
+        let policies: Vec<Option<usize>> = policies.iter().map(policy_of).collect();
+        let groups: Vec<GroupId> = groups.iter().map(|name| self.resolver.upstreams.group(name)).collect();
+        let mut taken = 0;
+        // The most used last: it is then the newest.
+        for entry in entries.into_iter().rev() {
+            let policy = policies.get(usize::from(entry.policy)).copied().flatten();
+            let group = groups.get(entry.group as usize).copied().filter(|group| *group != NO_SERVERS);
+            if let (Some(policy), Some(group)) = (policy, group) {
+                let cuts = self.resolver.upstreams.cuts_at_nxdomain(group);
+                taken += usize::from(self.cache.import(now, elapsed_s, entry, policy as PolicyId, group, cuts));
+            }
+        }
+        taken
     }
 }

@@ -200,6 +200,11 @@ impl RuleBook {
             && (has_none(self) || self.policy_lists == other.policy_lists)
     }
 
+    /// Whether upstreams' answers pass as they are, whatever addresses they hold.
+    pub fn leaves_addresses_alone(&self) -> bool {
+        self.addresses.is_empty() && self.rewrites == Rewrites::default()
+    }
+
     /// Whether there are rules on the root name.
     pub fn has_root_rules(&self) -> bool {
         !self.root.is_empty()

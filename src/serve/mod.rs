@@ -20,6 +20,7 @@ pub mod outbox;
 pub mod patterns;
 pub mod probe;
 pub mod reload;
+pub mod saved;
 pub mod store;
 mod tasks;
 pub mod tcp;
@@ -79,6 +80,8 @@ pub struct Plan {
     pub log: String,
     /// Where it can be spoken to while it runs; none means not at all.
     pub control_socket: Option<PathBuf>,
+    /// Directory that popular answers are saved in from a stop to the next start; none for not at all.
+    pub save_dir: Option<PathBuf>,
     /// After `ready`, print commands to try.
     pub hints: bool,
     /// What may change while the server runs.
@@ -96,6 +99,7 @@ impl Plan {
             ("`wait`", self.wait != newer.wait),
             ("`log`", self.log != newer.log),
             ("`control_socket`", self.control_socket != newer.control_socket),
+            ("`cache.save_dir`", self.save_dir != newer.save_dir),
             ("`cache.bytes`", cache_bytes(self) != cache_bytes(newer)),
             ("`cache.eviction`", eviction(self) != eviction(newer)),
         ];
@@ -344,6 +348,7 @@ impl Server {
         let cores = self.plan.cores.iter().copied();
         for (index, ((sockets, orders), core)) in sockets.into_iter().zip(orders).zip(cores).enumerate() {
             let (knowledge, wait) = (knowledge.clone(), self.plan.wait);
+            let saved = self.plan.save_dir.as_ref().map(|directory| saved::path_of(directory, index));
             let report = Report { events: self.sender.clone(), index, is_made: false };
             let thread = LocalExecutorBuilder::new(Placement::Fixed(core))
                 .name("worker")
@@ -351,7 +356,7 @@ impl Server {
                 // Its thread for blocking calls would else compete for this very core.
                 .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
                 .preempt_timer(turn::PREEMPT_NEVER)
-                .spawn(move || work(knowledge, sockets, orders, wait, report))
+                .spawn(move || work(knowledge, sockets, orders, wait, saved, report))
                 .map_err(|error| ServeError::Worker { core, reason: format!("its executor did not start: {error}") })?;
             self.threads.push(Some(thread));
         }
@@ -547,7 +552,14 @@ impl Drop for Report {
 }
 
 /// The life of one worker, in its executor.
-async fn work(knowledge: Arc<Knowledge>, sockets: Sockets, orders: Orders, wait: Wait, report: Report) {
+async fn work(
+    knowledge: Arc<Knowledge>,
+    sockets: Sockets,
+    orders: Orders,
+    wait: Wait,
+    saved: Option<PathBuf>,
+    report: Report,
+) {
     let seeds = [rand::random(), rand::random()];
     let worker = match Worker::new(&knowledge, sockets.udp, seeds) {
         Ok(worker) => Rc::new(RefCell::new(worker)),
@@ -558,8 +570,14 @@ async fn work(knowledge: Arc<Knowledge>, sockets: Sockets, orders: Orders, wait:
     if let Err(error) = tasks::spawn_all(&worker, sockets.tcp, orders) {
         return report.ended(Err(format!("cannot copy a socket's descriptor: {error}")));
     }
+    if let Some(path) = &saved {
+        worker.borrow_mut().load_cache(path);
+    }
     report.serving();
     tasks::run(worker.clone(), wait).await;
+    if let Some(path) = &saved {
+        worker.borrow().save_cache(path);
+    }
     let totals = worker.borrow().totals();
     report.ended(Ok(totals));
 }

@@ -9,6 +9,7 @@ mod upstream;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use super::kernel::{Alarm, Epoll, Events, Interest};
 use super::metrics::{ServerReport, SocketCounters, Totals, WorkerReport};
 use super::patterns::PatternScanner;
 use super::reload::Knowledge;
+use super::saved;
 use super::store::StoreReader;
 use super::tcp::Connections;
 use super::udp::{ReceiveBatch, Received, SendBatch};
@@ -483,6 +485,30 @@ impl Worker {
         self.patterns = patterns;
         (self.generation, self.rule_count) = (knowledge.generation(), knowledge.rule_count());
         Ok(())
+    }
+
+    /// Takes in the popular answers of the process before, if their file is there and whole.
+    pub fn load_cache(&mut self, path: &Path) {
+        match saved::load(path) {
+            Ok(Some((saved_unix_s, cache))) => {
+                let elapsed_s = u32::try_from(saved::unix_s().saturating_sub(saved_unix_s)).unwrap_or(u32::MAX);
+                let taken = self.core.load(self.clock.now(), elapsed_s, cache);
+                tracing::info!(answers = taken, "saved answers taken from {}", path.display());
+            }
+            Ok(None) => {}
+            Err(reason) => {
+                tracing::warn!("starting without the saved answers of {}: {reason}", path.display());
+            }
+        }
+    }
+
+    /// Saves the popular answers for the next process.
+    pub fn save_cache(&self, path: &Path) {
+        let cache = self.core.save(self.clock.now());
+        match saved::save(path, saved::unix_s(), &cache) {
+            Ok(()) => tracing::info!(answers = cache.entries.len(), "answers saved in {}", path.display()),
+            Err(error) => tracing::warn!("answers cannot be saved in {}: {error}", path.display()),
+        }
     }
 
     /// Takes nothing new from now on but what the kernel holds already.

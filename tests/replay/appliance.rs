@@ -16,6 +16,7 @@ use corewall::decide::upstream::ServerId;
 use corewall::decide::{Core, Now, Origin, Ready, SendId, Step, StoreFailed, Transport};
 use corewall::serve::answer_here::{carry_one_out, carry_out};
 use corewall::serve::patterns::{PatternDatabase, PatternScanner};
+use corewall::serve::saved;
 use corewall::serve::store::StoreReader;
 use corewall::{build, config, limits};
 use corewall_sharding::publish::Store;
@@ -114,6 +115,22 @@ impl Appliance {
         while let Some(cursor) = from {
             from = self.core.flush(what, cursor).next;
         }
+    }
+
+    /// Saves the popular answers and ends; another appliance, with the configuration and the files of now, takes them in.
+    pub fn restart(&mut self, seconds: u64) -> Result<(), String> {
+        self.finish()?;
+        let path = saved::path_of(self.folder.path(), 0);
+        saved::save(&path, 1_000_000, &self.core.save(self.now)).map_err(|error| error.to_string())?;
+        let (settings, rules, store, patterns) = open(self.folder.path(), &self.name, &self.config)?;
+        self.core = Core::new(settings, rules, [8; 32]);
+        (self.store, self.patterns) = (store, patterns);
+        // A clock of its own, which may have begun later than the answers were stored.
+        self.now = Now(1_000);
+        self.sent.iter_mut().for_each(|sent| sent.is_answered = true);
+        let (_, saved) = saved::load(&path)?.ok_or("nothing was saved")?;
+        self.core.load(self.now, seconds as u32, saved);
+        Ok(())
     }
 
     /// A client asks.

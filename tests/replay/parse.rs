@@ -134,6 +134,11 @@ impl<'a> Parser<'a> {
                 ["PATTERNS_FAIL"] => StoreState::PatternsFail,
                 _ => return Err(self.fail("write STORE WORKS, ROWS_FAIL, TARGETS_FAIL or PATTERNS_FAIL")),
             }),
+            "RESTART" => match arguments[..] {
+                [] => Event::Restart(0),
+                ["ELAPSE", seconds] => Event::Restart(self.number(seconds)?),
+                _ => return Err(self.fail("write RESTART, or RESTART ELAPSE seconds")),
+            },
             "FLUSH" => Event::Flush(match arguments[..] {
                 ["ALL"] => Flush::All,
                 ["NAME", name] => Flush::Name(self.check(read_name(name))?),

@@ -102,6 +102,7 @@ impl<'a> Run<'a> {
                 appliance.flush(what);
                 Ok(())
             }
+            Event::Restart(seconds) => appliance.restart(*seconds),
             Event::Reload { config, files } => appliance.reload(config.as_deref(), files),
             Event::Store(state) => {
                 appliance.state = *state;

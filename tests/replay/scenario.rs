@@ -203,6 +203,8 @@ pub enum Event {
     TimePasses(u64),
     /// Cached answers are forgotten.
     Flush(Flush),
+    /// The appliance saves its popular answers and ends; so many whole seconds later another one takes them in.
+    Restart(u64),
     /// The files change, a generation is built and published, and the appliance goes over to it.
     Reload {
         config: Option<String>,

@@ -83,6 +83,30 @@ impl Fixed {
         hasher.write(name);
         hasher.finish()
     }
+
+    pub(super) fn policy(self) -> PolicyId {
+        (self.packed >> 32) as PolicyId
+    }
+
+    pub(super) fn qtype(self) -> u16 {
+        (self.packed >> 16) as u16
+    }
+
+    pub(super) fn qclass(self) -> u16 {
+        self.packed as u16
+    }
+
+    pub(super) fn dnssec_ok(self) -> bool {
+        self.packed & DNSSEC_OK != 0
+    }
+
+    pub(super) fn checking_disabled(self) -> bool {
+        self.packed & CHECKING_DISABLED != 0
+    }
+
+    pub(super) fn subnet(self) -> u64 {
+        self.subnet
+    }
 }
 
 /// A key read back from the chunks.

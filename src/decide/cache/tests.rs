@@ -347,3 +347,192 @@ fn a_flush_removes_a_name_a_subtree_or_all_in_bounded_slices() {
     assert_eq!(flush_all(&mut cache, &Flush::All), (15, slices));
     assert!(cache.is_empty());
 }
+
+#[test]
+fn an_answer_for_a_client_network_is_kept_apart_and_read_as_the_others() {
+    let mut cache = small_cache();
+    let question = question("www.example");
+    let (_, body) = body(&question, 2, 200);
+    for subnet in [0, 1, u64::MAX] {
+        let head = EntryHead { rules: subnet, ..HEAD };
+        assert!(cache.keep(&CacheKey { subnet, ..key(&question) }, head, &body));
+    }
+    let mut replies = Vec::new();
+    for subnet in [0, 1, u64::MAX] {
+        let entry = cache.find(&CacheKey { subnet, ..key(&question) }, Now(0)).unwrap();
+        assert_eq!(cache.head(entry).unwrap().rules, subnet);
+        let mut out = [0; 1_232];
+        let bytes = cache.write_reply(entry, Now(0), &question, Transport::Tcp, "", &mut out);
+        replies.push(out[..bytes].to_vec());
+    }
+    assert!(replies[0].len() > 400 && replies.iter().all(|reply| *reply == replies[0]));
+    assert!(cache.find(&CacheKey { subnet: 2, ..key(&question) }, Now(0)).is_none());
+    check(&cache);
+}
+
+#[test]
+fn an_expired_answer_stays_for_its_window_and_goes_first_when_room_is_needed() {
+    const SECOND: u64 = 1_000_000;
+    let mut cache = Cache::new(60_000, Eviction::Sieve, [1, 2, 3, 4]);
+    cache.set_terms(Terms { stale_window_s: 100, prefetch_percent: 0 });
+    let (_, body) = body(&question("x.example"), 1, 4);
+    let room = cache.chunks.count();
+    let old = question("old.example");
+    assert!(cache.keep(&key(&old), EntryHead { ttl_s: 10, ..HEAD }, &body));
+    assert!(cache.find(&key(&old), Now(9 * SECOND)).is_some(), "marked as used");
+    assert!(cache.find(&key(&old), Now(10 * SECOND)).is_none());
+    let at = |cache: &mut Cache, s: u64| cache.look_up(&key(&old), Now(s * SECOND)).map(|(_, freshness)| freshness);
+    assert_eq!(at(&mut cache, 109), Some(Freshness::Stale { is_failing: false }));
+    for index in 1..room {
+        let head = EntryHead { stored: Now(20 * SECOND), ..HEAD };
+        assert!(cache.keep(&key(&question(&format!("n{index}.example"))), head, &body));
+    }
+    assert_eq!(at(&mut cache, 20), Some(Freshness::Stale { is_failing: false }));
+    assert!(cache.keep(&key(&question("new.example")), EntryHead { stored: Now(20 * SECOND), ..HEAD }, &body));
+    assert_eq!(at(&mut cache, 20), None, "used, but expired");
+    assert!(cache.keep(&key(&old), EntryHead { ttl_s: 10, ..HEAD }, &body));
+    assert_eq!(at(&mut cache, 110), None, "past the window");
+    let failure = EntryHead { origin: Origin::Failure, ttl_s: 10, ..HEAD };
+    assert!(cache.keep(&key(&old), failure, &body));
+    assert_eq!(at(&mut cache, 10), None, "a failure has no window");
+    check(&cache);
+}
+
+#[test]
+fn one_attempt_at_a_time_is_made_to_renew_an_answer_and_a_failed_one_is_not_repeated_at_once() {
+    const SECOND: u64 = 1_000_000;
+    let mut cache = small_cache();
+    cache.set_terms(Terms { stale_window_s: 100, prefetch_percent: 10 });
+    let www = question("www.example");
+    let (_, body) = body(&www, 1, 4);
+    assert!(cache.keep(&key(&www), EntryHead { ttl_s: 100, ..HEAD }, &body));
+    let at = |cache: &mut Cache, s: u64| cache.look_up(&key(&www), Now(s * SECOND)).unwrap();
+    let (entry, freshness) = at(&mut cache, 90);
+    assert_eq!(freshness, Freshness::Due);
+    assert!(!cache.take_refresh(entry, Now(90 * SECOND)), "asked for once");
+    at(&mut cache, 90);
+    assert!(cache.take_refresh(entry, Now(90 * SECOND)));
+    assert!(!cache.take_refresh(entry, Now(90 * SECOND)));
+    assert_eq!(at(&mut cache, 91).1, Freshness::Fresh, "somebody has begun");
+    assert_eq!(at(&mut cache, 90 + u64::from(REFRESH_S_MAX)).1, Freshness::Due, "and has not come back");
+    cache.note_failure(entry, Now(98 * SECOND), 5);
+    assert_eq!(at(&mut cache, 99).1, Freshness::Fresh);
+    assert_eq!(at(&mut cache, 102).1, Freshness::Stale { is_failing: true });
+    assert_eq!(at(&mut cache, 103).1, Freshness::Stale { is_failing: false });
+    // Of rules, of failures and of short lives nothing is asked before the end.
+    for head in [
+        EntryHead { origin: Origin::Failure, ttl_s: 100, ..HEAD },
+        EntryHead { ttl_s: 9, ..HEAD },
+        EntryHead { origin: Origin::Rule, ttl_s: u32::MAX, ..HEAD },
+    ] {
+        assert!(cache.keep(&key(&www), head, &body));
+        for s in 0..u64::from(head.ttl_s.min(100)) {
+            assert_eq!(at(&mut cache, s).1, Freshness::Fresh, "{head:?}");
+        }
+    }
+}
+
+fn denial(group: u32) -> EntryHead {
+    EntryHead { origin: Origin::Upstream { group, chain: false }, rcode: 3, ..HEAD }
+}
+
+#[test]
+fn a_cut_is_found_from_every_name_below_by_its_group_alone() {
+    let mut cache = small_cache();
+    let (gone, below) = (question("gone.example"), question("a.b.c.gone.example"));
+    let (_, empty) = body(&gone, 0, 0);
+    assert!(cache.keep(&key(&gone), denial(1), &empty));
+    assert!(cache.find_cut(&key(&below), 1, Now(0)).is_none(), "only where it is asked for");
+    cache.cut_at(&key(&gone));
+    check(&cache);
+    let at = |cache: &mut Cache, name: &str, group: u32, now: u64| {
+        let asked = question(name);
+        let key = CacheKey { qtype: 28, ..key(&asked) };
+        cache.find_cut(&key, group, Now(now)).map(|(_, name)| name.to_string())
+    };
+    for name in ["gone.example", "a.gone.example", "a.b.c.gone.example"] {
+        assert_eq!(at(&mut cache, name, 1, 0).as_deref(), Some("gone.example"), "{name}");
+    }
+    for name in ["example", "begone.example", "gone.example.org", "."] {
+        assert_eq!(at(&mut cache, name, 1, 0), None, "{name}");
+    }
+    assert_eq!(at(&mut cache, "a.gone.example", 2, 0), None);
+    assert_eq!(at(&mut cache, "a.gone.example", 1, 300_000_000), None, "expired");
+    let with_do = CacheKey { dnssec_ok: true, ..key(&below) };
+    assert!(cache.find_cut(&with_do, 1, Now(0)).is_none());
+    // The same denial for another type takes the place, and its end is the end of the cut.
+    let other = CacheKey { qtype: 28, ..key(&gone) };
+    assert!(cache.keep(&other, denial(1), &empty));
+    cache.cut_at(&other);
+    check(&cache);
+    cache.remove(&other);
+    assert_eq!(at(&mut cache, "a.gone.example", 1, 0), None);
+    check(&cache);
+    // Neither an answer with data nor one at the end of a chain is a cut.
+    let (_, full) = body(&gone, 1, 4);
+    assert!(cache.keep(&key(&gone), denial(1), &full));
+    cache.cut_at(&key(&gone));
+    assert_eq!(cache.cuts.count(), 0);
+}
+
+#[test]
+fn cuts_take_no_more_memory_than_was_taken_for_them() {
+    let mut cache = Cache::new(200_000, Eviction::Sieve, [1, 2, 3, 4]);
+    let (_, empty) = body(&question("x.example"), 0, 0);
+    let (bytes, cut_bytes) = (cache.bytes(), cache.cuts.bytes());
+    assert!(bytes <= 200_000);
+    for index in 0..10_000 {
+        let question = question(&format!("n{index}.example"));
+        assert!(cache.keep(&key(&question), denial(1), &empty));
+        cache.cut_at(&key(&question));
+        if index % 500 == 0 {
+            check(&cache);
+        }
+    }
+    check(&cache);
+    assert!(cache.cuts.count() > 0 && cache.cuts.count() <= cache.chunks.count() / 2);
+    assert_eq!((cache.bytes(), cache.cuts.bytes()), (bytes, cut_bytes));
+}
+
+#[test]
+fn what_is_given_out_is_taken_in_with_its_time_gone_on() {
+    let mut cache = Cache::new(1 << 20, Eviction::Sieve, [1, 2, 3, 4]);
+    let names: Vec<_> = (0..30).map(|index| question(&format!("n{index}.example"))).collect();
+    let (_, body) = body(&names[0], 2, 100);
+    for (index, question) in names.iter().enumerate() {
+        let head = EntryHead { authentic_data: index % 2 == 0, ..HEAD };
+        assert!(cache.keep(&CacheKey { policy: 1, subnet: index as u64, ..key(question) }, head, &body));
+        for _ in 0..index {
+            cache.find(&CacheKey { policy: 1, subnet: index as u64, ..key(question) }, Now(0));
+        }
+    }
+    let mut given = Vec::new();
+    cache.export(Now(100_000_000), 25, &mut |entry| given.push(entry));
+    assert_eq!(given.len(), 25);
+    let mut other = Cache::new(1 << 20, Eviction::Lru, [5, 6, 7, 8]);
+    for entry in given.into_iter().rev() {
+        assert!(other.import(Now(7), 150, entry.clone(), 3, 9, true));
+        assert!(!other.import(Now(7), 200, entry, 4, 9, true), "its time is over");
+    }
+    check(&other);
+    let (mut before, mut after) = ([0; 1_232], [0; 1_232]);
+    for (index, question) in names.iter().enumerate() {
+        let (old, new) = (
+            CacheKey { policy: 1, subnet: index as u64, ..key(question) },
+            CacheKey { policy: 3, subnet: index as u64, ..key(question) },
+        );
+        let Some(entry) = other.find(&new, Now(7)) else {
+            assert!(index < 5, "{index}: the least used are left out");
+            continue;
+        };
+        let head = *other.head(entry).unwrap();
+        assert_eq!((head.ttl_s, head.rules, head.authentic_data), (50, 0, index % 2 == 0));
+        assert_eq!(head.origin, Origin::Upstream { group: 9, chain: false });
+        let now = Now(250_000_000);
+        let old = cache.find(&old, now).unwrap();
+        let bytes = cache.write_reply(old, now, question, Transport::Tcp, "", &mut before);
+        assert_eq!(other.write_reply(entry, Now(7), question, Transport::Tcp, "", &mut after), bytes);
+        assert_eq!(before[..bytes], after[..bytes]);
+    }
+    assert!(other.find(&CacheKey { policy: 3, subnet: 29, ..key(&names[29]) }, Now(7)).is_some());
+}

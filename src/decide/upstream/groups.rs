@@ -242,6 +242,12 @@ impl Groups {
         group.map_or(NO_SERVERS, |group| group.id)
     }
 
+    /// Name of the configured group of this number.
+    pub(super) fn name_of(&self, id: GroupId) -> Option<&str> {
+        let slot = self.find(id)?.slot;
+        self.by_name.iter().find(|(_, known)| **known == slot).map(|(name, _)| name.as_str())
+    }
+
     /// Where the group of this number is.
     pub(super) fn find(&self, id: GroupId) -> Option<GroupRef> {
         self.by_number.get(&id).map(|&slot| GroupRef { slot, id })

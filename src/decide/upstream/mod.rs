@@ -142,6 +142,11 @@ impl Upstreams {
         self.groups.id_of(name)
     }
 
+    /// The name of a configured group.
+    pub fn group_name(&self, group: GroupId) -> Option<&str> {
+        self.groups.name_of(group)
+    }
+
     /// The group of the servers that a class of rules names, made if need be.
     pub fn group_of_class(&mut self, class: ClassId, servers: &[SocketAddr], now: Now) -> Result<GroupId, NoRoom> {
         self.groups.of_class(class, servers, now)
