@@ -27,10 +27,11 @@ pub(super) enum Failure {
     Overloaded,
     ClientNotAllowed,
     NotRecursive,
+    NameTooLong,
 }
 
 impl Failure {
-    const ALL: [Failure; 10] = [
+    const ALL: [Failure; 11] = [
         Failure::NoUpstream,
         Failure::UpstreamsSilent,
         Failure::UpstreamRefused,
@@ -41,6 +42,7 @@ impl Failure {
         Failure::Overloaded,
         Failure::ClientNotAllowed,
         Failure::NotRecursive,
+        Failure::NameTooLong,
     ];
 
     /// INFO-CODE (RFC 8914 §4) and EXTRA-TEXT.
@@ -56,6 +58,7 @@ impl Failure {
             Failure::Overloaded => (0, "too many questions are waiting"),
             Failure::ClientNotAllowed => (18, "this client is not allowed"),
             Failure::NotRecursive => (20, "not a rule's name, and recursion was not desired"),
+            Failure::NameTooLong => (0, "the name that an alias leads to is too long"),
         }
     }
 }

@@ -8,11 +8,8 @@ use crate::scenario::File;
 const SERVER: &str = "192.0.2.53";
 
 /// Options that are one of `[cache]` each. The values of those that end in `ms` and `s` are in the same unit in both.
-const CACHE_OPTIONS: [(&str, &str); 3] = [
-    ("cache-max-ttl", "ttl_s_max"),
-    ("cache-min-ttl", "ttl_s_min"),
-    ("cache-max-negative-ttl", "negative_ttl_s_max"),
-];
+const CACHE_OPTIONS: [(&str, &str); 3] =
+    [("cache-max-ttl", "ttl_s_max"), ("cache-min-ttl", "ttl_s_min"), ("cache-max-negative-ttl", "negative_ttl_s_max")];
 
 /// Those that `[cache]` does not know yet: an unknown key is an error, so they are left out as long as
 /// [`HAS_STALE`] is off.
@@ -116,7 +113,8 @@ pub fn translate(lines: &[String], addresses_of: &dyn Fn(&str) -> Vec<IpAddr>) -
     if servers.is_empty() {
         servers.push(SERVER.to_owned());
     }
-    translated.toml = format!("{}\n[upstream.default]\nservers = {servers:?}\n{}{lists}", unbound.top(), unbound.cache());
+    translated.toml =
+        format!("{}\n[upstream.default]\nservers = {servers:?}\n{}{lists}", unbound.top(), unbound.cache());
     translated
 }
 
@@ -141,9 +139,9 @@ impl Unbound {
                     }
                     section = key;
                     match section.as_str() {
-                        "forward-zone" | "stub-zone" => unbound
-                            .zones
-                            .push(Zone { is_forward: section == "forward-zone", ..Zone::default() }),
+                        "forward-zone" | "stub-zone" => {
+                            unbound.zones.push(Zone { is_forward: section == "forward-zone", ..Zone::default() })
+                        }
                         "rpz" => unbound.policy_zones.push(PolicyZone::default()),
                         _ => {}
                     }
@@ -233,7 +231,8 @@ impl Unbound {
             let mut allowed: Vec<&str> = allowed.map(|(prefix, _)| prefix.as_str()).collect();
             // Unbound serves its own machine unless told otherwise.
             let is_local = |prefix: &str| prefix.starts_with("127.");
-            let is_refused = self.clients.iter().any(|(prefix, action)| is_local(prefix) && !action.starts_with("allow"));
+            let is_refused =
+                self.clients.iter().any(|(prefix, action)| is_local(prefix) && !action.starts_with("allow"));
             allowed.push(if is_refused { "::1" } else { "127.0.0.0/8" });
             top.push_str(&format!("clients_allowed = {allowed:?}\n"));
         }

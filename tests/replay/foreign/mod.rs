@@ -29,7 +29,9 @@ pub fn trials() -> Vec<Trial> {
     let is_known = |name: &str| cases.iter().any(|(known, _)| known == name);
     let strangers = verdicts::names().filter(|name| !is_known(name));
     let mut trials: Vec<Trial> = strangers
-        .map(|name| Trial::test(format!("foreign/{name}"), || Err("it is not in the archive: verdicts.rs is old".into())))
+        .map(|name| {
+            Trial::test(format!("foreign/{name}"), || Err("it is not in the archive: verdicts.rs is old".into()))
+        })
         .collect();
     for (name, case) in cases {
         let title = format!("foreign/{name}");

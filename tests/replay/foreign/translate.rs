@@ -61,9 +61,8 @@ pub fn translate(name: &str, case: &Value) -> Result<Scenario, String> {
 /// for everything.
 fn servers_of(range: &Value, translated: &Translated) -> Vec<Server> {
     let addresses: Vec<IpAddr> = list(&range["addr"]).iter().filter_map(|text| text_of(text).parse().ok()).collect();
-    let is_ours = |address: &&IpAddr| {
-        translated.zone_servers.contains(address) || translated.default_servers.contains(address)
-    };
+    let is_ours =
+        |address: &&IpAddr| translated.zone_servers.contains(address) || translated.default_servers.contains(address);
     let ours: Vec<Server> = addresses.iter().filter(is_ours).copied().map(Server::Address).collect();
     if ours.is_empty() { translated.default_servers.iter().copied().map(Server::Address).collect() } else { ours }
 }
@@ -79,10 +78,16 @@ fn addresses_of(case: &Value, host: &str) -> Vec<IpAddr> {
 
 /// A referral to other servers, which no forwarder gets: the servers that we have answer in their place.
 fn is_referral(entry: &Value) -> bool {
-    let is_ns = |record: &Value| list(record).iter().any(|word| text_of(word) == "NS");
-    let is_denial = |record: &Value| list(record).iter().any(|word| text_of(word) == "SOA");
     let authority = list(&entry["authority"]);
-    list(&entry["answer"]).is_empty() && authority.iter().any(is_ns) && !authority.iter().any(is_denial)
+    let has = |rtype| authority.iter().any(|record| type_of(record) == rtype);
+    list(&entry["answer"]).is_empty() && has("NS") && !has("SOA")
+}
+
+/// The type of a record: the first word behind owner and TTLs that is no class.
+fn type_of(record: &Value) -> String {
+    let words = list(record).iter().skip(1).map(text_of);
+    let is_type = |word: &String| !matches!(word.as_str(), "IN" | "CH") && !word.bytes().all(|c| c.is_ascii_digit());
+    words.into_iter().find(is_type).unwrap_or_default()
 }
 
 struct Reader {
