@@ -114,7 +114,12 @@ impl Reader {
             }
             "CHECK_ANSWER" => Event::CheckAnswer { entry: entry(Use::Wanted)?, client: None },
             "CHECK_OUT_QUERY" => Event::CheckOutQuery { entry: entry(Use::Said)?, server },
-            "REPLY" => Event::Reply { entry: entry(Use::Said)?, server, late: false },
+            "REPLY" => {
+                let mut entry = entry(Use::Said)?;
+                // Such a reply is handed to the very question that waits for it.
+                entry.adjusts.insert(Adjust::CopyId);
+                Event::Reply { entry, server, late: false }
+            }
             "NOTHING" | "TRAFFIC" => Event::Nothing,
             "TIMEOUT" => Event::Timeout,
             "ERROR" => Event::Error,
