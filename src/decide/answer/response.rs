@@ -58,7 +58,8 @@ pub(super) struct Received {
 /// question is what proves that the sender saw ours (RFC 5452 §9.1), and an error believed without it lets anyone who
 /// guesses an id end the wait (TuDoor). Such a server costs a time-out.
 ///
-/// A message with TC may end anywhere behind the question; any other must be whole.
+/// A message with TC may end anywhere behind the question; any other must be whole, and the names and data in it of the
+/// kind that [`Answer::append_response`] reads: what is found out later can no longer be waited past.
 pub fn response_head(message: &[u8], asked: &[u8], qtype: u16, qclass: u16) -> Result<ResponseHead, ResponseError> {
     let Some((header, rest)) = message.split_first_chunk::<HEADER_BYTES>() else {
         return Err(ResponseError::Malformed);
@@ -91,6 +92,9 @@ pub fn response_head(message: &[u8], asked: &[u8], qtype: u16, qclass: u16) -> R
             }
             return Err(ResponseError::Malformed);
         };
+        if index < others && record.class == CLASS_IN && !head.truncated && !is_sound(message, &record) {
+            return Err(ResponseError::Malformed);
+        }
         ns_seen |= record.rtype == rtype::NS && index < others;
         soa_seen |= record.rtype == rtype::SOA && index < others;
         if record.rtype == rtype::OPT {
@@ -104,6 +108,27 @@ pub fn response_head(message: &[u8], asked: &[u8], qtype: u16, qclass: u16) -> R
     }
     head.is_referral = is_lame && ns_seen && !soa_seen;
     Ok(head)
+}
+
+/// Whether owner and RDATA of a record can be read.
+fn is_sound(message: &[u8], frame: &Frame) -> bool {
+    // Nearly every owner is a pointer to the question, which is ours.
+    const TO_QUESTION: [u8; 2] = [0xc0, HEADER_BYTES as u8];
+    let mut name = WireName::ROOT;
+    let is_asked = message.get(frame.owner_at..).is_some_and(|rest| rest.starts_with(&TO_QUESTION));
+    if !is_asked && expand_name(message, frame.owner_at, &mut name).is_none() {
+        return false;
+    }
+    let (mut at, end) = (frame.rdata_at, frame.rdata_at + usize::from(frame.rdata_bytes));
+    for field in layout(frame.rtype) {
+        let next = match field {
+            Field::Name => expand_name(message, at, &mut name),
+            _ => field_octets(message, *field, at, end).map(|octets| at + octets.len()),
+        };
+        let Some(next) = next else { return false };
+        at = next;
+    }
+    at == end
 }
 
 impl Answer {
