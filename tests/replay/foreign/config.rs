@@ -220,7 +220,14 @@ impl Unbound {
     }
 
     fn cache(&self) -> String {
-        if self.cache.is_empty() { String::new() } else { format!("\n[cache]\n{}", self.cache) }
+        let mut cache = self.cache.clone();
+        // Off in Unbound unless turned on.
+        for key in ["stale", "prefetch"] {
+            if HAS_STALE && !cache.contains(&format!("{key} = ")) {
+                cache.push_str(&format!("{key} = false\n"));
+            }
+        }
+        if cache.is_empty() { cache } else { format!("\n[cache]\n{cache}") }
     }
 
     /// Options that stand before all tables.
