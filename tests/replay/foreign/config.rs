@@ -22,8 +22,8 @@ const STALE_OPTIONS: [(&str, &str); 6] = [
     ("prefetch", "prefetch"),
 ];
 
-/// Whether `[cache]` has [`STALE_OPTIONS`].
-const HAS_STALE: bool = false;
+/// Whether `[cache]` has [`STALE_OPTIONS`]. Once it has, this and the table `NOT_YET` of verdicts.rs go.
+pub const HAS_STALE: bool = false;
 
 /// What begins a section; other keys without a value are templates of test tools.
 const SECTIONS: [&str; 6] = ["server", "forward-zone", "stub-zone", "rpz", "auth-zone", "view"];

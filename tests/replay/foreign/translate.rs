@@ -33,7 +33,8 @@ pub fn translate(name: &str, case: &Value) -> Result<Scenario, String> {
     let translated = config::translate(&lines, &|host| addresses_of(case, host));
     let mut scenario =
         Scenario { file: PathBuf::from(format!("{name}.rpl")), title: text_of(&case["desc"]), ..Scenario::default() };
-    let reader = Reader { is_stelline: text_of(&case["file"]).contains("stelline") };
+    let is_stelline = text_of(&case["file"]).contains("stelline");
+    let reader = Reader { is_stelline, says_do: is_stelline || has_dnssec(case) };
     for range in list(&case["ranges"]) {
         let bound = |key: &str| range[key].as_u64().map_or(0, |number| number as u32);
         let entries = list(&range["entries"]).iter().filter(|entry| !is_referral(entry));
@@ -90,6 +91,13 @@ fn type_of(record: &Value) -> String {
     words.into_iter().find(is_type).unwrap_or_default()
 }
 
+/// Whether a server answers with something of DNSSEC.
+fn has_dnssec(case: &Value) -> bool {
+    let entries = list(&case["ranges"]).iter().flat_map(|range| list(&range["entries"]));
+    let mut records = entries.flat_map(|entry| list(&entry["answer"]).iter().chain(list(&entry["authority"])));
+    records.any(|record| matches!(type_of(record).as_str(), "RRSIG" | "NSEC" | "NSEC3" | "DS" | "DNSKEY"))
+}
+
 struct Reader {
     /// Whether the scenario is one of Stelline, not of Unbound.
     ///
@@ -97,6 +105,9 @@ struct Reader {
     /// tells apart. Unbound's scenarios have CD to turn validation off; nothing validates here, and since answers with CD are
     /// kept apart, their questions with and without it would never meet.
     is_stelline: bool,
+    /// Whether DO asks for something. Where nothing is signed, it only says that the client speaks EDNS, so that it may be
+    /// told of errors; and since answers with DO are kept apart, the same client's questions without it would not be of use.
+    says_do: bool,
 }
 
 impl Reader {
@@ -156,8 +167,12 @@ impl Reader {
             });
         }
         let flags: Vec<String> = list(&entry["flags"]).iter().map(text_of).collect();
-        for word in flags.iter().filter(|word| self.is_stelline || *word != "CD") {
-            read_header(word, &mut translated)?;
+        for word in &flags {
+            match word.as_str() {
+                "CD" if !self.is_stelline => {}
+                "DO" if !self.says_do => translated.draft.edns.push(Edns::default()),
+                word => read_header(word, &mut translated)?,
+            }
         }
         let question: Vec<String> = list(&entry["q"]).iter().map(text_of).collect();
         if !question.is_empty() {
