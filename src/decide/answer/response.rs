@@ -84,6 +84,7 @@ pub fn response_head(message: &[u8], asked: &[u8], qtype: u16, qclass: u16) -> R
     let mut reader = Reader::new(message, HEADER_BYTES + asked.len() + 4);
     let is_lame = flags_lo & 0x8f == 0 && flags_hi & 0x04 == 0 && [an_hi, an_lo] == [0, 0];
     let (mut opt_seen, mut ns_seen, mut soa_seen) = (false, false, false);
+    let mut name = WireName::ROOT;
     for index in 0..others + additional {
         let owner_at = reader.at();
         let Some(record) = reader.record() else {
@@ -92,7 +93,7 @@ pub fn response_head(message: &[u8], asked: &[u8], qtype: u16, qclass: u16) -> R
             }
             return Err(ResponseError::Malformed);
         };
-        if index < others && record.class == CLASS_IN && !head.truncated && !is_sound(message, &record) {
+        if index < others && record.class == CLASS_IN && !head.truncated && !is_sound(message, &record, &mut name) {
             return Err(ResponseError::Malformed);
         }
         ns_seen |= record.rtype == rtype::NS && index < others;
@@ -110,19 +111,18 @@ pub fn response_head(message: &[u8], asked: &[u8], qtype: u16, qclass: u16) -> R
     Ok(head)
 }
 
-/// Whether owner and RDATA of a record can be read.
-fn is_sound(message: &[u8], frame: &Frame) -> bool {
+/// Whether owner and RDATA of a record can be read. `name` is room to expand names in.
+fn is_sound(message: &[u8], frame: &Frame, name: &mut WireName) -> bool {
     // Nearly every owner is a pointer to the question, which is ours.
     const TO_QUESTION: [u8; 2] = [0xc0, HEADER_BYTES as u8];
-    let mut name = WireName::ROOT;
     let is_asked = message.get(frame.owner_at..).is_some_and(|rest| rest.starts_with(&TO_QUESTION));
-    if !is_asked && expand_name(message, frame.owner_at, &mut name).is_none() {
+    if !is_asked && expand_name(message, frame.owner_at, name).is_none() {
         return false;
     }
     let (mut at, end) = (frame.rdata_at, frame.rdata_at + usize::from(frame.rdata_bytes));
     for field in layout(frame.rtype) {
         let next = match field {
-            Field::Name => expand_name(message, at, &mut name),
+            Field::Name => expand_name(message, at, name),
             _ => field_octets(message, *field, at, end).map(|octets| at + octets.len()),
         };
         let Some(next) = next else { return false };

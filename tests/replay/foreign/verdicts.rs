@@ -66,20 +66,11 @@ const DIFFERS: [Verdict; 32] = [
         "the window of stale answers is from their end: serve-expired-ttl-reset is not offered",
         &[("serve_expired_ttl_reset", 11)],
     ),
-    // What is done otherwise on purpose.
-    (
-        "the TTL of a stale answer is the configured one, even where the answer's own was shorter",
-        &[("serve_expired_reply_ttl", 60)],
-    ),
-    (
-        "an answer is prefetched when two have asked for it since it came, not when one has",
-        &[("dns64_prefetch_cache", 43)],
-    ),
+    // What a forwarder does otherwise.
     (
         "a time-out in a client's keepalive option is passed over: only its length is wrong (RFC 7828 §3.2.1)",
         &[("edns_keepalive", 10)],
     ),
-    // What a forwarder does otherwise.
     (
         "a question without RD is answered from what is known or refused: there is no referral to give",
         &[("serve_expired", 40), ("fwd_minimal", 34), ("ttl_max", 26)],
@@ -94,6 +85,14 @@ const DIFFERS: [Verdict; 32] = [
     ("no other class than IN is forwarded", &[("cache_chaos", 2)]),
     ("no other opcode than QUERY is forwarded", &[("cache_notify", 2)]),
     // The cache.
+    (
+        "the TTL of a stale answer is the configured one, even where the answer's own was shorter",
+        &[("serve_expired_reply_ttl", 60)],
+    ),
+    (
+        "an answer is prefetched when two have asked for it since it came, not when one has",
+        &[("dns64_prefetch_cache", 43)],
+    ),
     (
         "answers are kept whole, so that nobody's record gets into another's answer",
         &[("rrset_use_cached", 12), ("ttl_msg", 36)],
