@@ -55,7 +55,8 @@ impl Core {
         self.counters.aliased.add(1);
         match name.prefix_onto(kept, &target) {
             Ok(target) => self.follow(now, ticket, Link { ttl_s: self.settings.alias_ttl_s, target }, out),
-            Err(_) => self.fail(now, ticket, rcode::SERVFAIL, Failure::ChainTooLong, out),
+            // As a DNAME's (RFC 6672 §2.2).
+            Err(_) => self.fail(now, ticket, rcode::YXDOMAIN, Failure::NameTooLong, out),
         }
     }
 

@@ -29,10 +29,11 @@ pub(super) enum Failure {
     ClientNotAllowed,
     NotRecursive,
     PrivateAddress,
+    NameTooLong,
 }
 
 impl Failure {
-    const ALL: [Failure; 11] = [
+    const ALL: [Failure; 12] = [
         Failure::NoUpstream,
         Failure::UpstreamsSilent,
         Failure::UpstreamRefused,
@@ -44,6 +45,7 @@ impl Failure {
         Failure::ClientNotAllowed,
         Failure::NotRecursive,
         Failure::PrivateAddress,
+        Failure::NameTooLong,
     ];
 
     /// INFO-CODE (RFC 8914 §4) and EXTRA-TEXT.
@@ -61,6 +63,7 @@ impl Failure {
             // 15, Blocked: "due to an internal security policy" (RFC 8914 §4.16).
             Failure::PrivateAddress => (15, "the upstream gave this name a private address"),
             Failure::NotRecursive => (20, "not a rule's name, and recursion was not desired"),
+            Failure::NameTooLong => (0, "the name that an alias leads to is too long"),
         }
     }
 }

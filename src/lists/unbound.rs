@@ -1,15 +1,16 @@
 //! Configuration files of unbound: `local-zone`, `local-data` and `local-data-ptr`.
 //!
 //! A zone's type says what becomes of names in it that have no data of their own. Data of one name may be told before or
-//! after its zone, so rules of zones that answer with data wait for the end of the list. Invariant: a zone type that is not
-//! known, or that cannot be had here, is refused, not replaced.
+//! after its zone, so rules of zones that answer with data wait for the end of the list. Data in a transparent zone is
+//! important: the rule that lets the zone's other names through would otherwise let these through as well. Invariant: a zone
+//! type that is not known, or that cannot be had here, is refused, not replaced.
 
 use corewall_sharding::name::Name;
 use corewall_sharding::rule::{
     AliasLabels, Answer, AnswerRecord, BlockMode, Class, Condition, Kind, Rule, RuleKey, Scope,
 };
 use domain::base::iana::Rtype;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::names::{read_address, read_name};
 use super::records::{read_ttl, read_type, read_zone_name, record};
@@ -22,6 +23,7 @@ use super::zone::{Entry, Progress};
 pub struct UnboundReader {
     /// Redirect zones by name.
     redirects: HashMap<Box<[u8]>, Redirect>,
+    transparent: HashMap<Box<[u8]>, Transparent>,
     /// Names in their order in the list.
     names: Vec<(u64, Box<[u8]>)>,
     data: HashMap<Box<[u8]>, Vec<Data>>,
@@ -32,9 +34,18 @@ struct Redirect {
     line: u64,
 }
 
+/// What a transparent zone does with the types that a name in it has no data of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Transparent {
+    /// They are not there.
+    ByName,
+    /// They are resolved as usual.
+    ByType,
+}
+
 enum Data {
     Record(AnswerRecord),
-    Alias(Name),
+    Alias(Name, AliasLabels),
 }
 
 impl UnboundReader {
@@ -76,7 +87,22 @@ impl UnboundReader {
         let root = name == ".";
         let zone = if root { Name::ROOT } else { read_name(name.as_bytes())? };
         let block = |mode| (Kind::Block, Some(Answer::Mode(mode)), None);
-        let (kind, answer, condition) = match kind.to_ascii_lowercase().as_str() {
+        // Data of names in the zone, which the forms `_wdata` answer with, is more specific anyway.
+        let block_type = |rtype: Rtype| {
+            let condition = Condition { types: vec![rtype.to_int()], ..Condition::default() };
+            (Kind::Block, Some(Answer::Mode(BlockMode::Nodata)), Some(condition))
+        };
+        let kind = kind.to_ascii_lowercase();
+        match kind.as_str() {
+            "transparent" | "inform" => {
+                self.transparent.insert(zone.as_wire().into(), Transparent::ByName);
+            }
+            "typetransparent" => {
+                self.transparent.insert(zone.as_wire().into(), Transparent::ByType);
+            }
+            _ => {}
+        }
+        let (kind, answer, condition) = match kind.as_str() {
             "static" | "always_nxdomain" => block(BlockMode::Nxdomain),
             "refuse" | "always_refuse" => block(BlockMode::Refused),
             "deny" | "always_deny" | "inform_deny" => block(BlockMode::Drop),
@@ -84,10 +110,8 @@ impl UnboundReader {
             // The null addresses: blocked, and how is the operator's choice.
             "always_null" => (Kind::Block, None, None),
             "truncate" => block(BlockMode::TcpOnly),
-            "block_a" => {
-                let condition = Condition { types: vec![Rtype::A.to_int()], ..Condition::default() };
-                (Kind::Block, Some(Answer::Mode(BlockMode::Nodata)), Some(condition))
-            }
+            "block_a" | "block_a_wdata" => block_type(Rtype::A),
+            "block_aaaa" | "block_aaaa_wdata" => block_type(Rtype::AAAA),
             "transparent" | "typetransparent" | "always_transparent" | "inform" => (Kind::Allow, None, None),
             "redirect" | "inform_redirect" => {
                 let key: Box<[u8]> = zone.as_wire().into();
@@ -127,7 +151,11 @@ impl UnboundReader {
             }
         };
         let data = match (rtype, entry.token(place)) {
-            (Rtype::CNAME, Some(target)) => Data::Alias(read_zone_name(target)?),
+            (Rtype::CNAME, Some(target)) => match target.strip_prefix("*.") {
+                // The star stands for the asked name.
+                Some(target) => Data::Alias(read_zone_name(target)?, AliasLabels::All),
+                None => Data::Alias(read_zone_name(target)?, AliasLabels::None),
+            },
             (Rtype::SOA | Rtype::NS, _) => {
                 sink.skip(SkipReason::ZoneApex);
                 return Ok(());
@@ -171,6 +199,15 @@ impl UnboundReader {
         self.data.entry(key).or_default().push(data);
     }
 
+    /// The nearest transparent zone that `name` is in.
+    fn transparent_zone_of(&self, name: &Name) -> Option<Transparent> {
+        if self.transparent.is_empty() {
+            return None;
+        }
+        let zones = (0..=name.label_count()).rev().map(|labels| self.transparent.get(name.suffix_wire(labels)));
+        zones.flatten().next().copied()
+    }
+
     /// Joins redirect zones with their data and hands both on.
     pub fn finish(mut self, sink: &mut Sink<'_>) {
         for (line, key) in std::mem::take(&mut self.names) {
@@ -188,11 +225,12 @@ impl UnboundReader {
             for data in data {
                 match data {
                     Data::Record(record) => records.push(record),
-                    Data::Alias(name) => target = Some(name),
+                    Data::Alias(name, labels) => target = Some((name, labels)),
                 }
             }
-            let class = match (&target, records.is_empty()) {
-                (Some(_), true) => Class { alias_labels: AliasLabels::None, ..sink.class(Kind::Alias, scope) },
+            let around = self.transparent_zone_of(&name);
+            let class = match (target, records.is_empty()) {
+                (Some((_, alias_labels)), true) => Class { alias_labels, ..sink.class(Kind::Alias, scope) },
                 (Some(_), false) => {
                     sink.refuse(name.to_string().as_bytes(), RefuseReason::BadRecord);
                     continue;
@@ -201,9 +239,17 @@ impl UnboundReader {
                 (None, true) => {
                     Class { answer: Some(Answer::Mode(BlockMode::Nodata)), ..sink.class(Kind::Block, scope) }
                 }
-                (None, false) => Class { answer: Some(Answer::Records(records)), ..sink.class(Kind::Block, scope) },
+                (None, false) => {
+                    let types: HashSet<u16> = records.iter().map(|record| record.rtype).collect();
+                    let mut types: Vec<u16> = types.into_iter().collect();
+                    types.sort_unstable();
+                    let condition = Condition { types, ..Condition::default() };
+                    let condition = Some(condition).filter(|_| around == Some(Transparent::ByType));
+                    Class { answer: Some(Answer::Records(records)), condition, ..sink.class(Kind::Block, scope) }
+                }
             };
-            let key = RuleKey::Name { name, target };
+            let class = Class { important: class.important || around.is_some(), ..class };
+            let key = RuleKey::Name { name, target: target.map(|(target, _)| target) };
             match class.answer {
                 Some(Answer::Records(_)) => sink.gather(Rule { class, key }, Sinkholes::Block),
                 _ => sink.rule(Rule { class, key }, name.to_string().as_bytes()),

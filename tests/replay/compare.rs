@@ -1,6 +1,6 @@
 //! Compares what came with what a scenario wants, and says in words what differs.
 
-use crate::message::{FLAGS, Message, Record, hex, rcode_name};
+use crate::message::{Edns, FLAGS, Message, OPTION_EDE, Record, hex, rcode_name};
 use crate::scenario::{Entry, Match};
 use corewall::decide::Transport;
 
@@ -48,9 +48,16 @@ pub fn differences(entry: &Entry, got: &Message, transport: Transport) -> Vec<St
             Match::Edns => edns(&mut found, wanted, got),
             Match::NoEdns if !got.edns.is_empty() => found.push("there is an OPT record".to_owned()),
             Match::NoEde if got.ede().is_some() => found.push("there is an Extended DNS Error".to_owned()),
-            Match::DnssecOk if !got.edns.iter().any(|edns| edns.flags & crate::message::Edns::DO != 0) => {
+            Match::DnssecOk if !got.edns.iter().any(|edns| edns.flags & Edns::DO != 0) => {
                 found.push("flag DO is not set".to_owned());
             }
+            Match::EdnsData => {
+                let wanted = wanted.edns.first().map(options).unwrap_or_default();
+                expect(&mut found, "EDNS options", wanted, got.edns.first().map(options).unwrap_or_default());
+            }
+            Match::AuthenticData => is_set(&mut found, "AD", got),
+            Match::CheckingDisabled => is_set(&mut found, "CD", got),
+            Match::RecursionDesired => is_set(&mut found, "RD", got),
             Match::Udp => expect(&mut found, "transport", Transport::Udp, transport),
             Match::Tcp => expect(&mut found, "transport", Transport::Tcp, transport),
             Match::BytesMax(max) if got.wire.len() > *max => {
@@ -124,9 +131,17 @@ fn edns(found: &mut Vec<String>, wanted: &Message, got: &Message) {
     expect(found, "EDNS size", wanted.size, got.size);
     expect(found, "EDNS version", wanted.version, got.version);
     expect(found, "EDNS flags", wanted.flags, got.flags);
-    let plain = |edns: &crate::message::Edns| {
-        let options = edns.options.iter().filter(|(code, _)| *code != crate::message::OPTION_EDE);
-        options.cloned().collect::<Vec<_>>()
-    };
-    expect(found, "EDNS options", plain(wanted), plain(got));
+    expect(found, "EDNS options", options(wanted), options(got));
+}
+
+/// The options beside Extended DNS Errors.
+fn options(edns: &Edns) -> Vec<(u16, Vec<u8>)> {
+    edns.options.iter().filter(|(code, _)| *code != OPTION_EDE).cloned().collect()
+}
+
+fn is_set(found: &mut Vec<String>, flag: &str, got: &Message) {
+    let bit = FLAGS.iter().find(|(name, _)| *name == flag).map_or(0, |(_, bit)| *bit);
+    if got.flags & bit == 0 {
+        found.push(format!("flag {flag} is not set"));
+    }
 }

@@ -110,7 +110,13 @@ pub enum Match {
     Edns,
     NoEdns,
     NoEde,
+    /// The OPT record bears these options, Extended DNS Errors aside, and no others.
+    EdnsData,
     DnssecOk,
+    /// The flag is set.
+    AuthenticData,
+    CheckingDisabled,
+    RecursionDesired,
     Udp,
     Tcp,
     /// At most as many bytes on the wire.

@@ -71,7 +71,8 @@ pub(super) struct Received {
 /// question is what proves that the sender saw ours (RFC 5452 §9.1), and an error believed without it lets anyone who
 /// guesses an id end the wait (TuDoor). Such a server costs a time-out.
 ///
-/// A message with TC may end anywhere behind the question; any other must be whole.
+/// A message with TC may end anywhere behind the question; any other must be whole, and the names and data in it of the
+/// kind that [`Answer::append_response`] reads: what is found out later can no longer be waited past.
 pub fn response_head(message: &[u8], asked: &[u8], qtype: u16, qclass: u16) -> Result<ResponseHead, ResponseError> {
     let Some((header, rest)) = message.split_first_chunk::<HEADER_BYTES>() else {
         return Err(ResponseError::Malformed);
@@ -100,6 +101,7 @@ pub fn response_head(message: &[u8], asked: &[u8], qtype: u16, qclass: u16) -> R
     let mut reader = Reader::new(message, HEADER_BYTES + asked.len() + 4);
     let is_lame = flags_lo & 0x8f == 0 && flags_hi & 0x04 == 0 && [an_hi, an_lo] == [0, 0];
     let (mut opt_seen, mut ns_seen, mut soa_seen) = (false, false, false);
+    let mut name = WireName::ROOT;
     for index in 0..others + additional {
         let owner_at = reader.at();
         let Some(record) = reader.record() else {
@@ -108,6 +110,9 @@ pub fn response_head(message: &[u8], asked: &[u8], qtype: u16, qclass: u16) -> R
             }
             return Err(ResponseError::Malformed);
         };
+        if index < others && record.class == CLASS_IN && !head.truncated && !is_sound(message, &record, &mut name) {
+            return Err(ResponseError::Malformed);
+        }
         ns_seen |= record.rtype == rtype::NS && index < others;
         soa_seen |= record.rtype == rtype::SOA && index < others;
         if record.rtype == rtype::OPT {
@@ -141,6 +146,26 @@ impl ResponseHead {
         }
         Ok(())
     }
+}
+
+/// Whether owner and RDATA of a record can be read. `name` is room to expand names in.
+fn is_sound(message: &[u8], frame: &Frame, name: &mut WireName) -> bool {
+    // Nearly every owner is a pointer to the question, which is ours.
+    const TO_QUESTION: [u8; 2] = [0xc0, HEADER_BYTES as u8];
+    let is_asked = message.get(frame.owner_at..).is_some_and(|rest| rest.starts_with(&TO_QUESTION));
+    if !is_asked && expand_name(message, frame.owner_at, name).is_none() {
+        return false;
+    }
+    let (mut at, end) = (frame.rdata_at, frame.rdata_at + usize::from(frame.rdata_bytes));
+    for field in layout(frame.rtype) {
+        let next = match field {
+            Field::Name => expand_name(message, at, name),
+            _ => field_octets(message, *field, at, end).map(|octets| at + octets.len()),
+        };
+        let Some(next) = next else { return false };
+        at = next;
+    }
+    at == end
 }
 
 impl Answer {

@@ -252,7 +252,27 @@ fn rdata_that_is_not_what_its_type_says_is_malformed() {
         for message in [short, long] {
             let result = Answer::new().append_response(&message, &name, qtype, false);
             assert_eq!(result, Err(ResponseError::Malformed), "{text}");
+            // And so early that the wait for the true answer goes on.
+            let head = response_head(&message, name.as_wire(), qtype, CLASS_IN);
+            assert_eq!(head, Err(ResponseError::Malformed), "{text}");
         }
+    }
+}
+
+#[test]
+fn a_response_with_a_name_that_cannot_be_read_is_malformed() {
+    let whole =
+        response("a.example", rtype::A, "a.example. 9 IN CNAME b.example.\n", "b.example. 9 IN NS c.example.\n");
+    let asked = Name::from_text("a.example").unwrap();
+    let head = |message: &[u8]| response_head(message, asked.as_wire(), rtype::A, CLASS_IN);
+    assert!(head(&whole).is_ok());
+    // Each pointer in turn leads to itself.
+    let pointers: Vec<usize> = (HEADER_BYTES + 15..whole.len()).filter(|&at| whole[at] == 0xc0).collect();
+    assert_eq!(pointers.len(), 4, "two owners and two names in data");
+    for at in pointers {
+        let mut message = whole.clone();
+        message[at + 1] = at as u8;
+        assert_eq!(head(&message), Err(ResponseError::Malformed), "{at}");
     }
 }
 
