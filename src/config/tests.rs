@@ -171,7 +171,7 @@ fn bad_values_are_told_with_line_key_and_remedy() {
         ),
         ("[tcp]\nconnections = 0", "2: tcp.connections: 0 is out of bounds; use 1 to 65536 connections"),
         ("[tcp]\nidle_ms = 999", "2: tcp.idle_ms: 999 is out of bounds; use 1000 to 3600000 milliseconds"),
-        ("[tcp]\npipeline = 1025", "2: tcp.pipeline: 1025 is out of bounds; use 1 to 1024 queries"),
+        ("[tcp]\npipeline = 2049", "2: tcp.pipeline: 2049 is out of bounds; use 1 to 2048 queries"),
         ("[tcp]\nlifetime_ms = 0", "2: tcp.lifetime_ms: 0 is out of bounds; use 1000 to 86400000 milliseconds"),
         ("[build]\nshards = 0", "2: build.shards: 0 is out of bounds; use 1 to 4096 shards"),
         ("log = \"loud\"", "1: log: unknown value `loud`; use one of error, warn, info, debug, trace"),

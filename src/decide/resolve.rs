@@ -35,9 +35,9 @@ use crate::limits::{
 use corewall_sharding::name::Name;
 
 /// Draws of a message id before one is given up as taken: with four sends in flight of each of [`EXCHANGES_MAX`] exchanges,
-/// one id in eight is taken, and sixteen draws fail once in 10^14 times.
-const ID_DRAWS_MAX: usize = 16;
-const _: () = assert!(EXCHANGES_MAX * UPSTREAM_SENDS_MAX as usize <= 1 << 13, "or ids are often taken");
+/// one id in four is taken, and twenty-four draws fail once in 10^14 times.
+const ID_DRAWS_MAX: usize = 24;
+const _: () = assert!(EXCHANGES_MAX * UPSTREAM_SENDS_MAX as usize <= 1 << 14, "or ids are often taken");
 const _: () = assert!(UPSTREAM_PARALLEL_MAX < UPSTREAM_SENDS_MAX, "a cut answer can be asked again over TCP");
 
 /// What came of an exchange, while its clients are being resumed.
