@@ -106,7 +106,7 @@ fn all_who_wait_for_one_answer_get_it_and_their_places_are_free_again() {
     }
     // A TTL of 0: nothing of it may be kept, so each client's answer comes from the exchange itself.
     let (server, socket, mut message) = request.expect("one question to the upstream");
-    message.truncate(message.len() - 11);
+    message.truncate(12 + "\x03www\x07example\x03com\0".len() + 4);
     message[2] |= 0x80;
     (message[7], message[11]) = (1, 0);
     message.extend_from_slice(b"\xc0\x0c\0\x01\0\x01\0\0\0\0\0\x04\xc0\0\x02\x05");

@@ -150,7 +150,8 @@ impl Worker {
                     let (server, socket) = (request.server, request.socket);
                     // The question without its OPT record, as a response with one A record of an hour.
                     let mut message = [0u8; 512];
-                    let end = request.message.len() - 11;
+                    let name_bytes = request.message[12..].iter().position(|octet| *octet == 0).unwrap() + 1;
+                    let end = 12 + name_bytes + 4;
                     message[..end].copy_from_slice(&request.message[..end]);
                     message[2] |= 0x80;
                     message[3] = 0x80;

@@ -46,6 +46,10 @@ pub struct Wording {
 }
 
 impl Wording {
+    /// In lower case and without a cookie.
+    pub const PLAIN: Wording =
+        Wording { form: Form::Whole, spelling: Spelling::PLAIN, cookie: None, is_cookie_retry: false };
+
     /// The cookie as it was sent.
     pub fn sent_cookie(&self) -> Option<ClientCookie> {
         self.cookie.filter(|_| self.form < Form::WithoutOptions)

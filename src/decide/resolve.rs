@@ -10,7 +10,8 @@
 //! | measuring | beside it | a server whose round-trip time is not known or old |
 //! | hedge | `hedge_ms` later, while the first is still waited for | the next one that is up |
 //! | next | when none is waited for any more | the next one of the group, then of its fallback group, then all again |
-//! | over TCP | after a cut answer, or one with a wrong id | the same server |
+//! | over TCP | after a cut answer, one with a wrong id, or one that its letter case or cookie speaks against | the same server |
+//! | reworded | after an answer that refuses EDNS or an option, or wants the cookie that it brings | the same server |
 //!
 //! Invariants: an exchange ends by its first good answer; else when nothing is waited for and nobody is left to ask; at the
 //! latest [`UPSTREAM_ANSWER_US_MAX`] after it began.
@@ -21,6 +22,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::counters::Counters;
+use super::peer::{Doubt, Rewording, Terms};
 use super::request::REQUEST_BYTES_MAX;
 use super::step::{ExchangeId, Now, Ready, SendId, Ticket, Transport};
 use super::upstream::{Chance, Health, Manner, ServerRef, Stray, Upstreams};
@@ -59,8 +61,16 @@ pub(super) enum Occasion {
     Turn,
     /// Beside another one, to measure the server.
     Measuring,
-    /// After a cut answer or one with a wrong id of the same server.
-    OverTcp,
+}
+
+/// A message to be sent.
+struct Draft {
+    server: ServerRef,
+    terms: Terms,
+    again: Rewording,
+    transport: Transport,
+    is_measuring: bool,
+    doubt: Option<Doubt>,
 }
 
 /// The upstream side of one worker.
@@ -139,7 +149,7 @@ impl Resolver {
     }
 
     /// Whether another send beside the others leaves one for TCP.
-    fn has_spare_send(&self, id: ExchangeId) -> bool {
+    pub(super) fn has_spare_send(&self, id: ExchangeId) -> bool {
         self.exchanges.get(id).is_some_and(|exchange| exchange.sends + 1 < exchange.sends_max)
     }
 
@@ -184,6 +194,37 @@ impl Resolver {
         occasion: Occasion,
     ) -> Result<(), Failure> {
         let exchange = self.exchanges.get(id).ok_or(Failure::UpstreamsSilent)?;
+        let is_probe = exchange.purpose == Purpose::Probe;
+        let terms = if is_probe { self.upstreams.terms_of(server) } else { self.upstreams.terms(exchange.asking) };
+        let draft = Draft {
+            server,
+            terms,
+            again: Rewording::default(),
+            transport: if exchange.tcp_only { Transport::Tcp } else { Transport::Udp },
+            is_measuring: occasion == Occasion::Measuring,
+            doubt: None,
+        };
+        self.put(now, id, draft)
+    }
+
+    /// Sends the question again to the server of one of its sends, in other words or over TCP; `Err` as for [`Self::send`].
+    pub(super) fn send_again(
+        &mut self,
+        now: Now,
+        id: ExchangeId,
+        before: &Send,
+        again: Rewording,
+        transport: Transport,
+        doubt: Option<Doubt>,
+    ) -> Result<(), Failure> {
+        let &Send { server, terms, is_measuring, .. } = before;
+        let is_measuring = is_measuring && transport == Transport::Udp;
+        self.put(now, id, Draft { server, terms, again, transport, is_measuring, doubt })
+    }
+
+    fn put(&mut self, now: Now, id: ExchangeId, draft: Draft) -> Result<(), Failure> {
+        let Draft { server, terms, again, transport, is_measuring, doubt } = draft;
+        let exchange = self.exchanges.get(id).ok_or(Failure::UpstreamsSilent)?;
         if exchange.sends >= exchange.sends_max || now >= exchange.end() {
             return Err(Failure::UpstreamsSilent);
         }
@@ -191,9 +232,8 @@ impl Resolver {
         if self.upstreams.address(server).is_none() {
             return Err(Failure::UpstreamsSilent);
         }
-        let over_tcp = occasion == Occasion::OverTcp || exchange.tcp_only;
         // What a connection takes is not measured; and who is asked again for the same may well need longer than usual.
-        let is_patient = over_tcp || exchange.is_again || exchange.purpose == Purpose::Probe;
+        let is_patient = transport == Transport::Tcp || exchange.is_again || exchange.purpose == Purpose::Probe;
         let timeout_us =
             if is_patient { self.timeout_us_max } else { self.upstreams.timeout_us(server, self.timeout_us_max) };
         // An answer after the end would be dropped: nobody is to wait for it.
@@ -203,11 +243,14 @@ impl Resolver {
             id: message_id,
             server,
             socket: self.draw_socket(id, server),
-            transport: if over_tcp { Transport::Tcp } else { Transport::Udp },
+            transport,
             state: SendState::Awaited,
-            is_measuring: occasion == Occasion::Measuring,
+            is_measuring,
             sent: now,
             deadline,
+            terms,
+            wording: self.upstreams.word(server, &terms, now, again),
+            doubt,
         };
         let place = self.exchanges.sent(id, send).ok_or(Failure::UpstreamsSilent)?;
         self.ready.push_back(Ready::Send(SendId { exchange: id, place }));

@@ -10,6 +10,8 @@ use hashbrown::HashTable;
 
 use super::Now;
 use super::deadlines::Deadlines;
+use super::peer::{Doubt, Terms};
+use super::request::Wording;
 use super::step::{ExchangeId, Ticket, Transport};
 use super::upstream::{GroupId, GroupRef, ServerId, ServerRef, Tried};
 use crate::limits::{EXCHANGE_CLIENTS_MAX, EXCHANGES_MAX, UPSTREAM_ANSWER_US_MAX, UPSTREAM_SENDS_MAX};
@@ -59,6 +61,12 @@ pub struct Send {
     pub sent: Now,
     /// When it is given up.
     pub deadline: Now,
+    /// On which terms its server is spoken to.
+    pub terms: Terms,
+    /// How it is worded.
+    pub wording: Wording,
+    /// What speaks against the answer that it is to confirm over TCP.
+    pub doubt: Option<Doubt>,
 }
 
 impl Send {
@@ -71,6 +79,9 @@ impl Send {
         is_measuring: false,
         sent: Now(0),
         deadline: Now(0),
+        terms: Terms::USUAL,
+        wording: Wording::PLAIN,
+        doubt: None,
     };
 
     /// Whether a message that came from `server` in this way can be the answer to this send.

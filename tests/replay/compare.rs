@@ -1,8 +1,11 @@
 //! Compares what came with what a scenario wants, and says in words what differs.
 
-use crate::message::{FLAGS, Message, Record, hex, rcode_name};
+use crate::message::{FLAGS, Message, OPTION_COOKIE, OPTION_EDE, Record, hex, rcode_name};
 use crate::scenario::{Entry, Match};
 use corewall::decide::Transport;
+
+/// QR among the flags.
+const QR: u16 = 0x8000;
 
 /// What differs between `got` and what `entry` wants; nothing when it matches.
 pub fn differences(entry: &Entry, got: &Message, transport: Transport) -> Vec<String> {
@@ -51,6 +54,18 @@ pub fn differences(entry: &Entry, got: &Message, transport: Transport) -> Vec<St
             Match::DnssecOk if !got.edns.iter().any(|edns| edns.flags & crate::message::Edns::DO != 0) => {
                 found.push("flag DO is not set".to_owned());
             }
+            Match::Cookie(server) => match got.cookie() {
+                Some((_, got)) => expect(&mut found, "the server's part of the cookie", server.clone(), hex(got)),
+                None => found.push("there is no cookie".to_owned()),
+            },
+            Match::NoCookie if got.cookie().is_some() => found.push("there is a cookie".to_owned()),
+            Match::MixedCase => {
+                let name = got.question.first().map(|(name, ..)| name.as_str()).unwrap_or_default();
+                let has = |is: fn(&char) -> bool| name.chars().any(|c| is(&c));
+                if !has(char::is_ascii_lowercase) || !has(char::is_ascii_uppercase) {
+                    found.push(format!("QNAME: {name} is not in mixed letter case"));
+                }
+            }
             Match::Udp => expect(&mut found, "transport", Transport::Udp, transport),
             Match::Tcp => expect(&mut found, "transport", Transport::Tcp, transport),
             Match::BytesMax(max) if got.wire.len() > *max => {
@@ -61,7 +76,7 @@ pub fn differences(entry: &Entry, got: &Message, transport: Transport) -> Vec<St
                 let wanted = entry.raw.as_deref().unwrap_or(&wanted.wire);
                 expect(&mut found, "octets", hex(wanted), hex(&got.wire));
             }
-            Match::BytesMax(_) | Match::NoEdns | Match::NoEde | Match::DnssecOk => {}
+            Match::BytesMax(_) | Match::NoEdns | Match::NoEde | Match::NoCookie | Match::DnssecOk => {}
             // They say how others are compared.
             Match::Ttl | Match::Case | Match::AnyOrder => {}
         }
@@ -117,6 +132,7 @@ fn sections(found: &mut Vec<String>, entry: &Entry, got: &Message, place: usize,
 }
 
 fn edns(found: &mut Vec<String>, wanted: &Message, got: &Message) {
+    let is_question = got.flags & QR == 0;
     let (Some(wanted), [got]) = (wanted.edns.first(), &got.edns[..]) else {
         found.push(format!("{} OPT records, one wanted", got.edns.len()));
         return;
@@ -125,7 +141,10 @@ fn edns(found: &mut Vec<String>, wanted: &Message, got: &Message) {
     expect(found, "EDNS version", wanted.version, got.version);
     expect(found, "EDNS flags", wanted.flags, got.flags);
     let plain = |edns: &crate::message::Edns| {
-        let options = edns.options.iter().filter(|(code, _)| *code != crate::message::OPTION_EDE);
+        let options = edns.options.iter().filter(|(code, _)| {
+            let is_our_cookie = is_question && *code == OPTION_COOKIE;
+            *code != OPTION_EDE && !is_our_cookie
+        });
         options.cloned().collect::<Vec<_>>()
     };
     expect(found, "EDNS options", plain(wanted), plain(got));

@@ -179,8 +179,8 @@ impl Run {
         }
         let place = self.dice.below(self.sent.len() as u64) as usize;
         let sent = self.sent[place].clone();
-        // The question without its OPT record.
-        let mut message = sent.message[..sent.message.len() - 11].to_vec();
+        // The question without its OPT record: its name is of two labels.
+        let mut message = sent.message[..12 + 5 + 8 + 1 + 4].to_vec();
         message[2] |= 0x80;
         message[3] = 0x80;
         message[11] = 0;

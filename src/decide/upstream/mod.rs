@@ -27,7 +27,11 @@ use self::groups::Groups;
 use self::server::Server;
 use self::strays::Strays;
 use super::Now;
+use super::answer::ResponseHead;
+use super::cookie::ServerCookie;
 use super::deadlines::Deadlines;
+use super::peer::{Doubt, Peer, Rewording, Sent, Terms, Verdict};
+use super::request::Wording;
 use super::settings::Group;
 use crate::limits::{GROUP_SERVERS_MAX, UPSTREAM_DOWN_EXCHANGES_MAX, UPSTREAM_GROUPS_MAX};
 
@@ -217,6 +221,51 @@ impl Upstreams {
             at_once: group.parallel,
             hedge_us: group.hedge_us,
         })
+    }
+
+    /// How the group wants its servers to be spoken to.
+    pub fn terms(&self, group: GroupRef) -> Terms {
+        self.groups.group(group).map_or_else(Terms::default, |group| group.terms)
+    }
+
+    /// The same for a server that is asked on behalf of no group.
+    pub fn terms_of(&self, server: ServerRef) -> Terms {
+        self.groups.terms_of(server.slot)
+    }
+
+    /// How the next send to a server is worded.
+    pub fn word(&mut self, server: ServerRef, terms: &Terms, now: Now, again: Rewording) -> Wording {
+        let random = [self.chance.number(), self.chance.number()];
+        self.groups.server_mut(server).map_or_else(Wording::default, |known| known.peer.word(terms, now, random, again))
+    }
+
+    /// The server's cookie that goes with a wording.
+    pub fn server_cookie(&self, server: ServerRef, wording: &Wording) -> Option<ServerCookie> {
+        self.groups.server(server).and_then(|known| known.peer.server_cookie(wording))
+    }
+
+    /// What is to be done with an answer of the server, and whether it is the first one with a cookie. One that a reload has
+    /// taken away in the meantime is judged as one of which nothing is known.
+    pub fn judge(
+        &mut self,
+        server: ServerRef,
+        terms: &Terms,
+        now: Now,
+        sent: &Sent,
+        head: &ResponseHead,
+    ) -> (Verdict, bool) {
+        let mut nobody = Peer::default();
+        let peer = self.groups.server_mut(server).map_or(&mut nobody, |known| &mut known.peer);
+        let knew_cookies = peer.knows_cookies();
+        let verdict = peer.judge(terms, now, sent, head);
+        (verdict, !knew_cookies && peer.knows_cookies())
+    }
+
+    /// The server was to be asked over TCP because of this doubt, and could not be.
+    pub fn note_unconfirmed(&mut self, server: ServerRef, now: Now, doubt: Doubt) {
+        if let Some(known) = self.groups.server_mut(server) {
+            known.peer.note_unconfirmed(now, doubt);
+        }
     }
 
     /// An exchange for the group's names begins.
