@@ -8,6 +8,7 @@ use super::peer::{Rewording, Sent, Verdict};
 use super::request::Request;
 use super::resolve::{Outcome, Resolver};
 use super::step::{ExchangeId, Now, SendId, Transport, UpstreamRequest};
+use super::subnet::{Network, SubnetMode};
 use super::upstream::{Health, ServerId, ServerReport};
 use super::waiting::{Exchange, ExchangeKey, Purpose, Send, SendState};
 use super::why::Failure;
@@ -49,8 +50,8 @@ impl Resolver {
 
     /// What is to be done with an answer to a send.
     fn judge(&mut self, now: Now, send: &Send, head: &ResponseHead) -> Verdict {
-        let &Send { server, transport, wording, ref terms, .. } = send;
-        let sent = Sent { transport, wording, network: None };
+        let &Send { server, transport, wording, network, ref terms, .. } = send;
+        let sent = Sent { transport, wording, network };
         let (verdict, is_first_cookie) = self.upstreams.judge(server, terms, now, &sent, head);
         if is_first_cookie {
             self.counters.upstream_cookies_learnt.add(1);
@@ -158,12 +159,30 @@ impl Resolver {
     }
 }
 
+/// Whom an answer is for: what it is to be kept under, and what clients that sent their network are told.
+fn audience(key: &ExchangeKey, send: &Send, head: &ResponseHead) -> (u64, Option<u8>) {
+    if send.network != key.network {
+        // It was told less than the group for which it stands in: its answer says nothing about other networks.
+        return (key.network.map_or(0, Network::key), None);
+    }
+    let told = send.wording.sent_network(send.network).filter(|network| network.tells_an_address());
+    let scope_bits = if told.is_some() { head.subnet.scope_bits() } else { 0 };
+    let answer_for = Network::answer_key(send.network, scope_bits);
+    let is_of_option = match send.terms.subnet.mode {
+        SubnetMode::Drop => false,
+        SubnetMode::Forward => true,
+        // It is for the client's address, whatever the client's option says.
+        SubnetMode::Set => answer_for == 0,
+    };
+    (answer_for, is_of_option.then_some(scope_bits))
+}
+
 impl Core {
     /// What is to be sent after [`super::Ready::Send`]; none when its exchange is over.
     pub fn upstream_request(&mut self, id: SendId) -> Option<UpstreamRequest<'_>> {
         let Resolver { exchanges, upstreams, request, .. } = &mut self.resolver;
         let exchange = exchanges.get(id.exchange)?;
-        let &Send { id: message_id, server, socket, transport, wording, .. } = exchange.send(id.place)?;
+        let &Send { id: message_id, server, socket, transport, wording, network, .. } = exchange.send(id.place)?;
         let address = upstreams.address(server)?;
         let ExchangeKey { name, qtype, qclass, dnssec_ok, .. } = &exchange.key;
         let question = Request {
@@ -174,7 +193,7 @@ impl Core {
             dnssec_ok: *dnssec_ok,
             wording,
             server_cookie: upstreams.server_cookie(server, &wording),
-            network: None,
+            network,
         };
         let bytes = question.write(request);
         let message = request.get(..bytes)?;
@@ -270,7 +289,7 @@ impl Core {
             exchange.was_refused = true;
             return resolver.advance(now, id);
         }
-        let name = exchange.key.name;
+        let (name, (answer_for, scope_bits)) = (exchange.key.name, audience(&exchange.key, send, &head));
         if let Some(place) = resolver.response.get_mut(..message.len()) {
             place.copy_from_slice(message);
             // As if the question had been in lower case: names in the answer point to it.
@@ -279,7 +298,8 @@ impl Core {
             }
             resolver.response_bytes = message.len();
         }
-        let outcome = Outcome::Answered { rcode: head.rcode, authentic_data: head.authentic_data };
+        let ResponseHead { rcode, authentic_data, .. } = head;
+        let outcome = Outcome::Answered { rcode, authentic_data, answer_for, scope_bits };
         resolver.finish(now, id, outcome);
     }
 

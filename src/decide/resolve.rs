@@ -25,6 +25,7 @@ use super::counters::Counters;
 use super::peer::{Doubt, Rewording, Terms};
 use super::request::REQUEST_BYTES_MAX;
 use super::step::{ExchangeId, Now, Ready, SendId, Ticket, Transport};
+use super::subnet::Network;
 use super::upstream::{Chance, Health, Manner, ServerRef, Stray, Upstreams};
 use super::waiting::{Exchange, ExchangeKey, Exchanges, Purpose, Send, SendState};
 use super::why::Failure;
@@ -50,6 +51,9 @@ pub(super) enum Outcome {
     Answered {
         rcode: u16,
         authentic_data: bool,
+        /// Whom it is for, see [`super::query::Query::note_answer_for`].
+        answer_for: u64,
+        scope_bits: Option<u8>,
     },
     Failed(Failure),
 }
@@ -67,6 +71,7 @@ pub(super) enum Occasion {
 struct Draft {
     server: ServerRef,
     terms: Terms,
+    network: Option<Network>,
     again: Rewording,
     transport: Transport,
     is_measuring: bool,
@@ -116,6 +121,7 @@ impl Resolver {
     pub(super) fn begin(&mut self, now: Now, id: ExchangeId) -> Result<(), Failure> {
         let exchange = self.exchanges.get_mut(id).ok_or(Failure::NoUpstream)?;
         let home = exchange.home;
+        exchange.subnet = self.upstreams.terms(home).subnet;
         exchange.asking = self.upstreams.first_asked(home);
         if exchange.asking != home {
             self.counters.upstream_fallbacks.add(1);
@@ -199,6 +205,7 @@ impl Resolver {
         let draft = Draft {
             server,
             terms,
+            network: exchange.key.network.filter(|_| terms.subnet == exchange.subnet),
             again: Rewording::default(),
             transport: if exchange.tcp_only { Transport::Tcp } else { Transport::Udp },
             is_measuring: occasion == Occasion::Measuring,
@@ -217,13 +224,13 @@ impl Resolver {
         transport: Transport,
         doubt: Option<Doubt>,
     ) -> Result<(), Failure> {
-        let &Send { server, terms, is_measuring, .. } = before;
+        let &Send { server, terms, network, is_measuring, .. } = before;
         let is_measuring = is_measuring && transport == Transport::Udp;
-        self.put(now, id, Draft { server, terms, again, transport, is_measuring, doubt })
+        self.put(now, id, Draft { server, terms, network, again, transport, is_measuring, doubt })
     }
 
     fn put(&mut self, now: Now, id: ExchangeId, draft: Draft) -> Result<(), Failure> {
-        let Draft { server, terms, again, transport, is_measuring, doubt } = draft;
+        let Draft { server, terms, network, again, transport, is_measuring, doubt } = draft;
         let exchange = self.exchanges.get(id).ok_or(Failure::UpstreamsSilent)?;
         if exchange.sends >= exchange.sends_max || now >= exchange.end() {
             return Err(Failure::UpstreamsSilent);
@@ -249,6 +256,7 @@ impl Resolver {
             sent: now,
             deadline,
             terms,
+            network,
             wording: self.upstreams.word(server, &terms, now, again),
             doubt,
         };
@@ -359,7 +367,14 @@ impl Resolver {
 
     /// Asks a server that is down whether it is back.
     pub(super) fn probe(&mut self, now: Now, server: ServerRef) {
-        let key = ExchangeKey { name: Name::ROOT, qtype: rtype::NS, qclass: CLASS_IN, dnssec_ok: false, group: 0 };
+        let key = ExchangeKey {
+            name: Name::ROOT,
+            qtype: rtype::NS,
+            qclass: CLASS_IN,
+            dnssec_ok: false,
+            group: 0,
+            network: None,
+        };
         let Some(id) = self.exchanges.open_probe(key, now) else {
             return self.upstreams.postpone_probe(server, now.plus_us(UPSTREAM_BACK_OFF_US_MIN));
         };

@@ -13,6 +13,7 @@ use super::deadlines::Deadlines;
 use super::peer::{Doubt, Terms};
 use super::request::Wording;
 use super::step::{ExchangeId, Ticket, Transport};
+use super::subnet::{Network, SubnetPolicy};
 use super::upstream::{GroupId, GroupRef, ServerId, ServerRef, Tried};
 use crate::limits::{EXCHANGE_CLIENTS_MAX, EXCHANGES_MAX, UPSTREAM_ANSWER_US_MAX, UPSTREAM_SENDS_MAX};
 
@@ -29,6 +30,15 @@ pub struct ExchangeKey {
     pub dnssec_ok: bool,
     /// To whom.
     pub group: GroupId,
+    /// On behalf of which clients, where the group is told networks.
+    pub network: Option<Network>,
+}
+
+impl ExchangeKey {
+    /// Whether upstreams are told a part of a client's address.
+    pub fn tells_an_address(&self) -> bool {
+        self.network.is_some_and(Network::tells_an_address)
+    }
 }
 
 /// How a send does.
@@ -63,6 +73,8 @@ pub struct Send {
     pub deadline: Now,
     /// On which terms its server is spoken to.
     pub terms: Terms,
+    /// What it is told of the clients' network.
+    pub network: Option<Network>,
     /// How it is worded.
     pub wording: Wording,
     /// What speaks against the answer that it is to confirm over TCP.
@@ -80,6 +92,7 @@ impl Send {
         sent: Now(0),
         deadline: Now(0),
         terms: Terms::USUAL,
+        network: None,
         wording: Wording::PLAIN,
         doubt: None,
     };
@@ -120,6 +133,8 @@ pub struct Exchange {
     pub home: GroupRef,
     /// See `home`.
     pub asking: GroupRef,
+    /// Which networks `home` wants its servers to be told: no group with another wish is told any.
+    pub subnet: SubnetPolicy,
     log: [Send; UPSTREAM_SENDS_MAX as usize],
     /// Sends so far.
     pub sends: u8,
@@ -182,6 +197,12 @@ impl Exchanges {
         slots.filter(move |(_, slot)| question(slot)).map(|(index, slot)| (ExchangeId { index, turn: slot.turn }, slot))
     }
 
+    /// Networks of clients on whose behalf the same question is in flight to the same group, whether with DO or without.
+    pub fn networks_in_flight(&self, key: &ExchangeKey) -> usize {
+        let others = self.of_question(&key.name, key.qtype, key.qclass);
+        others.filter(|(_, other)| other.key.group == key.group && other.key.tells_an_address()).count()
+    }
+
     /// The open exchange for an equal question that still takes clients.
     pub fn find(&self, key: &ExchangeKey) -> Option<ExchangeId> {
         let index =
@@ -212,6 +233,7 @@ impl Exchanges {
         slot.key = *key;
         slot.home = home;
         slot.asking = home;
+        slot.subnet = SubnetPolicy::USUAL;
         slot.sends = 0;
         slot.sends_max = 0;
         slot.tried = Tried::default();
@@ -340,9 +362,10 @@ impl Exchange {
         Self {
             turn: 0,
             purpose: Purpose::Nothing,
-            key: ExchangeKey { name: Name::ROOT, qtype: 0, qclass: 0, dnssec_ok: false, group: 0 },
+            key: ExchangeKey { name: Name::ROOT, qtype: 0, qclass: 0, dnssec_ok: false, group: 0, network: None },
             home: GroupRef::NONE,
             asking: GroupRef::NONE,
+            subnet: SubnetPolicy::USUAL,
             log: [Send::NONE; UPSTREAM_SENDS_MAX as usize],
             sends: 0,
             sends_max: 0,
@@ -422,7 +445,7 @@ mod tests {
     use super::*;
 
     fn key(name: &str) -> ExchangeKey {
-        ExchangeKey { name: name.parse().unwrap(), qtype: 1, qclass: 1, dnssec_ok: false, group: 0 }
+        ExchangeKey { name: name.parse().unwrap(), qtype: 1, qclass: 1, dnssec_ok: false, group: 0, network: None }
     }
 
     fn ticket(index: u32) -> Ticket {

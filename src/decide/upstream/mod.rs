@@ -14,7 +14,7 @@ mod server;
 mod strategy;
 mod strays;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use corewall_sharding::rule::ClassId;
 
@@ -33,6 +33,7 @@ use super::deadlines::Deadlines;
 use super::peer::{Doubt, Peer, Rewording, Sent, Terms, Verdict};
 use super::request::Wording;
 use super::settings::Group;
+use super::subnet::{ClientSubnet, Network, SubnetMode};
 use crate::limits::{GROUP_SERVERS_MAX, UPSTREAM_DOWN_EXCHANGES_MAX, UPSTREAM_GROUPS_MAX};
 
 /// Which servers of a group were asked for one question, by their places in it.
@@ -117,6 +118,8 @@ pub struct Upstreams {
     probes: Deadlines,
     strays: Strays,
     chance: Chance,
+    /// Whether any group is told clients' networks.
+    tells_networks: bool,
 }
 
 impl Upstreams {
@@ -131,6 +134,7 @@ impl Upstreams {
             probes: Deadlines::new(0),
             strays: Strays::new(),
             chance: Chance::new(seed),
+            tells_networks: false,
         }
     }
 
@@ -138,6 +142,7 @@ impl Upstreams {
     /// keeps its number and what is known of it.
     pub fn switch(&mut self, configured: &[Group], classes: usize) {
         self.groups.switch(configured, classes);
+        self.tells_networks = configured.iter().any(|group| group.terms.subnet.mode != SubnetMode::Drop);
         self.probes.grow(self.groups.servers.capacity());
     }
 
@@ -228,7 +233,17 @@ impl Upstreams {
         self.groups.group(group).map_or_else(Terms::default, |group| group.terms)
     }
 
-    /// The same for a server that is asked on behalf of no group.
+    /// What a group is told of a client's network; none where its answers are for all clients.
+    pub fn network(&self, group: GroupId, client: IpAddr, said: Option<&ClientSubnet>) -> Option<Network> {
+        // No look-up for nothing.
+        if !self.tells_networks {
+            return None;
+        }
+        let group = self.groups.find(group)?;
+        self.terms(group).subnet.network(client, said)
+    }
+
+    /// How a server is spoken to that is asked on behalf of no group.
     pub fn terms_of(&self, server: ServerRef) -> Terms {
         self.groups.terms_of(server.slot)
     }
