@@ -12,6 +12,7 @@ use corewall::decide::case::CaseRandomization;
 use corewall::decide::peer::Terms;
 use corewall::decide::rulebook::RuleBook;
 use corewall::decide::settings::{Group, Settings, Strategy};
+use corewall::decide::subnet::{SubnetMode, SubnetPolicy};
 use corewall::decide::{Core, ExchangeId, Now, Origin, Ready, SendId, Step, Transport};
 use corewall::limits::{SERVER_SOCKETS, UPSTREAM_SENDS_MAX};
 
@@ -68,7 +69,12 @@ fn settings(dice: &mut Dice) -> Settings {
 
 fn terms(dice: &mut Dice) -> Terms {
     let cases = [CaseRandomization::Auto, CaseRandomization::On, CaseRandomization::Off];
-    Terms { case: cases[dice.below(3) as usize], cookies: !dice.is_one_in(4), ..Terms::default() }
+    let modes = [SubnetMode::Drop, SubnetMode::Forward, SubnetMode::Set];
+    Terms {
+        case: cases[dice.below(3) as usize],
+        cookies: !dice.is_one_in(4),
+        subnet: SubnetPolicy { mode: modes[dice.below(3) as usize], ..SubnetPolicy::default() },
+    }
 }
 
 /// Octets of a message up to the end of its question.
@@ -175,12 +181,17 @@ impl Run {
     }
 
     fn ask(&mut self) {
-        let client = SocketAddr::from(([198, 51, 100, self.dice.below(20) as u8], 5_353));
+        let client = SocketAddr::from(([198, 51, self.dice.below(12) as u8, self.dice.below(2) as u8], 5_353));
         let token = self.answers.len() as u64;
         let mut query = vec![self.dice.next() as u8, self.dice.next() as u8, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         // Few enough names that some are asked at the same time, so many that failures kept in the cache are not all.
         query.extend_from_slice(&[4, b'n', b'a' + self.dice.below(20) as u8, b'a' + self.dice.below(26) as u8, b'x']);
         query.extend_from_slice(b"\x07example\0\0\x01\0\x01");
+        if self.dice.is_one_in(2) {
+            query[11] = 1;
+            query.extend_from_slice(b"\0\0\x29\x04\xd0\0\0\0\0\0\x0b\0\x08\0\x07\0\x01\x18\0\xc0\0");
+            query.push(self.dice.below(12) as u8);
+        }
         self.answers.push(0);
         let from = Origin { client, local: None, transport: Transport::Udp, token };
         let step = self.core.on_datagram(self.now, from, &query, &mut self.out);
