@@ -98,10 +98,10 @@ fn converse(mut stream: TcpStream, address: [u8; 4]) -> std::io::Result<Vec<u8>>
 }
 
 impl Asked {
-    /// The name asked for, without the last dot.
+    /// The name asked for, without the last dot and in lower case: each question spells it at random.
     pub fn name(&self) -> String {
         let message = Message::from_octets(&self.wire[..]).unwrap();
-        message.sole_question().unwrap().qname().to_string().trim_end_matches('.').to_owned()
+        message.sole_question().unwrap().qname().to_string().trim_end_matches('.').to_lowercase()
     }
 
     /// An answer with one address.
@@ -254,7 +254,7 @@ fn play_udp(socket: &UdpSocket, script: &Script, heard: &Heard) {
             Err(_) => return,
         };
         let asked = Asked { wire: buffer[..bytes].to_vec(), from };
-        heard.lock().unwrap().push((Over::Udp, asked.name().to_lowercase()));
+        heard.lock().unwrap().push((Over::Udp, asked.name()));
         match script(&asked, Over::Udp) {
             Deed::Silence => {}
             Deed::Say(messages) => {
@@ -281,7 +281,7 @@ fn play_tcp(mut stream: TcpStream, script: &Script, heard: &Heard) {
             return;
         }
         let asked = Asked { wire, from };
-        heard.lock().unwrap().push((Over::Tcp, asked.name().to_lowercase()));
+        heard.lock().unwrap().push((Over::Tcp, asked.name()));
         match script(&asked, Over::Tcp) {
             Deed::Silence => {}
             Deed::Say(messages) => {
