@@ -12,7 +12,7 @@ use super::subnet::{Network, SubnetMode};
 use super::upstream::{Health, ServerId, ServerReport};
 use super::waiting::{Exchange, ExchangeKey, Purpose, Send, SendState};
 use super::why::Failure;
-use super::wire::rcode;
+use super::wire::{WireName, rcode};
 use crate::limits::HEADER_BYTES;
 
 /// Whose answer a message is.
@@ -217,7 +217,9 @@ impl Core {
         };
         let Some(exchange) = self.resolver.exchanges.get(id) else { return };
         let (key, Some(send)) = (&exchange.key, exchange.send(place)) else { return };
-        match answer::response_head(message, send.wording.spell(&key.name).as_wire(), key.qtype, key.qclass) {
+        let spelled = send.wording.spelling.is_random().then(|| send.wording.spell(&key.name));
+        let asked = spelled.as_ref().map_or(key.name.as_wire(), WireName::as_wire);
+        match answer::response_head(message, asked, key.qtype, key.qclass) {
             Ok(head) => self.on_response(now, id, place, head, message),
             // Whoever wrote it, it is not the answer: the wait goes on (TuDoor).
             Err(ResponseError::Malformed | ResponseError::ChainTooLong | ResponseError::TooLarge) => {
@@ -289,12 +291,13 @@ impl Core {
             exchange.was_refused = true;
             return resolver.advance(now, id);
         }
-        let (name, (answer_for, scope_bits)) = (exchange.key.name, audience(&exchange.key, send, &head));
+        let (answer_for, scope_bits) = audience(&exchange.key, send, &head);
+        let name = exchange.key.name.as_wire();
         if let Some(place) = resolver.response.get_mut(..message.len()) {
             place.copy_from_slice(message);
             // As if the question had been in lower case: names in the answer point to it.
-            if let Some(asked) = place.get_mut(HEADER_BYTES..HEADER_BYTES + name.as_wire().len()) {
-                asked.copy_from_slice(name.as_wire());
+            if let Some(asked) = place.get_mut(HEADER_BYTES..HEADER_BYTES + name.len()) {
+                asked.copy_from_slice(name);
             }
             resolver.response_bytes = message.len();
         }
