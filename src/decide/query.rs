@@ -312,3 +312,21 @@ impl Queries {
         !self.free.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_parts_is_for_the_one_network_among_them_or_for_nobody_else() {
+        let mut query = Query::idle();
+        query.note_answer_for(0, None);
+        assert_eq!((query.answer_for, query.scope_bits, query.is_private), (0, None, false));
+        query.note_answer_for(7, Some(24));
+        query.note_answer_for(0, Some(0));
+        query.note_answer_for(7, Some(16));
+        assert_eq!((query.answer_for, query.scope_bits, query.is_private), (7, Some(24), false));
+        query.note_answer_for(8, None);
+        assert!(query.is_private, "no key stands for two networks");
+    }
+}

@@ -443,6 +443,7 @@ pub struct TooManyClients;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::subnet::SubnetMode;
 
     fn key(name: &str) -> ExchangeKey {
         ExchangeKey { name: name.parse().unwrap(), qtype: 1, qclass: 1, dnssec_ok: false, group: 0, network: None }
@@ -465,6 +466,25 @@ mod tests {
         assert_eq!(exchanges.close(id), Some(ticket(7)));
         assert_eq!(exchanges.find(&key("a.example")), None);
         assert!(exchanges.get(id).is_none(), "an old id is void");
+    }
+
+    #[test]
+    fn questions_for_different_networks_are_different_and_counted() {
+        let mut exchanges = Exchanges::new([1, 2, 3, 4]);
+        let set = SubnetPolicy { mode: SubnetMode::Set, ..SubnetPolicy::USUAL };
+        let of = |client: &str| ExchangeKey { network: set.network(client.parse().unwrap(), None), ..key("a.example") };
+        let first = exchanges.open(of("192.0.2.7"), GroupRef::NONE, Now(0)).unwrap();
+        assert_eq!(exchanges.find(&of("192.0.2.8")), Some(first));
+        assert_eq!(exchanges.find(&of("198.51.100.7")), None);
+        assert_eq!(exchanges.find(&key("a.example")), None);
+        exchanges.open(ExchangeKey { dnssec_ok: true, ..of("198.51.100.7") }, GroupRef::NONE, Now(0)).unwrap();
+        for untold in [of("10.0.0.7"), key("a.example"), ExchangeKey { name: Name::ROOT, ..of("192.0.2.7") }] {
+            exchanges.open(untold, GroupRef::NONE, Now(0)).unwrap();
+        }
+        exchanges.open(ExchangeKey { group: 1, ..of("192.0.2.7") }, GroupRef::NONE, Now(0)).unwrap();
+        assert_eq!(exchanges.networks_in_flight(&of("203.0.113.7")), 2);
+        exchanges.close(first);
+        assert_eq!(exchanges.networks_in_flight(&of("203.0.113.7")), 1);
     }
 
     fn send(id: u16, deadline: u64) -> Send {
