@@ -25,6 +25,9 @@ pub const EDNS_OPTIONS_MAX: usize = 16;
 pub const NETWORK_V4_BITS_MAX: u8 = 24;
 /// The same for IPv6.
 pub const NETWORK_V6_BITS_MAX: u8 = 56;
+/// Client networks on whose behalf one question is in flight to one upstream group at a time. Each is another message that a
+/// forged answer could hit, so that many of them would make guessing an id easy (birthday attack, RFC 5452 §5, RFC 7871 §11.2).
+pub const UPSTREAM_NETWORKS_MAX: usize = 8;
 /// Seconds that one client cookie is used towards an upstream (RFC 7873 §7.1 advises to change secrets within 26 hours).
 pub const CLIENT_COOKIE_S_MAX: u32 = 86_400;
 /// Seconds for which it is remembered that an upstream server does not keep letter case, sends no cookies, or does not take
@@ -172,7 +175,7 @@ pub const REFRESH_S_MAX: u32 = 3;
 const _: () = assert!(REFRESH_S_MAX as u64 * 1_000_000 > UPSTREAM_ANSWER_US_MAX, "or two would be under way");
 /// Queries of one worker under way to renew an answer and for no client: a sixteenth of the places for queries and an eighth of
 /// those for exchanges, so that clients are never kept out.
-pub const REFRESHES_MAX: usize = 256;
+pub const REFRESHES_MAX: usize = 512;
 const _: () = assert!(REFRESHES_MAX * 8 <= EXCHANGES_MAX && REFRESHES_MAX * 16 <= QUERIES_WAITING_MAX, "clients first");
 /// Moments at which a waiting client is served an expired answer instead, those of clients that have been answered included
 /// until they are taken out.

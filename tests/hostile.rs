@@ -269,6 +269,7 @@ impl Bench {
             subnet: 0,
         };
         let entry_head = EntryHead {
+            scope_bits: None,
             origin: cache::Origin::Upstream { group: 0, chain: false },
             rcode: answer.rcode,
             authentic_data: false,

@@ -14,6 +14,7 @@ use corewall::decide::local::{LocalRecords, Served};
 use corewall::decide::rebinding::Rebinding;
 use corewall::decide::rulebook::RuleBook;
 use corewall::decide::settings::{Group, Settings, Strategy};
+use corewall::decide::subnet::SubnetMode;
 use corewall::decide::{Core, Now, Origin, Ready, Step, Transport};
 use corewall::limits::{RULE_GROUPS_MAX, RULE_SERVERS_MAX};
 use corewall::serve::answer_here::carry_out;
@@ -183,7 +184,8 @@ impl Worker {
                     let (server, socket) = (request.server, request.socket);
                     // The question without its OPT record, as a response with one A record of an hour.
                     let mut message = [0u8; 512];
-                    let end = request.message.len() - 11;
+                    let name_bytes = request.message[12..].iter().position(|octet| *octet == 0).unwrap() + 1;
+                    let end = 12 + name_bytes + 4;
                     message[..end].copy_from_slice(&request.message[..end]);
                     message[2] |= 0x80;
                     message[3] = 0x80;
@@ -346,6 +348,34 @@ fn answers_are_renewed_and_served_expired_without_allocation() {
     assert_eq!(worker.core.counters().refreshes.value(), 200);
     assert_eq!(worker.core.counters().stale_answers.value(), 200);
     assert_eq!(worker.core.queries_waiting(), 0);
+    assert_eq!(count, 0);
+}
+
+#[test]
+fn clients_networks_are_told_and_answers_kept_apart_without_allocation() {
+    let mut worker = Worker::new(1 << 20);
+    let mut settings = Settings::default();
+    let mut group = Group::new("default", vec!["192.0.2.1:53".parse().unwrap()]);
+    group.terms.subnet.mode = SubnetMode::Set;
+    settings.groups[0] = group;
+    settings.cache.bytes = 1 << 20;
+    let rules = RuleBook::empty(&settings);
+    worker.core = Core::new(Arc::new(settings), Arc::new(rules), [1; 32]);
+    worker.store = StoreReader::empty();
+    let queries: Vec<_> = (0..1_000).map(|number| query(&format!("www{number}.unlisted.example"))).collect();
+    let clients = ["10.0.0.7:5353", "198.51.100.7:5353", "203.0.113.7:5353"].map(|client| client.parse().unwrap());
+    let count = allocations(|| {
+        for query in &queries {
+            for client in clients {
+                if matches!(worker.ask_from(client, query), Step::Wait(_)) {
+                    let step = worker.answer_upstream();
+                    is_reply(step, &worker.out, 0, 1);
+                }
+            }
+        }
+    });
+    // Of a private address nothing is told; then the first answer is for all, for it says nothing of networks.
+    assert_eq!(worker.core.counters().exchanges.value(), 2_000);
     assert_eq!(count, 0);
 }
 

@@ -420,6 +420,26 @@ fn groups_are_checked_where_they_stand() {
             "2: upstream.default.hedge_ms: 1 is out of bounds; use 5 to 1900 milliseconds, or 0 to ask no other server",
         ),
         (
+            "[upstream.default]\ncase_randomization = \"never\"",
+            "2: upstream.default.case_randomization: unknown value `never`; use one of auto, on, off",
+        ),
+        (
+            "[upstream.default]\ncookies = \"yes\"",
+            "2: upstream.default.cookies: invalid type: string \"yes\"; use a boolean",
+        ),
+        (
+            "[upstream.default]\nclient_subnet = \"send\"",
+            "2: upstream.default.client_subnet: unknown value `send`; use one of drop, forward, set",
+        ),
+        (
+            "[upstream.default]\nclient_subnet_v4 = 32",
+            "2: upstream.default.client_subnet_v4: 32 is out of bounds; use 0 to 24 bits",
+        ),
+        (
+            "[upstream.default]\n\nclient_subnet_v6 = 64",
+            "3: upstream.default.client_subnet_v6: 64 is out of bounds; use 0 to 56 bits",
+        ),
+        (
             "[upstream.default]\n\nfallback = \"x\"",
             "3: upstream.default.fallback: there is no group `x`; add it as [upstream.NAME], or use one of default, allow, \
              block",

@@ -10,8 +10,11 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 
 use super::error::{Place, Problem};
 use super::{Config, value};
+use crate::decide::case::CaseRandomization;
 use crate::decide::forward::Forwards;
+use crate::decide::peer::Terms;
 use crate::decide::settings::{Group, Strategy};
+use crate::decide::subnet::{SubnetMode, SubnetPolicy};
 use crate::limits;
 
 use Place::{Index, Key, Named};
@@ -109,6 +112,18 @@ pub struct Upstream {
     pub nxdomain_cut: bool,
     /// Whether its answers may hold private addresses in spite of `rebinding_protection`.
     pub private_answers: bool,
+    /// Whether the letter case of questions is a secret.
+    pub case_randomization: CaseRandomization,
+    /// Whether its servers are sent cookies.
+    pub cookies: bool,
+    /// What is done with client subnets.
+    pub client_subnet: SubnetMode,
+    /// Bits of an IPv4 address that its servers may be told.
+    #[serde(deserialize_with = "value::client_subnet_v4")]
+    pub client_subnet_v4: u8,
+    /// The same for IPv6.
+    #[serde(deserialize_with = "value::client_subnet_v6")]
+    pub client_subnet_v6: u8,
 }
 
 impl Default for Upstream {
@@ -121,7 +136,21 @@ impl Default for Upstream {
             fallback: None,
             nxdomain_cut: true,
             private_answers: false,
+            case_randomization: CaseRandomization::Auto,
+            cookies: true,
+            client_subnet: SubnetMode::Drop,
+            client_subnet_v4: limits::NETWORK_V4_BITS_MAX,
+            client_subnet_v6: limits::NETWORK_V6_BITS_MAX,
         }
+    }
+}
+
+impl Upstream {
+    /// How its servers are spoken to.
+    fn terms(&self) -> Terms {
+        let subnet =
+            SubnetPolicy { mode: self.client_subnet, v4_bits: self.client_subnet_v4, v6_bits: self.client_subnet_v6 };
+        Terms { case: self.case_randomization, cookies: self.cookies, subnet }
     }
 }
 
@@ -149,6 +178,7 @@ impl Config {
             hedge_ms: group.hedge_ms,
             fallback: group.fallback.clone(),
             nxdomain_cut: group.nxdomain_cut,
+            terms: group.terms(),
             ..Group::new(name, group.servers.clone())
         });
         let own = self.forward.iter().filter(|forward| forward.upstream.is_none());

@@ -239,6 +239,21 @@ pub(super) fn hedge_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64
     }
 }
 
+/// Bits of an IPv4 address that an upstream may be told.
+pub(super) fn client_subnet_v4<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    bits(deserializer, limits::NETWORK_V4_BITS_MAX)
+}
+
+/// The same for IPv6.
+pub(super) fn client_subnet_v6<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    bits(deserializer, limits::NETWORK_V6_BITS_MAX)
+}
+
+fn bits<'de, D: Deserializer<'de>>(deserializer: D, max: u8) -> Result<u8, D::Error> {
+    let bits = between(deserializer, 0, u64::from(max), "bits")?;
+    Ok(u8::try_from(bits).unwrap_or(max))
+}
+
 /// Listen addresses: at least one, each with its port, none twice.
 pub(super) fn listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SocketAddr>, D::Error> {
     let addresses = parsed(deserializer, |text| {

@@ -211,7 +211,7 @@ impl Cache {
             rcode: meta.head.rcode,
             authentic_data: meta.head.authentic_data,
             ede: meta.head.ede.map(|(code, _)| Ede { code, text: ede_text }),
-            scope_bits: None,
+            scope_bits: meta.head.scope_bits,
         };
         self.write_with(entry, head, question, transport, Ttls::Aged(meta.head.age_s(now)), out)
     }
@@ -228,7 +228,8 @@ impl Cache {
         out: &mut [u8],
     ) -> usize {
         let Some(meta) = self.meta(entry) else { return 0 };
-        let head = ReplyHead { rcode: meta.head.rcode, authentic_data: false, ede: Some(ede), scope_bits: None };
+        let EntryHead { rcode, scope_bits, .. } = meta.head;
+        let head = ReplyHead { rcode, authentic_data: false, ede: Some(ede), scope_bits };
         self.write_with(entry, head, question, transport, Ttls::All(ttl_s), out)
     }
 

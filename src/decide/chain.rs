@@ -85,13 +85,14 @@ impl Core {
     }
 
     /// The answer for the resolved name, or for one above that does not exist, is in the cache: it is read as an upstream's
-    /// would be. `name` is the one that it was kept for.
+    /// would be. `name` is the one that it was kept for, `subnet` for whom.
     pub(super) fn resolve_from_cache(
         &mut self,
         now: Now,
         ticket: Ticket,
         entry: cache::EntryId,
         name: Name,
+        subnet: u64,
         out: &mut [u8],
     ) -> Step {
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
@@ -105,6 +106,7 @@ impl Core {
         let bytes = self.cache.write_reply(entry, now, &question, Transport::Tcp, "", &mut self.recalled);
         // Its chain was judged under the rules of now, or else the query says so.
         query.is_recalled = true;
+        query.note_answer_for(subnet, head.scope_bits);
         query.is_linked_upstream = true;
         let recalled = std::mem::take(&mut self.recalled);
         let message = recalled.get(..bytes).unwrap_or_default();

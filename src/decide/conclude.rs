@@ -1,6 +1,6 @@
 //! Stages 10 and 11, keep and reply: how every query ends.
 
-use super::cache::{self, EntryHead};
+use super::cache::{self, CacheKey, EntryHead};
 use super::query::Stage;
 use super::question::Rejection;
 use super::reply::{self, Ede, ReplyHead};
@@ -47,11 +47,14 @@ impl Core {
         };
         self.shared = None;
         if !query.is_private && !query.is_below_cut {
-            let key = query.cache_key();
+            let key = CacheKey { subnet: query.answer_for, ..query.cache_key() };
             if ttl_s > 0 {
-                let head = EntryHead { origin, rcode, authentic_data, ede, rules, stored: now, ttl_s };
+                let scope_bits = query.scope_bits;
+                let head = EntryHead { origin, rcode, authentic_data, scope_bits, ede, rules, stored: now, ttl_s };
                 self.cache.keep(&key, head, &self.body);
-                if rcode == rcode::NXDOMAIN && self.resolver.upstreams.cuts_at_nxdomain(query.group) {
+                // What one network is told does not exist another one may be told of.
+                if key.subnet == 0 && rcode == rcode::NXDOMAIN && self.resolver.upstreams.cuts_at_nxdomain(query.group)
+                {
                     self.cache.cut_at(&key);
                 }
             } else if origin.group().is_some() {
@@ -83,7 +86,7 @@ impl Core {
             self.counters.servfail.add(1);
         }
         let ede = ede.map(|(code, text)| Ede { code, text: ede_text(&self.settings, &self.rules, text) });
-        let head = ReplyHead { rcode, authentic_data, ede, scope_bits: None };
+        let head = ReplyHead { rcode, authentic_data, ede, scope_bits: query.scope_bits };
         let bytes = reply::write(&query.question, query.origin.transport, head, &self.body, out);
         self.reply(ticket, bytes)
     }
@@ -99,7 +102,10 @@ impl Core {
         if may_be_bridged && let Some(step) = self.reply_despite(now, ticket, is_kept, out) {
             return step;
         }
-        let Some(query) = self.queries.get(ticket) else { return lost() };
+        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
+        if let Some(network) = query.network.filter(|_| is_kept) {
+            query.note_answer_for(network.key(), None);
+        }
         self.answer.clear();
         self.answer.rcode = rcode;
         self.body.compose(&query.question, &self.answer);

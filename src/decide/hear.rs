@@ -4,13 +4,15 @@ use corewall_sharding::name::Name;
 
 use super::Core;
 use super::answer::{self, ResponseError, ResponseHead};
-use super::request::{Request, Wording};
-use super::resolve::{Occasion, Outcome, Resolver};
+use super::peer::{Rewording, Sent, Verdict};
+use super::request::Request;
+use super::resolve::{Outcome, Resolver};
 use super::step::{ExchangeId, Now, SendId, Transport, UpstreamRequest};
+use super::subnet::{Network, SubnetMode};
 use super::upstream::{Health, ServerId, ServerReport};
 use super::waiting::{Exchange, ExchangeKey, Purpose, Send, SendState};
 use super::why::Failure;
-use super::wire::rcode;
+use super::wire::{WireName, rcode};
 use crate::limits::HEADER_BYTES;
 
 /// Whose answer a message is.
@@ -46,6 +48,43 @@ impl Resolver {
         candidates.find_map(|(id, exchange)| Some((id, *exchange.outstanding_on(server, socket)?)))
     }
 
+    /// What is to be done with an answer to a send.
+    fn judge(&mut self, now: Now, send: &Send, head: &ResponseHead) -> Verdict {
+        let &Send { server, transport, wording, network, ref terms, .. } = send;
+        let sent = Sent { transport, wording, network };
+        let (verdict, is_first_cookie) = self.upstreams.judge(server, terms, now, &sent, head);
+        if is_first_cookie {
+            self.counters.upstream_cookies_learnt.add(1);
+        }
+        if matches!(verdict, Verdict::Wait | Verdict::AskOverTcp(_)) {
+            self.counters.upstream_suspect.add(1);
+        }
+        verdict
+    }
+
+    /// Asks the server of a send once more, as its answer demands; false when there is no way to.
+    fn ask_again(&mut self, now: Now, id: ExchangeId, send: &Send, verdict: Verdict) -> bool {
+        let Some(exchange) = self.exchanges.get(id) else { return false };
+        let (again, transport, doubt) = match verdict {
+            Verdict::AskAgain(again) => (again, send.transport, None),
+            Verdict::AskOverTcp(doubt) => (Rewording::from(send.wording), Transport::Tcp, Some(doubt)),
+            _ => return false,
+        };
+        // One connection is enough; and what only measures a server leaves the last send to the others.
+        let is_asked = doubt.is_some() && exchange.outstanding().any(|send| send.transport == Transport::Tcp);
+        let is_spared = send.is_measuring && !self.has_spare_send(id);
+        if is_asked || is_spared || self.send_again(now, id, send, again, transport, doubt).is_err() {
+            return false;
+        }
+        // Whatever it says, there is somebody.
+        self.upstreams.note_answer(send.server, true, None);
+        if doubt.is_none() && !again.is_cookie_retry {
+            self.counters.upstream_plainer.add(1);
+        }
+        self.exchanges.schedule(id);
+        true
+    }
+
     /// Ends the wait for one send. Returns it as it was before.
     fn end_send(&mut self, id: ExchangeId, place: u8) -> Option<Send> {
         let send = self.exchanges.get_mut(id)?.log_mut().get_mut(usize::from(place))?;
@@ -71,6 +110,10 @@ impl Resolver {
 
     /// Holds a failure against a server.
     fn blame(&mut self, now: Now, id: ExchangeId, send: &Send, was_refused: bool) {
+        // It has just answered over UDP: what is wanting is the proof.
+        if let Some(doubt) = send.doubt {
+            return self.upstreams.note_unconfirmed(send.server, now, doubt);
+        }
         let is_probe = self.exchanges.get(id).is_some_and(|exchange| exchange.purpose == Purpose::Probe);
         let upstreams = &mut self.upstreams;
         let health = match was_refused {
@@ -116,12 +159,30 @@ impl Resolver {
     }
 }
 
+/// Whom an answer is for: what it is to be kept under, and what clients that sent their network are told.
+fn audience(key: &ExchangeKey, send: &Send, head: &ResponseHead) -> (u64, Option<u8>) {
+    if send.network != key.network {
+        // It was told less than the group for which it stands in: its answer says nothing about other networks.
+        return (key.network.map_or(0, Network::key), None);
+    }
+    let told = send.wording.sent_network(send.network).filter(|network| network.tells_an_address());
+    let scope_bits = if told.is_some() { head.subnet.scope_bits() } else { 0 };
+    let answer_for = Network::answer_key(send.network, scope_bits);
+    let is_of_option = match send.terms.subnet.mode {
+        SubnetMode::Drop => false,
+        SubnetMode::Forward => true,
+        // It is for the client's address, whatever the client's option says.
+        SubnetMode::Set => answer_for == 0,
+    };
+    (answer_for, is_of_option.then_some(scope_bits))
+}
+
 impl Core {
     /// What is to be sent after [`super::Ready::Send`]; none when its exchange is over.
     pub fn upstream_request(&mut self, id: SendId) -> Option<UpstreamRequest<'_>> {
         let Resolver { exchanges, upstreams, request, .. } = &mut self.resolver;
         let exchange = exchanges.get(id.exchange)?;
-        let &Send { id: message_id, server, socket, transport, .. } = exchange.send(id.place)?;
+        let &Send { id: message_id, server, socket, transport, wording, network, .. } = exchange.send(id.place)?;
         let address = upstreams.address(server)?;
         let ExchangeKey { name, qtype, qclass, dnssec_ok, .. } = &exchange.key;
         let question = Request {
@@ -130,9 +191,9 @@ impl Core {
             qtype: *qtype,
             qclass: *qclass,
             dnssec_ok: *dnssec_ok,
-            wording: Wording::default(),
-            server_cookie: None,
-            network: None,
+            wording,
+            server_cookie: upstreams.server_cookie(server, &wording),
+            network,
         };
         let bytes = question.write(request);
         let message = request.get(..bytes)?;
@@ -154,8 +215,11 @@ impl Core {
             Found::Spent => return self.counters.upstream_unexpected.add(1),
             Found::Nothing => return self.on_unasked(now, server, transport, socket, message),
         };
-        let Some(key) = self.resolver.exchanges.get(id).map(|exchange| &exchange.key) else { return };
-        match answer::response_head(message, key.name.as_wire(), key.qtype, key.qclass) {
+        let Some(exchange) = self.resolver.exchanges.get(id) else { return };
+        let (key, Some(send)) = (&exchange.key, exchange.send(place)) else { return };
+        let spelled = send.wording.spelling.is_random().then(|| send.wording.spell(&key.name));
+        let asked = spelled.as_ref().map_or(key.name.as_wire(), WireName::as_wire);
+        match answer::response_head(message, asked, key.qtype, key.qclass) {
             Ok(head) => self.on_response(now, id, place, head, message),
             // Whoever wrote it, it is not the answer: the wait goes on (TuDoor).
             Err(ResponseError::Malformed | ResponseError::ChainTooLong | ResponseError::TooLarge) => {
@@ -172,7 +236,44 @@ impl Core {
             self.counters.upstream_unexpected.add(1);
             return resolver.finish(now, id, Outcome::Failed(Failure::UpstreamsSilent));
         }
-        let Some(send) = resolver.end_send(id, place) else { return };
+        let Some(send) = exchange.send(place).copied() else { return };
+        let verdict = resolver.judge(now, &send, &head);
+        if verdict == Verdict::Wait {
+            return self.counters.upstream_unexpected.add(1);
+        }
+        resolver.end_send(id, place);
+        match verdict {
+            Verdict::AskAgain(_) | Verdict::AskOverTcp(_) if resolver.ask_again(now, id, &send, verdict) => {}
+            // There is no send left to confirm it by; a probe wants to hear no more than this.
+            Verdict::AskOverTcp(_) => {
+                resolver.upstreams.note_answer(send.server, true, None);
+                resolver.advance(now, id);
+            }
+            // It refuses the words of a question for which there is no other send left.
+            Verdict::Take | Verdict::AskAgain(_) => {
+                self.take_response(now, SendId { exchange: id, place }, &send, head, message)
+            }
+            Verdict::Refuse => {
+                resolver.upstreams.note_answer(send.server, false, None);
+                if let Some(exchange) = resolver.exchanges.get_mut(id) {
+                    exchange.was_refused = true;
+                }
+                resolver.advance(now, id);
+            }
+            Verdict::Wait => {}
+        }
+    }
+
+    /// It is the server's answer, such as it is.
+    fn take_response(
+        &mut self,
+        now: Now,
+        SendId { exchange: id, place }: SendId,
+        send: &Send,
+        head: ResponseHead,
+        message: &[u8],
+    ) {
+        let resolver = &mut self.resolver;
         let is_cut = head.truncated && send.transport == Transport::Udp;
         // Cut over TCP too, it is no answer at all: what is left of it would be taken for the whole.
         let is_cut_for_good = head.truncated && send.transport == Transport::Tcp;
@@ -188,7 +289,7 @@ impl Core {
             self.counters.upstream_truncated.add(1);
             // One connection at a time is enough, however many servers have cut their answers.
             let is_asked = exchange.outstanding().any(|send| send.transport == Transport::Tcp);
-            exchange.cut = exchange.cut.or(Some(send.server));
+            exchange.cut = exchange.cut.or(Some(place));
             return match is_asked {
                 true => resolver.advance(now, id),
                 false => resolver.ask_over_tcp(now, id),
@@ -199,11 +300,18 @@ impl Core {
             exchange.was_refused = true;
             return resolver.advance(now, id);
         }
+        let (answer_for, scope_bits) = audience(&exchange.key, send, &head);
+        let name = exchange.key.name.as_wire();
         if let Some(place) = resolver.response.get_mut(..message.len()) {
             place.copy_from_slice(message);
+            // As if the question had been in lower case: names in the answer point to it.
+            if let Some(asked) = place.get_mut(HEADER_BYTES..HEADER_BYTES + name.len()) {
+                asked.copy_from_slice(name);
+            }
             resolver.response_bytes = message.len();
         }
-        let outcome = Outcome::Answered { rcode: head.rcode, authentic_data: head.authentic_data };
+        let ResponseHead { rcode, authentic_data, .. } = head;
+        let outcome = Outcome::Answered { rcode, authentic_data, answer_for, scope_bits };
         resolver.finish(now, id, outcome);
     }
 
@@ -228,7 +336,7 @@ impl Core {
             send.state = SendState::Over;
         }
         self.counters.upstream_wrong_id.add(1);
-        match resolver.send(now, id, send.server, Occasion::OverTcp) {
+        match resolver.send_again(now, id, &send, Rewording::from(send.wording), Transport::Tcp, None) {
             Ok(()) => resolver.exchanges.schedule(id),
             Err(_) => resolver.advance(now, id),
         }

@@ -32,14 +32,19 @@ pub struct Terms {
     pub subnet: SubnetPolicy,
 }
 
+impl Terms {
+    /// Those of a configuration that says nothing.
+    pub const USUAL: Terms = Terms { case: CaseRandomization::Auto, cookies: true, subnet: SubnetPolicy::USUAL };
+}
+
 impl Default for Terms {
     fn default() -> Self {
-        Self { case: CaseRandomization::Auto, cookies: true, subnet: SubnetPolicy::default() }
+        Self::USUAL
     }
 }
 
-/// What one worker knows of one server.
-#[derive(Clone, Copy, Debug)]
+/// What one worker knows of one server; by default nothing.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Peer {
     case: CaseKeeping,
     cookies: HeldCookies,
@@ -101,12 +106,6 @@ pub struct Sent {
 }
 
 impl Peer {
-    /// A server that nothing is known of. `random` must be unpredictable.
-    pub fn new(random: u64, now: Now) -> Self {
-        let cookies = HeldCookies::new(random, now);
-        Self { case: CaseKeeping::default(), cookies, form: Form::Whole, form_until: Now(0) }
-    }
-
     /// How the next send to this server is worded. Both random numbers must be unpredictable.
     pub fn word(&mut self, terms: &Terms, now: Now, random: [u64; 2], again: Rewording) -> Wording {
         let [case_seed, cookie_seed] = random;
@@ -118,6 +117,11 @@ impl Peer {
             cookie: terms.cookies.then(|| self.cookies.offer(cookie_seed, now)),
             is_cookie_retry: again.is_cookie_retry,
         }
+    }
+
+    /// Whether the server has ever answered with cookies.
+    pub fn knows_cookies(&self) -> bool {
+        self.cookies.knows_cookies()
     }
 
     /// The server's cookie that goes with a wording.

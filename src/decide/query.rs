@@ -10,6 +10,7 @@ use super::question::Question;
 use super::rule::{Asked, Judgement};
 use super::settings::PolicyId;
 use super::step::{ExchangeId, Origin, Ticket, Transport};
+use super::subnet::Network;
 use super::upstream::GroupId;
 use crate::limits::{CHAIN_LINKS_MAX, QUERIES_WAITING_MAX};
 
@@ -74,6 +75,12 @@ pub struct Query {
     pub judgement: Judgement,
     /// Chosen by the verdict on the resolved name.
     pub group: GroupId,
+    /// What the group is told of the client's network; none: answers of this group are for all clients.
+    pub network: Option<Network>,
+    /// Whom the answer at hand is for: [`Network::key`], or 0 for all.
+    pub answer_for: u64,
+    /// What a client that sent its network is told of that, see [`super::reply::ReplyHead`].
+    pub scope_bits: Option<u8>,
     /// An allow rule spares the CNAME chain from uncloaking.
     pub is_allowed: bool,
     /// The answer must not be kept: another client may get another one.
@@ -121,6 +128,9 @@ impl Query {
             rules: 0,
             judgement: Judgement::default(),
             group: 0,
+            network: None,
+            answer_for: 0,
+            scope_bits: None,
             is_allowed: false,
             is_private: false,
             is_singled_out: false,
@@ -145,6 +155,9 @@ impl Query {
         self.stage = Stage::Begun;
         self.origin = origin;
         self.judgement = Judgement::default();
+        self.network = None;
+        self.answer_for = 0;
+        self.scope_bits = None;
         self.is_allowed = false;
         self.is_private = false;
         self.is_singled_out = false;
@@ -186,7 +199,22 @@ impl Query {
         self.links().last().map_or(&self.question.name, |link| &link.target)
     }
 
-    /// What the cache knows this query's answer by.
+    /// A part of its answer is for this network alone ([`Network::key`]), or for all clients (0).
+    pub fn note_answer_for(&mut self, subnet: u64, scope_bits: Option<u8>) {
+        match self.answer_for {
+            0 => self.answer_for = subnet,
+            // Two groups are told different parts of one address: no key says so.
+            known => self.is_private |= subnet != 0 && subnet != known,
+        }
+        self.scope_bits = self.scope_bits.max(scope_bits);
+    }
+
+    /// What the cache may know answers for this query by: those for all clients, then those for its network.
+    pub fn subnets(&self) -> impl Iterator<Item = u64> + use<> {
+        [Some(0), self.network.map(Network::key)].into_iter().flatten()
+    }
+
+    /// What the cache knows this query's answer by, if that is for all clients.
     pub fn cache_key(&self) -> CacheKey<'_> {
         self.cache_key_of(&self.question.name)
     }
@@ -282,5 +310,23 @@ impl Queries {
     /// Whether the query at hand may wait: one slot is kept for those that need not.
     pub fn may_wait(&self) -> bool {
         !self.free.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_parts_is_for_the_one_network_among_them_or_for_nobody_else() {
+        let mut query = Query::idle();
+        query.note_answer_for(0, None);
+        assert_eq!((query.answer_for, query.scope_bits, query.is_private), (0, None, false));
+        query.note_answer_for(7, Some(24));
+        query.note_answer_for(0, Some(0));
+        query.note_answer_for(7, Some(16));
+        assert_eq!((query.answer_for, query.scope_bits, query.is_private), (7, Some(24), false));
+        query.note_answer_for(8, None);
+        assert!(query.is_private, "no key stands for two networks");
     }
 }

@@ -4,7 +4,8 @@
 //! rules of now. Afterwards one that was judged under older rules is as good if it is the upstream's own, of the group that
 //! would be asked now; the names of its chain are then judged again.
 
-use super::cache::{self, Freshness, Origin, SavedCache};
+use super::cache::{self, CacheKey, EntryHead, Freshness, Origin, SavedCache};
+use super::query::Query;
 use super::settings::PolicyId;
 use super::step::{Now, Step, Ticket};
 use super::upstream::{GroupId, NO_SERVERS};
@@ -53,6 +54,8 @@ impl Core {
     /// Stage 8: the name is not blocked: from the cache after all, or from upstream.
     pub(super) fn recall_or_ask(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
+        let (client, said) = (query.origin.client.ip(), query.question.subnet.as_ref());
+        query.network = self.resolver.upstreams.network(query.group, client, said);
         if query.question.qtype == rtype::ANY {
             let Ok(()) = block::answer_any(&mut self.answer, &query.question.name) else { return lost() };
             self.body.compose(&query.question, &self.answer);
@@ -76,9 +79,36 @@ impl Core {
 
     /// What the cache has for the resolved name, now that it has been judged.
     fn recall_resolved(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Option<Step> {
+        let subnets = self.queries.get(ticket)?.subnets();
+        for subnet in subnets {
+            if let Some(step) = self.recall_for(now, ticket, subnet, out) {
+                return Some(step);
+            }
+            // Before the verdict only what is for all clients was looked for.
+            if subnet != 0
+                && let Some(step) = self.recall_led_on(now, ticket, subnet, out)
+            {
+                return Some(step);
+            }
+        }
+        let query = self.queries.get_mut(ticket)?;
+        let (group, name) = (query.group, *query.resolved());
+        if self.resolver.upstreams.cuts_at_nxdomain(group)
+            && let Some((entry, above)) = self.cache.find_cut(&query.cache_key_of(&name), group, now)
+            && self.cache.head(entry).is_some_and(|head| is_for_this(query, 0, head))
+        {
+            query.is_below_cut = true;
+            self.counters.cut_answers.add(1);
+            return Some(self.resolve_from_cache(now, ticket, entry, above, 0, out));
+        }
+        None
+    }
+
+    /// The same of answers for one network, or for all clients.
+    fn recall_for(&mut self, now: Now, ticket: Ticket, subnet: u64, out: &mut [u8]) -> Option<Step> {
         let query = self.queries.get_mut(ticket)?;
         let (group, name, is_linked) = (query.group, *query.resolved(), !query.links().is_empty());
-        let found = self.cache.look_up(&query.cache_key_of(&name), now);
+        let found = self.cache.look_up(&CacheKey { subnet, ..query.cache_key_of(&name) }, now);
         if let Some((entry, freshness @ (Freshness::Fresh | Freshness::Due))) = found {
             let head = *self.cache.head(entry)?;
             let is_current = head.rules == self.rules_stamp;
@@ -86,11 +116,12 @@ impl Core {
             let is_ours = match head.origin {
                 Origin::Upstream { group: of, .. } => {
                     of == group
+                        && is_for_this(query, subnet, &head)
                         && head.rules >= self.addresses_stamp
                         // A name above a record that has come since is there: see `Core::finish_answer`.
                         && (head.rcode != rcode::NXDOMAIN || !self.settings.local.is_above_records(&name))
                 }
-                Origin::Derived { group: of } => of == group && is_current,
+                Origin::Derived { group: of } => of == group && is_current && is_for_this(query, subnet, &head),
                 Origin::Failure => is_current,
                 Origin::Rule => false,
             };
@@ -105,18 +136,11 @@ impl Core {
             }
             if is_ours && head.ede.is_none() && !query.is_led_by_upstream_to_private(&self.settings.rebinding) {
                 query.is_judged_again = is_judged_again;
-                return Some(self.resolve_from_cache(now, ticket, entry, name, out));
+                return Some(self.resolve_from_cache(now, ticket, entry, name, subnet, out));
             }
         } else if found.is_some() || is_linked {
             // An alias's answer is kept for the name that was asked.
             query.may_have_stale = true;
-        }
-        if self.resolver.upstreams.cuts_at_nxdomain(group)
-            && let Some((entry, above)) = self.cache.find_cut(&query.cache_key_of(&name), group, now)
-        {
-            query.is_below_cut = true;
-            self.counters.cut_answers.add(1);
-            return Some(self.resolve_from_cache(now, ticket, entry, above, out));
         }
         None
     }
@@ -173,4 +197,20 @@ impl Core {
         }
         taken
     }
+
+    /// The whole answer to the asked name, which an alias has led on, if it is kept for one network.
+    fn recall_led_on(&mut self, now: Now, ticket: Ticket, subnet: u64, out: &mut [u8]) -> Option<Step> {
+        let query = self.queries.get(ticket).filter(|query| !query.links().is_empty() && !query.is_private)?;
+        let found = self.cache.look_up(&CacheKey { subnet, ..query.cache_key() }, now)?;
+        let (entry, freshness @ (Freshness::Fresh | Freshness::Due)) = found else { return None };
+        let head = self.cache.head(entry)?;
+        let is_ours = head.origin == Origin::Derived { group: query.group } && head.rules == self.rules_stamp;
+        is_ours.then(|| self.reply_from_cache(now, ticket, entry, freshness, out))
+    }
+}
+
+/// Whether a cached answer that is known for all clients is so for this query's: one from a time when its group was told no
+/// networks may be for our own.
+pub(super) fn is_for_this(query: &Query, subnet: u64, head: &EntryHead) -> bool {
+    query.network.is_none() || subnet != 0 || head.scope_bits.is_some()
 }

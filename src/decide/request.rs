@@ -46,6 +46,10 @@ pub struct Wording {
 }
 
 impl Wording {
+    /// In lower case and without a cookie.
+    pub const PLAIN: Wording =
+        Wording { form: Form::Whole, spelling: Spelling::PLAIN, cookie: None, is_cookie_retry: false };
+
     /// The cookie as it was sent.
     pub fn sent_cookie(&self) -> Option<ClientCookie> {
         self.cookie.filter(|_| self.form < Form::WithoutOptions)
@@ -105,17 +109,18 @@ impl Request<'_> {
 
     fn try_write(&self, out: &mut [u8]) -> Option<usize> {
         let has_edns = self.wording.form < Form::WithoutEdns;
-        let name = self.wording.spell(self.name);
+        let name = self.name.as_wire();
         let (header, behind) = out.split_first_chunk_mut::<HEADER_BYTES>()?;
-        let (name_place, behind) = behind.split_at_mut_checked(name.as_wire().len())?;
+        let (name_place, behind) = behind.split_at_mut_checked(name.len())?;
         let (type_and_class, behind) = behind.split_first_chunk_mut::<4>()?;
         let [id_hi, id_lo] = self.id.to_be_bytes();
         *header = [id_hi, id_lo, 0x01, 0x20, 0, 1, 0, 0, 0, 0, 0, u8::from(has_edns)];
-        name_place.copy_from_slice(name.as_wire());
+        name_place.copy_from_slice(name);
+        self.wording.spelling.apply(name_place);
         let [type_hi, type_lo] = self.qtype.to_be_bytes();
         let [class_hi, class_lo] = self.qclass.to_be_bytes();
         *type_and_class = [type_hi, type_lo, class_hi, class_lo];
-        let question_bytes = HEADER_BYTES + name.as_wire().len() + 4;
+        let question_bytes = HEADER_BYTES + name.len() + 4;
         if !has_edns {
             return Some(question_bytes);
         }

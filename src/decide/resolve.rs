@@ -10,7 +10,8 @@
 //! | measuring | beside it | a server that was not asked for long |
 //! | hedge | `hedge_ms` later, while the first is still waited for | the next one that is up |
 //! | next | when none is waited for any more | the next one of the group, then of its fallback group, then all again |
-//! | over TCP | after a cut answer, or one with a wrong id | the same server |
+//! | over TCP | after a cut answer, one with a wrong id, or one that its letter case or cookie speaks against | the same server |
+//! | reworded | after an answer that refuses EDNS or an option, or wants the cookie that it brings | the same server |
 //!
 //! Invariants: an exchange ends by its first good answer; else when nothing is waited for and nobody is left to ask; at the
 //! latest [`UPSTREAM_ANSWER_US_MAX`] after it began.
@@ -21,8 +22,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::counters::Counters;
+use super::peer::{Doubt, Rewording, Terms};
 use super::request::REQUEST_BYTES_MAX;
 use super::step::{ExchangeId, Now, Ready, SendId, Ticket, Transport};
+use super::subnet::Network;
 use super::upstream::{Chance, Health, Manner, ServerRef, Stray, Upstreams};
 use super::waiting::{Exchange, ExchangeKey, Exchanges, Purpose, Send, SendState};
 use super::why::Failure;
@@ -48,6 +51,9 @@ pub(super) enum Outcome {
     Answered {
         rcode: u16,
         authentic_data: bool,
+        /// Whom it is for, see [`super::query::Query::note_answer_for`].
+        answer_for: u64,
+        scope_bits: Option<u8>,
     },
     Failed(Failure),
 }
@@ -59,8 +65,17 @@ pub(super) enum Occasion {
     Turn,
     /// Beside another one, to measure the server.
     Measuring,
-    /// After a cut answer or one with a wrong id of the same server.
-    OverTcp,
+}
+
+/// A message to be sent.
+struct Draft {
+    server: ServerRef,
+    terms: Terms,
+    network: Option<Network>,
+    again: Rewording,
+    transport: Transport,
+    is_measuring: bool,
+    doubt: Option<Doubt>,
 }
 
 /// The upstream side of one worker.
@@ -106,6 +121,7 @@ impl Resolver {
     pub(super) fn begin(&mut self, now: Now, id: ExchangeId) -> Result<(), Failure> {
         let exchange = self.exchanges.get_mut(id).ok_or(Failure::NoUpstream)?;
         let home = exchange.home;
+        exchange.subnet = self.upstreams.terms(home).subnet;
         exchange.asking = self.upstreams.first_asked(home);
         if exchange.asking != home {
             self.counters.upstream_fallbacks.add(1);
@@ -139,7 +155,7 @@ impl Resolver {
     }
 
     /// Whether another send beside the others leaves one for TCP.
-    fn has_spare_send(&self, id: ExchangeId) -> bool {
+    pub(super) fn has_spare_send(&self, id: ExchangeId) -> bool {
         self.exchanges.get(id).is_some_and(|exchange| exchange.sends + 1 < exchange.sends_max)
     }
 
@@ -184,6 +200,38 @@ impl Resolver {
         occasion: Occasion,
     ) -> Result<(), Failure> {
         let exchange = self.exchanges.get(id).ok_or(Failure::UpstreamsSilent)?;
+        let is_probe = exchange.purpose == Purpose::Probe;
+        let terms = if is_probe { self.upstreams.terms_of(server) } else { self.upstreams.terms(exchange.asking) };
+        let draft = Draft {
+            server,
+            terms,
+            network: exchange.key.network.filter(|_| terms.subnet == exchange.subnet),
+            again: Rewording::default(),
+            transport: if exchange.tcp_only { Transport::Tcp } else { Transport::Udp },
+            is_measuring: occasion == Occasion::Measuring,
+            doubt: None,
+        };
+        self.put(now, id, draft)
+    }
+
+    /// Sends the question again to the server of one of its sends, in other words or over TCP; `Err` as for [`Self::send`].
+    pub(super) fn send_again(
+        &mut self,
+        now: Now,
+        id: ExchangeId,
+        before: &Send,
+        again: Rewording,
+        transport: Transport,
+        doubt: Option<Doubt>,
+    ) -> Result<(), Failure> {
+        let &Send { server, terms, network, is_measuring, .. } = before;
+        let is_measuring = is_measuring && transport == Transport::Udp;
+        self.put(now, id, Draft { server, terms, network, again, transport, is_measuring, doubt })
+    }
+
+    fn put(&mut self, now: Now, id: ExchangeId, draft: Draft) -> Result<(), Failure> {
+        let Draft { server, terms, network, again, transport, is_measuring, doubt } = draft;
+        let exchange = self.exchanges.get(id).ok_or(Failure::UpstreamsSilent)?;
         if exchange.sends >= exchange.sends_max || now >= exchange.end() {
             return Err(Failure::UpstreamsSilent);
         }
@@ -191,9 +239,8 @@ impl Resolver {
         if self.upstreams.address(server).is_none() {
             return Err(Failure::UpstreamsSilent);
         }
-        let over_tcp = occasion == Occasion::OverTcp || exchange.tcp_only;
         // What a connection takes is not measured; and who is asked again for the same may well need longer than usual.
-        let is_patient = over_tcp || exchange.is_again || exchange.purpose == Purpose::Probe;
+        let is_patient = transport == Transport::Tcp || exchange.is_again || exchange.purpose == Purpose::Probe;
         let timeout_us =
             if is_patient { self.timeout_us_max } else { self.upstreams.timeout_us(server, self.timeout_us_max) };
         // An answer after the end would be dropped: nobody is to wait for it.
@@ -203,11 +250,15 @@ impl Resolver {
             id: message_id,
             server,
             socket: self.draw_socket(id, server),
-            transport: if over_tcp { Transport::Tcp } else { Transport::Udp },
+            transport,
             state: SendState::Awaited,
-            is_measuring: occasion == Occasion::Measuring,
+            is_measuring,
             sent: now,
             deadline,
+            terms,
+            network,
+            wording: self.upstreams.word(server, &terms, now, again),
+            doubt,
         };
         let place = self.exchanges.sent(id, send).ok_or(Failure::UpstreamsSilent)?;
         self.upstreams.note_asked(server, now);
@@ -282,8 +333,12 @@ impl Resolver {
 
     /// Asks the server that has cut its answer for the whole of it.
     pub(super) fn ask_over_tcp(&mut self, now: Now, id: ExchangeId) {
-        let server = self.exchanges.get_mut(id).and_then(|exchange| exchange.cut.take());
-        match server.map(|server| self.send(now, id, server, Occasion::OverTcp)) {
+        let cut = self.exchanges.get_mut(id).and_then(|exchange| {
+            let place = exchange.cut.take()?;
+            exchange.send(place).copied()
+        });
+        let ask = |send: Send| self.send_again(now, id, &send, Rewording::from(send.wording), Transport::Tcp, None);
+        match cut.map(ask) {
             Some(Ok(())) => self.exchanges.schedule(id),
             _ => self.advance(now, id),
         }
@@ -329,7 +384,14 @@ impl Resolver {
 
     /// Asks a server that is down whether it is back.
     pub(super) fn probe(&mut self, now: Now, server: ServerRef) {
-        let key = ExchangeKey { name: Name::ROOT, qtype: rtype::NS, qclass: CLASS_IN, dnssec_ok: false, group: 0 };
+        let key = ExchangeKey {
+            name: Name::ROOT,
+            qtype: rtype::NS,
+            qclass: CLASS_IN,
+            dnssec_ok: false,
+            group: 0,
+            network: None,
+        };
         let Some(id) = self.exchanges.open_probe(key, now) else {
             return self.upstreams.postpone_probe(server, now.plus_us(UPSTREAM_BACK_OFF_US_MIN));
         };

@@ -3,11 +3,12 @@
 use super::query::Stage;
 use super::resolve::Outcome;
 use super::step::{Now, Ready, Step, Ticket};
+use super::subnet::Network;
 use super::waiting::ExchangeKey;
 use super::why::Failure;
 use super::wire::rcode;
 use super::{Core, lost};
-use crate::limits::UPSTREAM_SENDS_MAX;
+use crate::limits::{UPSTREAM_NETWORKS_MAX, UPSTREAM_SENDS_MAX};
 
 impl Core {
     /// Puts the query among those that wait for its question's answer; sends the question if nobody has.
@@ -29,14 +30,24 @@ impl Core {
         }
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
         query.is_counted = !query.is_answered || is_counted;
-        let key = ExchangeKey {
+        let mut key = ExchangeKey {
             name: *query.resolved(),
             qtype: query.question.qtype,
             qclass: query.question.qclass,
             dnssec_ok: query.question.dnssec_ok(),
             group: query.group,
+            network: query.network,
         };
-        let known = resolver.exchanges.find(&key);
+        let mut known = resolver.exchanges.find(&key);
+        if known.is_none()
+            && key.tells_an_address()
+            && resolver.exchanges.networks_in_flight(&key) >= UPSTREAM_NETWORKS_MAX
+        {
+            // One network more waits with those of whom nothing is told (birthday attack).
+            key.network = Some(Network::UNTOLD);
+            query.network = key.network;
+            known = resolver.exchanges.find(&key);
+        }
         if known.is_none() && resolver.upstreams.is_swamped(home) {
             self.counters.upstream_swamped.add(1);
             return self.fail(now, ticket, rcode::SERVFAIL, Failure::UpstreamsSilent, out);
@@ -104,6 +115,9 @@ impl Core {
         }
         query.next = None;
         query.sends = query.sends.saturating_add(self.resolver.outcome_sends);
+        if let Outcome::Answered { answer_for, scope_bits, .. } = self.resolver.outcome {
+            query.note_answer_for(answer_for, scope_bits);
+        }
         // Whoever asked the same under the same policy has the same answer: it is read, judged and composed once, however
         // many wait for it.
         if let Some(shared) = self.shared
@@ -115,7 +129,7 @@ impl Core {
             return self.write(ticket, shared.rcode, shared.authentic_data, shared.ede, out);
         }
         match self.resolver.outcome {
-            Outcome::Answered { rcode, authentic_data } => {
+            Outcome::Answered { rcode, authentic_data, .. } => {
                 let response = std::mem::take(&mut self.resolver.response);
                 let message = response.get(..self.resolver.response_bytes).unwrap_or_default();
                 let step = self.accept_response(now, ticket, message, rcode, authentic_data, out);

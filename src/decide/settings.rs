@@ -9,6 +9,7 @@ use super::chaos::Chaos;
 use super::cookie::issued::Secret;
 use super::forward::Forwards;
 use super::local::LocalRecords;
+use super::peer;
 use super::prefixes::Prefixes;
 use super::rebinding::Rebinding;
 use crate::limits::TTL_S_MAX;
@@ -74,6 +75,8 @@ pub struct Group {
     pub fallback: Option<String>,
     /// Whether its NXDOMAIN holds for all names below (RFC 8020).
     pub nxdomain_cut: bool,
+    /// How its servers are spoken to: letter case, cookies, client subnets.
+    pub terms: peer::Terms,
 }
 
 impl Group {
@@ -87,6 +90,7 @@ impl Group {
             hedge_ms: 0,
             fallback: None,
             nxdomain_cut: true,
+            terms: peer::Terms::default(),
         }
     }
 }

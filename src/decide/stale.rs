@@ -6,10 +6,12 @@
 
 use std::collections::VecDeque;
 
-use super::cache::{EntryId, Freshness, Origin};
+use super::cache::{CacheKey, EntryId, Freshness, Origin};
 use super::query::{Queries, Stage};
+use super::recall::is_for_this;
 use super::reply::Ede;
 use super::step::{Now, Ready, Step, Ticket};
+use super::subnet::Network;
 use super::wire::rcode;
 use super::{Core, lost};
 use crate::limits::CLIENT_TIMERS_MAX;
@@ -64,8 +66,18 @@ impl Core {
         if query.is_singled_out || query.rules != self.rules_stamp {
             return None;
         }
-        let (entry, freshness) = self.cache.look_up(&query.cache_key(), now)?;
+        // Rather what was said for its own network than what was for all.
+        let subnets = query.network.map(Network::key).into_iter().chain([0]);
+        { subnets }.find_map(|subnet| self.fallback_for(now, ticket, subnet))
+    }
+
+    fn fallback_for(&mut self, now: Now, ticket: Ticket, subnet: u64) -> Option<(EntryId, Freshness)> {
+        let query = self.queries.get(ticket)?;
+        let (entry, freshness) = self.cache.look_up(&CacheKey { subnet, ..query.cache_key() }, now)?;
         let head = self.cache.head(entry)?;
+        if !is_for_this(query, subnet, head) {
+            return None;
+        }
         let is_current = head.rules == self.rules_stamp;
         let holds = match head.origin {
             Origin::Upstream { group, chain } => {

@@ -60,11 +60,15 @@ pub struct SubnetPolicy {
 
 impl Default for SubnetPolicy {
     fn default() -> Self {
-        Self { mode: SubnetMode::Drop, v4_bits: NETWORK_V4_BITS_MAX, v6_bits: NETWORK_V6_BITS_MAX }
+        Self::USUAL
     }
 }
 
 impl SubnetPolicy {
+    /// That of a configuration that says nothing.
+    pub const USUAL: SubnetPolicy =
+        SubnetPolicy { mode: SubnetMode::Drop, v4_bits: NETWORK_V4_BITS_MAX, v6_bits: NETWORK_V6_BITS_MAX };
+
     /// What is told of this client's network; none when answers are not kept apart by it at all.
     pub fn network(&self, client: IpAddr, said: Option<&ClientSubnet>) -> Option<Network> {
         let client = client.to_canonical();

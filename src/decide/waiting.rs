@@ -10,7 +10,10 @@ use hashbrown::HashTable;
 
 use super::Now;
 use super::deadlines::Deadlines;
+use super::peer::{Doubt, Terms};
+use super::request::Wording;
 use super::step::{ExchangeId, Ticket, Transport};
+use super::subnet::{Network, SubnetPolicy};
 use super::upstream::{GroupId, GroupRef, ServerId, ServerRef, Tried};
 use crate::limits::{EXCHANGE_CLIENTS_MAX, EXCHANGES_MAX, UPSTREAM_ANSWER_US_MAX, UPSTREAM_SENDS_MAX};
 
@@ -27,6 +30,15 @@ pub struct ExchangeKey {
     pub dnssec_ok: bool,
     /// To whom.
     pub group: GroupId,
+    /// On behalf of which clients, where the group is told networks.
+    pub network: Option<Network>,
+}
+
+impl ExchangeKey {
+    /// Whether upstreams are told a part of a client's address.
+    pub fn tells_an_address(&self) -> bool {
+        self.network.is_some_and(Network::tells_an_address)
+    }
 }
 
 /// How a send does.
@@ -59,6 +71,14 @@ pub struct Send {
     pub sent: Now,
     /// When it is given up.
     pub deadline: Now,
+    /// On which terms its server is spoken to.
+    pub terms: Terms,
+    /// What it is told of the clients' network.
+    pub network: Option<Network>,
+    /// How it is worded.
+    pub wording: Wording,
+    /// What speaks against the answer that it is to confirm over TCP.
+    pub doubt: Option<Doubt>,
 }
 
 impl Send {
@@ -71,6 +91,10 @@ impl Send {
         is_measuring: false,
         sent: Now(0),
         deadline: Now(0),
+        terms: Terms::USUAL,
+        network: None,
+        wording: Wording::PLAIN,
+        doubt: None,
     };
 
     /// Whether a message that came from `server` in this way can be the answer to this send.
@@ -109,6 +133,8 @@ pub struct Exchange {
     pub home: GroupRef,
     /// See `home`.
     pub asking: GroupRef,
+    /// Which networks `home` wants its servers to be told: no group with another wish is told any.
+    pub subnet: SubnetPolicy,
     log: [Send; UPSTREAM_SENDS_MAX as usize],
     /// Sends so far.
     pub sends: u8,
@@ -125,7 +151,7 @@ pub struct Exchange {
     /// Whether an attempt to poison was seen, so that only TCP is trusted.
     pub tcp_only: bool,
     /// Cut its answer while another one was being asked over TCP.
-    pub cut: Option<ServerRef>,
+    pub cut: Option<u8>,
     /// Whether some server said that it cannot or will not resolve it: asking again makes no sense.
     pub was_refused: bool,
     /// Whether all servers have been asked and it has begun again.
@@ -173,6 +199,12 @@ impl Exchanges {
         slots.filter(move |(_, slot)| question(slot)).map(|(index, slot)| (ExchangeId { index, turn: slot.turn }, slot))
     }
 
+    /// Networks of clients on whose behalf the same question is in flight to the same group, whether with DO or without.
+    pub fn networks_in_flight(&self, key: &ExchangeKey) -> usize {
+        let others = self.of_question(&key.name, key.qtype, key.qclass);
+        others.filter(|(_, other)| other.key.group == key.group && other.key.tells_an_address()).count()
+    }
+
     /// The open exchange for an equal question that still takes clients.
     pub fn find(&self, key: &ExchangeKey) -> Option<ExchangeId> {
         let index =
@@ -203,6 +235,7 @@ impl Exchanges {
         slot.key = *key;
         slot.home = home;
         slot.asking = home;
+        slot.subnet = SubnetPolicy::USUAL;
         slot.sends = 0;
         slot.sends_max = 0;
         slot.tried = Tried::default();
@@ -332,9 +365,10 @@ impl Exchange {
         Self {
             turn: 0,
             purpose: Purpose::Nothing,
-            key: ExchangeKey { name: Name::ROOT, qtype: 0, qclass: 0, dnssec_ok: false, group: 0 },
+            key: ExchangeKey { name: Name::ROOT, qtype: 0, qclass: 0, dnssec_ok: false, group: 0, network: None },
             home: GroupRef::NONE,
             asking: GroupRef::NONE,
+            subnet: SubnetPolicy::USUAL,
             log: [Send::NONE; UPSTREAM_SENDS_MAX as usize],
             sends: 0,
             sends_max: 0,
@@ -413,9 +447,10 @@ pub struct TooManyClients;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::subnet::SubnetMode;
 
     fn key(name: &str) -> ExchangeKey {
-        ExchangeKey { name: name.parse().unwrap(), qtype: 1, qclass: 1, dnssec_ok: false, group: 0 }
+        ExchangeKey { name: name.parse().unwrap(), qtype: 1, qclass: 1, dnssec_ok: false, group: 0, network: None }
     }
 
     fn ticket(index: u32) -> Ticket {
@@ -435,6 +470,25 @@ mod tests {
         assert_eq!(exchanges.close(id), Some(ticket(7)));
         assert_eq!(exchanges.find(&key("a.example")), None);
         assert!(exchanges.get(id).is_none(), "an old id is void");
+    }
+
+    #[test]
+    fn questions_for_different_networks_are_different_and_counted() {
+        let mut exchanges = Exchanges::new([1, 2, 3, 4]);
+        let set = SubnetPolicy { mode: SubnetMode::Set, ..SubnetPolicy::USUAL };
+        let of = |client: &str| ExchangeKey { network: set.network(client.parse().unwrap(), None), ..key("a.example") };
+        let first = exchanges.open(of("192.0.2.7"), GroupRef::NONE, Now(0)).unwrap();
+        assert_eq!(exchanges.find(&of("192.0.2.8")), Some(first));
+        assert_eq!(exchanges.find(&of("198.51.100.7")), None);
+        assert_eq!(exchanges.find(&key("a.example")), None);
+        exchanges.open(ExchangeKey { dnssec_ok: true, ..of("198.51.100.7") }, GroupRef::NONE, Now(0)).unwrap();
+        for untold in [of("10.0.0.7"), key("a.example"), ExchangeKey { name: Name::ROOT, ..of("192.0.2.7") }] {
+            exchanges.open(untold, GroupRef::NONE, Now(0)).unwrap();
+        }
+        exchanges.open(ExchangeKey { group: 1, ..of("192.0.2.7") }, GroupRef::NONE, Now(0)).unwrap();
+        assert_eq!(exchanges.networks_in_flight(&of("203.0.113.7")), 2);
+        exchanges.close(first);
+        assert_eq!(exchanges.networks_in_flight(&of("203.0.113.7")), 1);
     }
 
     fn send(id: u16, deadline: u64) -> Send {

@@ -127,7 +127,16 @@ mod tests {
             };
             let origin = Origin::Upstream { group: 0, chain: false };
             let (stored, ttl_s) = (Now(0), 300);
-            let head = EntryHead { origin, rcode: 0, authentic_data: false, ede: None, rules: 1, stored, ttl_s };
+            let head = EntryHead {
+                origin,
+                rcode: 0,
+                authentic_data: false,
+                ede: None,
+                rules: 1,
+                stored,
+                ttl_s,
+                scope_bits: None,
+            };
             assert!(cache.keep(&key, head, &body) && cache.find(&key, Now(0)).is_some());
         }
         cache.export(Now(0), 10, &mut |entry| entries.push(entry));

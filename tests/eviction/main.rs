@@ -83,8 +83,16 @@ impl Replay {
             return true;
         }
         let origin = Origin::Upstream { group: 0, chain: false };
-        let head =
-            EntryHead { origin, rcode: 0, authentic_data: false, ede: None, rules: 1, stored: Now(0), ttl_s: 300 };
+        let head = EntryHead {
+            origin,
+            rcode: 0,
+            authentic_data: false,
+            ede: None,
+            rules: 1,
+            stored: Now(0),
+            ttl_s: 300,
+            scope_bits: None,
+        };
         self.cache.keep(&key, head, &self.body);
         false
     }

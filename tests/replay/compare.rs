@@ -1,8 +1,11 @@
 //! Compares what came with what a scenario wants, and says in words what differs.
 
-use crate::message::{Edns, FLAGS, Message, OPTION_EDE, Record, hex, rcode_name};
+use crate::message::{Edns, FLAGS, Message, OPTION_COOKIE, OPTION_EDE, Record, hex, rcode_name};
 use crate::scenario::{Entry, Match};
 use corewall::decide::Transport;
+
+/// QR among the flags.
+const QR: u16 = 0x8000;
 
 /// What differs between `got` and what `entry` wants; nothing when it matches.
 pub fn differences(entry: &Entry, got: &Message, transport: Transport) -> Vec<String> {
@@ -52,12 +55,26 @@ pub fn differences(entry: &Entry, got: &Message, transport: Transport) -> Vec<St
                 found.push("flag DO is not set".to_owned());
             }
             Match::EdnsData => {
-                let wanted = wanted.edns.first().map(options).unwrap_or_default();
-                expect(&mut found, "EDNS options", wanted, got.edns.first().map(options).unwrap_or_default());
+                let is_question = got.flags & QR == 0;
+                let told =
+                    |message: &Message| message.edns.first().map(|edns| options(edns, is_question)).unwrap_or_default();
+                expect(&mut found, "EDNS options", told(wanted), told(got));
             }
             Match::AuthenticData => is_set(&mut found, "AD", got),
             Match::CheckingDisabled => is_set(&mut found, "CD", got),
             Match::RecursionDesired => is_set(&mut found, "RD", got),
+            Match::Cookie(server) => match got.cookie() {
+                Some((_, got)) => expect(&mut found, "the server's part of the cookie", server.clone(), hex(got)),
+                None => found.push("there is no cookie".to_owned()),
+            },
+            Match::NoCookie if got.cookie().is_some() => found.push("there is a cookie".to_owned()),
+            Match::MixedCase => {
+                let name = got.question.first().map(|(name, ..)| name.as_str()).unwrap_or_default();
+                let has = |is: fn(&char) -> bool| name.chars().any(|c| is(&c));
+                if !has(char::is_ascii_lowercase) || !has(char::is_ascii_uppercase) {
+                    found.push(format!("QNAME: {name} is not in mixed letter case"));
+                }
+            }
             Match::Udp => expect(&mut found, "transport", Transport::Udp, transport),
             Match::Tcp => expect(&mut found, "transport", Transport::Tcp, transport),
             Match::BytesMax(max) if got.wire.len() > *max => {
@@ -68,7 +85,7 @@ pub fn differences(entry: &Entry, got: &Message, transport: Transport) -> Vec<St
                 let wanted = entry.raw.as_deref().unwrap_or(&wanted.wire);
                 expect(&mut found, "octets", hex(wanted), hex(&got.wire));
             }
-            Match::BytesMax(_) | Match::NoEdns | Match::NoEde | Match::DnssecOk => {}
+            Match::BytesMax(_) | Match::NoEdns | Match::NoEde | Match::NoCookie | Match::DnssecOk => {}
             // They say how others are compared.
             Match::Ttl | Match::Case | Match::AnyOrder => {}
         }
@@ -124,6 +141,7 @@ fn sections(found: &mut Vec<String>, entry: &Entry, got: &Message, place: usize,
 }
 
 fn edns(found: &mut Vec<String>, wanted: &Message, got: &Message) {
+    let is_question = got.flags & QR == 0;
     let (Some(wanted), [got]) = (wanted.edns.first(), &got.edns[..]) else {
         found.push(format!("{} OPT records, one wanted", got.edns.len()));
         return;
@@ -131,12 +149,13 @@ fn edns(found: &mut Vec<String>, wanted: &Message, got: &Message) {
     expect(found, "EDNS size", wanted.size, got.size);
     expect(found, "EDNS version", wanted.version, got.version);
     expect(found, "EDNS flags", wanted.flags, got.flags);
-    expect(found, "EDNS options", options(wanted), options(got));
+    expect(found, "EDNS options", options(wanted, is_question), options(got, is_question));
 }
 
-/// The options beside Extended DNS Errors.
-fn options(edns: &Edns) -> Vec<(u16, Vec<u8>)> {
-    edns.options.iter().filter(|(code, _)| *code != OPTION_EDE).cloned().collect()
+/// The options beside Extended DNS Errors, and beside our own cookies in questions.
+fn options(edns: &Edns, is_question: bool) -> Vec<(u16, Vec<u8>)> {
+    let is_ours = |code: u16| code == OPTION_EDE || (is_question && code == OPTION_COOKIE);
+    edns.options.iter().filter(|(code, _)| !is_ours(*code)).cloned().collect()
 }
 
 fn is_set(found: &mut Vec<String>, flag: &str, got: &Message) {

@@ -19,6 +19,10 @@ const TTL_S_DEFAULT: u32 = 3_600;
 /// Option code of an Extended DNS Error (RFC 8914 §2).
 pub const OPTION_EDE: u16 = 15;
 
+/// Option code of a cookie (RFC 7873 §4), and octets of the client's part.
+pub const OPTION_COOKIE: u16 = 10;
+const CLIENT_COOKIE_BYTES: usize = 8;
+
 /// The flags of a header by name, as bits of its second 16-bit word.
 pub const FLAGS: [(&str, u16); 8] = [
     ("QR", 0x8000),
@@ -86,6 +90,13 @@ impl Edns {
 }
 
 impl Message {
+    /// The first cookie: the client's part and the server's, which may be empty.
+    pub fn cookie(&self) -> Option<(&[u8], &[u8])> {
+        let mut options = self.edns.iter().flat_map(|edns| &edns.options);
+        let (_, cookie) = options.find(|(code, _)| *code == OPTION_COOKIE)?;
+        cookie.split_at_checked(CLIENT_COOKIE_BYTES)
+    }
+
     /// Reads a message.
     pub fn parse(wire: &[u8]) -> Result<Message, String> {
         let message = domain::base::Message::from_octets(wire).map_err(|_| format!("{} bytes", wire.len()))?;

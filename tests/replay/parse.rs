@@ -352,6 +352,7 @@ pub fn read_match(word: &str, entry: &mut Entry) -> Result<(), String> {
         }
         Some(("bytes_max", number)) => Match::BytesMax(bytes(number)?),
         Some(("bytes", number)) => Match::Bytes(bytes(number)?),
+        Some(("cookie", server)) => Match::Cookie(server_cookie(server)?),
         _ => match word {
             "all" => {
                 entry.matches.extend(MATCH_ALL);
@@ -379,6 +380,8 @@ pub fn read_match(word: &str, entry: &mut Entry) -> Result<(), String> {
             "RD" => Match::RecursionDesired,
             "UDP" => Match::Udp,
             "TCP" => Match::Tcp,
+            "nocookie" => Match::NoCookie,
+            "mixed_case" => Match::MixedCase,
             "raw" => Match::Raw,
             "any_order" => Match::AnyOrder,
             _ => return Err(format!("unknown MATCH `{word}`")),
@@ -389,7 +392,11 @@ pub fn read_match(word: &str, entry: &mut Entry) -> Result<(), String> {
 }
 
 fn read_adjust(word: &str) -> Result<Adjust, String> {
+    if let Some(server) = word.strip_prefix("cookie=") {
+        return server_cookie(server).map(Adjust::Cookie);
+    }
     Ok(match word {
+        "own_case" => Adjust::OwnCase,
         "copy_id" => Adjust::CopyId,
         "copy_query" => Adjust::CopyQuery,
         "other_socket" => Adjust::OtherSocket,
@@ -397,6 +404,12 @@ fn read_adjust(word: &str) -> Result<Adjust, String> {
         "uncompressed" => Adjust::Uncompressed,
         _ => return Err(format!("unknown ADJUST `{word}`")),
     })
+}
+
+/// The server's part of a cookie in hexadecimal; `-` for none.
+fn server_cookie(text: &str) -> Result<String, String> {
+    let text = if text == "-" { "" } else { text };
+    message::parse_hex(text).map(|octets| message::hex(&octets))
 }
 
 /// Reads a word of a REPLY line: a flag, an RCODE or an OPCODE.

@@ -3,7 +3,7 @@
 use crate::Failure;
 use crate::appliance::{Answer, Appliance, CLIENT_DEFAULT, Sent};
 use crate::compare::differences;
-use crate::message::{Message, hex};
+use crate::message::{Edns, Message, OPTION_COOKIE, hex, parse_hex};
 use crate::scenario::{Adjust, Entry, Event, Match, Scenario, Server, Step};
 use corewall::decide::Transport;
 use corewall::limits;
@@ -174,6 +174,19 @@ impl<'a> Run<'a> {
             Some(raw) => raw.clone(),
             None => {
                 let mut draft = entry.draft.clone();
+                let cookie = entry.adjusts.iter().find_map(|adjust| match adjust {
+                    Adjust::Cookie(server) => Some(server),
+                    _ => None,
+                });
+                if let Some(server) = cookie {
+                    let asked = Message::parse(asked)?;
+                    let (client, _) = asked.cookie().ok_or("the question has no cookie to be repeated")?;
+                    let cookie = [client, &parse_hex(server)?].concat();
+                    if draft.edns.is_empty() {
+                        draft.edns.push(Edns::default());
+                    }
+                    draft.edns.iter_mut().for_each(|edns| edns.options.push((OPTION_COOKIE, cookie.clone())));
+                }
                 if is_adjusted(Adjust::CopyQuery) {
                     let asked = Message::parse(asked)?;
                     draft.question.clear();
@@ -184,6 +197,9 @@ impl<'a> Run<'a> {
                 draft.compose(!is_adjusted(Adjust::Uncompressed))?
             }
         };
+        if !is_adjusted(Adjust::OwnCase) {
+            repeat_case(&mut wire, asked);
+        }
         if let Some(place) = wire.get_mut(..2) {
             let id = asked.get(..2).unwrap_or(&[0, 0]);
             // Another id than the one that is waited for, whatever that is.
@@ -285,6 +301,20 @@ impl<'a> Run<'a> {
             format!("\n\n{} has not answered over {:?}:\n{}", sent.address, sent.transport, show(&sent.wire))
         });
         drops + &waits.collect::<String>()
+    }
+}
+
+/// Spells the first name of an answer as the question did, as servers do, if it is the same otherwise.
+fn repeat_case(answer: &mut [u8], asked: &[u8]) {
+    let start = limits::HEADER_BYTES;
+    let mut end = start;
+    while let Some(label_bytes) = asked.get(end).filter(|bytes| **bytes > 0) {
+        end += 1 + usize::from(*label_bytes);
+    }
+    if let (Some(name), Some(asked)) = (answer.get_mut(start..end), asked.get(start..end))
+        && name.eq_ignore_ascii_case(asked)
+    {
+        name.copy_from_slice(asked);
     }
 }
 

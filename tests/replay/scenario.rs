@@ -89,7 +89,7 @@ pub struct Entry {
 }
 
 /// What must be equal in two messages, or hold for the one that is looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Match {
     Opcode,
     Rcode,
@@ -106,7 +106,7 @@ pub enum Match {
     Ttl,
     /// Letter case counts in the names and data that are compared.
     Case,
-    /// There is an OPT record and it is equal, Extended DNS Errors aside.
+    /// There is an OPT record and it is equal, Extended DNS Errors aside, and in questions cookies.
     Edns,
     NoEdns,
     NoEde,
@@ -123,6 +123,11 @@ pub enum Match {
     BytesMax(usize),
     /// Exactly as many.
     Bytes(usize),
+    /// There is a COOKIE option with this server's part in hexadecimal; empty: a client's part alone.
+    Cookie(String),
+    NoCookie,
+    /// The QNAME has letters of both cases.
+    MixedCase,
     /// The octets on the wire are those in hexadecimal.
     Raw,
     /// The sections may have their records in any order.
@@ -134,7 +139,7 @@ pub const MATCH_ALL: [Match; 7] =
     [Match::Opcode, Match::Rcode, Match::Flags, Match::Question, Match::Answer, Match::Authority, Match::Additional];
 
 /// What is changed in an answer before it is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Adjust {
     /// It bears the id of the question. Without it, it bears another id.
     CopyId,
@@ -146,6 +151,10 @@ pub enum Adjust {
     OtherTransport,
     /// Names in it are not compressed, which keeps their letter case.
     Uncompressed,
+    /// Its question is in the letter case in which it is written. Without it, in that of the question as it was asked.
+    OwnCase,
+    /// It repeats the client's part of the question's cookie, and adds this server's part in hexadecimal.
+    Cookie(String),
 }
 
 /// One step.

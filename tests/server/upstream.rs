@@ -177,10 +177,10 @@ impl Peer {
 }
 
 impl Asked {
-    /// The name asked for, without the last dot.
+    /// The name asked for, without the last dot and in lower case: each question spells it at random.
     pub fn name(&self) -> String {
         let message = Message::from_octets(&self.wire[..]).unwrap();
-        message.sole_question().unwrap().qname().to_string().trim_end_matches('.').to_owned()
+        message.sole_question().unwrap().qname().to_string().trim_end_matches('.').to_lowercase()
     }
 
     /// An answer with one address.
@@ -333,7 +333,7 @@ fn play_udp(socket: &UdpSocket, script: &Script, heard: &Heard) {
             Err(_) => return,
         };
         let asked = Asked { wire: buffer[..bytes].to_vec(), from };
-        heard.lock().unwrap().push((Over::Udp, asked.name().to_lowercase()));
+        heard.lock().unwrap().push((Over::Udp, asked.name()));
         match script(&asked, Over::Udp) {
             Deed::Silence => {}
             Deed::Say(messages) => {
@@ -360,7 +360,7 @@ fn play_tcp(mut stream: TcpStream, script: &Script, heard: &Heard) {
             return;
         }
         let asked = Asked { wire, from };
-        heard.lock().unwrap().push((Over::Tcp, asked.name().to_lowercase()));
+        heard.lock().unwrap().push((Over::Tcp, asked.name()));
         match script(&asked, Over::Tcp) {
             Deed::Silence => {}
             Deed::Say(messages) => {

@@ -8,8 +8,11 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use corewall::decide::case::CaseRandomization;
+use corewall::decide::peer::Terms;
 use corewall::decide::rulebook::RuleBook;
 use corewall::decide::settings::{Group, Settings, Strategy};
+use corewall::decide::subnet::{SubnetMode, SubnetPolicy};
 use corewall::decide::{Core, ExchangeId, Now, Origin, Ready, SendId, Step, Transport};
 use corewall::limits::{SERVER_SOCKETS, UPSTREAM_SENDS_MAX};
 
@@ -56,11 +59,41 @@ fn settings(dice: &mut Dice) -> Settings {
                 parallel: 2 + dice.below(2) as u8,
                 hedge_ms: if dice.is_one_in(2) { 0 } else { 5 + dice.below(200) },
                 fallback: (name == "default" && dice.is_one_in(2)).then(|| "backup".to_owned()),
+                terms: terms(dice),
                 ..Group::new(name, servers)
             }
         })
         .to_vec();
     settings
+}
+
+fn terms(dice: &mut Dice) -> Terms {
+    let cases = [CaseRandomization::Auto, CaseRandomization::On, CaseRandomization::Off];
+    let modes = [SubnetMode::Drop, SubnetMode::Forward, SubnetMode::Set];
+    Terms {
+        case: cases[dice.below(3) as usize],
+        cookies: !dice.is_one_in(4),
+        subnet: SubnetPolicy { mode: modes[dice.below(3) as usize], ..SubnetPolicy::default() },
+    }
+}
+
+/// Octets of a message up to the end of its question.
+fn question_bytes(message: &[u8]) -> usize {
+    let name_bytes = message[12..].iter().position(|octet| *octet == 0).expect("a name") + 1;
+    12 + name_bytes + 4
+}
+
+/// Ends an answer with an OPT record that repeats the question's cookie, if it has one. BADCOOKIE is 23: `rcode_hi` 1 and 7.
+fn append_cookie(answer: &mut Vec<u8>, question: &[u8], rcode_hi: u8, flip: u8) {
+    // Behind the question, the OPT record and the option's head.
+    let Some(cookie) = question.get(question_bytes(question) + 15..).and_then(|rest| rest.first_chunk::<8>()) else {
+        return;
+    };
+    answer[3] |= 7 * rcode_hi;
+    answer[11] = 1;
+    answer.extend_from_slice(&[0, 0, 41, 4, 208, rcode_hi, 0, 0, 0, 0, 20, 0, 10, 0, 16]);
+    answer.extend(cookie.iter().map(|octet| octet ^ flip));
+    answer.extend_from_slice(b"server01");
 }
 
 /// A message to an upstream.
@@ -148,12 +181,17 @@ impl Run {
     }
 
     fn ask(&mut self) {
-        let client = SocketAddr::from(([198, 51, 100, self.dice.below(20) as u8], 5_353));
+        let client = SocketAddr::from(([198, 51, self.dice.below(12) as u8, self.dice.below(2) as u8], 5_353));
         let token = self.answers.len() as u64;
         let mut query = vec![self.dice.next() as u8, self.dice.next() as u8, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         // Few enough names that some are asked at the same time, so many that failures kept in the cache are not all.
         query.extend_from_slice(&[4, b'n', b'a' + self.dice.below(20) as u8, b'a' + self.dice.below(26) as u8, b'x']);
         query.extend_from_slice(b"\x07example\0\0\x01\0\x01");
+        if self.dice.is_one_in(2) {
+            query[11] = 1;
+            query.extend_from_slice(b"\0\0\x29\x04\xd0\0\0\0\0\0\x0b\0\x08\0\x07\0\x01\x18\0\xc0\0");
+            query.push(self.dice.below(12) as u8);
+        }
         self.answers.push(0);
         let from = Origin { client, local: None, transport: Transport::Udp, token };
         let step = self.core.on_datagram(self.now, from, &query, &mut self.out);
@@ -180,12 +218,12 @@ impl Run {
         let place = self.dice.below(self.sent.len() as u64) as usize;
         let sent = self.sent[place].clone();
         // The question without its OPT record.
-        let mut message = sent.message[..sent.message.len() - 11].to_vec();
+        let mut message = sent.message[..question_bytes(&sent.message)].to_vec();
         message[2] |= 0x80;
         message[3] = 0x80;
         message[11] = 0;
         let (mut socket, mut transport) = (sent.socket, sent.transport);
-        match self.dice.below(16) {
+        match self.dice.below(24) {
             // A good answer that nobody may keep: its TTL is 0.
             0..=6 => {
                 message[7] = 1;
@@ -203,7 +241,12 @@ impl Run {
                     Transport::Tcp => Transport::Udp,
                 }
             }
-            _ => message[13] ^= 0x20,
+            15 => message[13] ^= 0x20,
+            16 => message[3] |= 1,
+            // BADCOOKIE, a cookie that is not ours, and answers of a server that knows cookies.
+            17 | 18 => append_cookie(&mut message, &sent.message, 1, 0),
+            19 => append_cookie(&mut message, &sent.message, 0, 0xff),
+            _ => append_cookie(&mut message, &sent.message, 0, 0),
         }
         if transport == Transport::Tcp {
             socket = 0;
@@ -293,6 +336,9 @@ fn whatever_happens_each_question_ends_once_and_nothing_is_left_behind() {
         "upstream_truncated",
         "upstream_wrong_id",
         "upstream_unexpected",
+        "upstream_suspect",
+        "upstream_cookies_learnt",
+        "upstream_plainer",
     ] {
         assert!(seen[name] > 0, "{name} never happened");
     }

@@ -46,6 +46,8 @@ pub struct EntryHead {
     pub rcode: u16,
     /// AD.
     pub authentic_data: bool,
+    /// Bits of the client's network that it is for, see [`super::super::reply::ReplyHead`].
+    pub scope_bits: Option<u8>,
     /// INFO-CODE and the number of its text, meaning the caller's business.
     pub ede: Option<(u16, u16)>,
     /// The rules under which it was judged (generation and, later, overlay sequence); 0 for rules of another time.
@@ -62,6 +64,7 @@ impl EntryHead {
         origin: Origin::Failure,
         rcode: 0,
         authentic_data: false,
+        scope_bits: None,
         ede: None,
         rules: 0,
         stored: Now(0),

@@ -6,7 +6,7 @@
 //! [`PEER_HABIT_S`]: some of the machines behind one address may know cookies and others not. The same when TCP fails again
 //! and again.
 
-use super::{ClientCookie, Cookie, ServerCookie};
+use super::{CLIENT_COOKIE_BYTES, ClientCookie, Cookie, ServerCookie};
 use crate::decide::wire::rcode;
 use crate::decide::{Now, Transport};
 use crate::limits::{CLIENT_COOKIE_S_MAX, PEER_DOUBTS_MAX, PEER_HABIT_S};
@@ -15,8 +15,8 @@ use crate::limits::{CLIENT_COOKIE_S_MAX, PEER_DOUBTS_MAX, PEER_HABIT_S};
 #[derive(Clone, Copy, Debug)]
 pub struct HeldCookies {
     client: ClientCookie,
-    /// When the client cookie was drawn.
-    drawn: Now,
+    /// When the client cookie was drawn; none before the first question.
+    drawn: Option<Now>,
     /// What it gave us last for this client cookie.
     server: Option<ServerCookie>,
     /// It has answered with cookies.
@@ -54,29 +54,36 @@ pub enum CookieVerdict {
     AskAgain,
 }
 
-impl HeldCookies {
-    /// Nothing is known of the server yet. `random` must be unpredictable.
-    pub fn new(random: u64, now: Now) -> Self {
+impl Default for HeldCookies {
+    /// Nothing is known of the server yet.
+    fn default() -> Self {
         Self {
-            client: ClientCookie(random.to_be_bytes()),
-            drawn: now,
+            client: ClientCookie([0; CLIENT_COOKIE_BYTES]),
+            drawn: None,
             server: None,
             knows_cookies: false,
             lenient_until: Now(0),
             doubts: 0,
         }
     }
+}
 
-    /// What the next question bears. The client cookie changes from time to time, so that nobody follows us by it for long;
-    /// `random` must be unpredictable.
+impl HeldCookies {
+    /// What the next question bears. The client cookie is drawn with the first one and changes from time to time, so that
+    /// nobody follows us by it for long; `random` must be unpredictable.
     pub fn offer(&mut self, random: u64, now: Now) -> ClientCookie {
-        if now.seconds_since(self.drawn) >= CLIENT_COOKIE_S_MAX {
+        if self.drawn.is_none_or(|drawn| now.seconds_since(drawn) >= CLIENT_COOKIE_S_MAX) {
             self.client = ClientCookie(random.to_be_bytes());
-            self.drawn = now;
+            self.drawn = Some(now);
             // It was made for the other one.
             self.server = None;
         }
         self.client
+    }
+
+    /// Whether the server has ever answered with cookies.
+    pub fn knows_cookies(&self) -> bool {
+        self.knows_cookies
     }
 
     /// The server's cookie that belongs to this client cookie.
@@ -152,8 +159,9 @@ mod tests {
 
     /// A server, and the cookie that it is sent.
     fn held() -> (HeldCookies, ClientCookie) {
-        let mut held = HeldCookies::new(0x0123_4567_89ab_cdef, Now(0));
-        let sent = held.offer(1, Now(1));
+        let mut held = HeldCookies::default();
+        let sent = held.offer(0x0123_4567_89ab_cdef, Now(0));
+        assert_eq!(sent, ClientCookie(*b"\x01\x23\x45\x67\x89\xab\xcd\xef"));
         (held, sent)
     }
 

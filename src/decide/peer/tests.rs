@@ -22,7 +22,7 @@ struct Talk {
 impl Talk {
     fn on(terms: Terms) -> Self {
         let network = terms.subnet.network("192.0.2.7".parse().unwrap(), None);
-        Self { peer: Peer::new(0x1122_3344_5566_7788, Now(1)), terms, now: Now(1), network }
+        Self { peer: Peer::default(), terms, now: Now(1), network }
     }
 
     fn send(&mut self, transport: Transport, again: Rewording) -> Sent {

@@ -22,6 +22,11 @@ impl Chance {
         ((u64::from(self.0.next_u32()) * u64::from(bound)) >> 32) as u16
     }
 
+    /// Any number.
+    pub fn number(&mut self) -> u64 {
+        self.0.next_u64()
+    }
+
     /// Seeds for hash tables.
     pub fn seeds(&mut self) -> [u64; 4] {
         [self.0.next_u64(), self.0.next_u64(), self.0.next_u64(), self.0.next_u64()]

@@ -13,6 +13,7 @@ use hashbrown::{HashMap, HashTable};
 
 use super::server::{Server, ServerId};
 use crate::decide::Now;
+use crate::decide::peer::Terms;
 use crate::decide::settings::{self, Strategy};
 use crate::limits::{GROUP_SERVERS_MAX, RULE_GROUPS_MAX, RULE_SERVERS_MAX, UPSTREAM_IDLE_US, UPSTREAM_IDLE_US_MIN};
 
@@ -62,6 +63,8 @@ pub(super) struct Group {
     pub(super) fallback: GroupId,
     /// See [`settings::Group::nxdomain_cut`].
     pub(super) nxdomain_cut: bool,
+    /// How its servers are spoken to.
+    pub(super) terms: Terms,
     /// Whose turn it is, for [`Strategy::RoundRobin`].
     pub(super) turn: u8,
     /// Exchanges in flight for its names.
@@ -86,6 +89,7 @@ impl Group {
             hedge_us: 0,
             fallback: NO_SERVERS,
             nxdomain_cut: true,
+            terms: Terms::default(),
             turn: 0,
             open: 0,
             is_configured: false,
@@ -232,6 +236,7 @@ impl Groups {
             known.parallel = if group.strategy == Strategy::Parallel { group.parallel } else { 1 };
             known.hedge_us = group.hedge_ms * 1_000;
             known.nxdomain_cut = group.nxdomain_cut;
+            known.terms = group.terms;
             known.is_configured = true;
         }
     }
@@ -332,6 +337,13 @@ impl Groups {
     pub(super) fn server_at(&self, slot: u32) -> Option<ServerRef> {
         let server = self.servers.get(slot as usize).filter(|server| server.groups > 0)?;
         Some(ServerRef { slot, id: server.id })
+    }
+
+    /// How a server is spoken to on behalf of no group: as the first one that it is in wants it. Walks all groups: for the
+    /// rare probe only.
+    pub(super) fn terms_of(&self, server: u32) -> Terms {
+        let group = self.groups.iter().find(|group| group.servers().contains(&server));
+        group.map_or_else(Terms::default, |group| group.terms)
     }
 
     /// Names of the configured groups that a server is in.

@@ -14,7 +14,7 @@ mod server;
 mod strategy;
 mod strays;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use corewall_sharding::rule::ClassId;
 
@@ -27,8 +27,13 @@ use self::groups::Groups;
 use self::server::Server;
 use self::strays::Strays;
 use super::Now;
+use super::answer::ResponseHead;
+use super::cookie::ServerCookie;
 use super::deadlines::Deadlines;
+use super::peer::{Doubt, Peer, Rewording, Sent, Terms, Verdict};
+use super::request::Wording;
 use super::settings::Group;
+use super::subnet::{ClientSubnet, Network, SubnetMode};
 use crate::limits::{GROUP_SERVERS_MAX, UPSTREAM_DOWN_EXCHANGES_MAX, UPSTREAM_GROUPS_MAX};
 
 /// Which servers of a group were asked for one question, by their places in it.
@@ -113,6 +118,8 @@ pub struct Upstreams {
     probes: Deadlines,
     strays: Strays,
     chance: Chance,
+    /// Whether any group is told clients' networks.
+    tells_networks: bool,
 }
 
 impl Upstreams {
@@ -127,6 +134,7 @@ impl Upstreams {
             probes: Deadlines::new(0),
             strays: Strays::new(),
             chance: Chance::new(seed),
+            tells_networks: false,
         }
     }
 
@@ -134,6 +142,7 @@ impl Upstreams {
     /// keeps its number and what is known of it.
     pub fn switch(&mut self, configured: &[Group], classes: usize) {
         self.groups.switch(configured, classes);
+        self.tells_networks = configured.iter().any(|group| group.terms.subnet.mode != SubnetMode::Drop);
         self.probes.grow(self.groups.servers.capacity());
     }
 
@@ -222,6 +231,61 @@ impl Upstreams {
             at_once: group.parallel,
             hedge_us: group.hedge_us,
         })
+    }
+
+    /// How the group wants its servers to be spoken to.
+    pub fn terms(&self, group: GroupRef) -> Terms {
+        self.groups.group(group).map_or_else(Terms::default, |group| group.terms)
+    }
+
+    /// What a group is told of a client's network; none where its answers are for all clients.
+    pub fn network(&self, group: GroupId, client: IpAddr, said: Option<&ClientSubnet>) -> Option<Network> {
+        // No look-up for nothing.
+        if !self.tells_networks {
+            return None;
+        }
+        let group = self.groups.find(group)?;
+        self.terms(group).subnet.network(client, said)
+    }
+
+    /// How a server is spoken to that is asked on behalf of no group.
+    pub fn terms_of(&self, server: ServerRef) -> Terms {
+        self.groups.terms_of(server.slot)
+    }
+
+    /// How the next send to a server is worded.
+    pub fn word(&mut self, server: ServerRef, terms: &Terms, now: Now, again: Rewording) -> Wording {
+        let random = [self.chance.number(), self.chance.number()];
+        self.groups.server_mut(server).map_or_else(Wording::default, |known| known.peer.word(terms, now, random, again))
+    }
+
+    /// The server's cookie that goes with a wording.
+    pub fn server_cookie(&self, server: ServerRef, wording: &Wording) -> Option<ServerCookie> {
+        self.groups.server(server).and_then(|known| known.peer.server_cookie(wording))
+    }
+
+    /// What is to be done with an answer of the server, and whether it is the first one with a cookie. One that a reload has
+    /// taken away in the meantime is judged as one of which nothing is known.
+    pub fn judge(
+        &mut self,
+        server: ServerRef,
+        terms: &Terms,
+        now: Now,
+        sent: &Sent,
+        head: &ResponseHead,
+    ) -> (Verdict, bool) {
+        let mut nobody = Peer::default();
+        let peer = self.groups.server_mut(server).map_or(&mut nobody, |known| &mut known.peer);
+        let knew_cookies = peer.knows_cookies();
+        let verdict = peer.judge(terms, now, sent, head);
+        (verdict, !knew_cookies && peer.knows_cookies())
+    }
+
+    /// The server was to be asked over TCP because of this doubt, and could not be.
+    pub fn note_unconfirmed(&mut self, server: ServerRef, now: Now, doubt: Doubt) {
+        if let Some(known) = self.groups.server_mut(server) {
+            known.peer.note_unconfirmed(now, doubt);
+        }
     }
 
     /// An exchange for the group's names begins.

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 
 use super::chance::Chance;
 use crate::decide::Now;
+use crate::decide::peer::Peer;
 use crate::limits::{
     UPSTREAM_BACK_OFF_US_MAX, UPSTREAM_BACK_OFF_US_MIN, UPSTREAM_EXPLORE_US, UPSTREAM_PROBE_US_MAX,
     UPSTREAM_REFUSALS_IN_A_ROW, UPSTREAM_RTO_US_MIN, UPSTREAM_TIMEOUTS_IN_A_ROW,
@@ -87,6 +88,8 @@ pub struct Server {
     pub(super) is_probed: bool,
     /// When a group it is in was last asked something while it was down.
     pub(super) wanted: Now,
+    /// How it is spoken to.
+    pub(super) peer: Peer,
 }
 
 impl Server {
@@ -108,6 +111,7 @@ impl Server {
             probe_at: Now(0),
             is_probed: false,
             wanted: Now(0),
+            peer: Peer::default(),
         }
     }
 
