@@ -179,7 +179,7 @@ impl Core {
         let is_failure =
             (head.rcode != rcode::NOERROR && head.rcode != rcode::NXDOMAIN) || head.is_referral || is_cut_for_good;
         let sample_us = (send.transport == Transport::Udp && !is_failure).then(|| now.0.saturating_sub(send.sent.0));
-        resolver.upstreams.note_answer(send.server, !is_failure, sample_us);
+        resolver.upstreams.note_answer(send.server, now, !is_failure, sample_us);
         let Some(exchange) = resolver.exchanges.get_mut(id) else { return };
         if exchange.purpose == Purpose::Probe {
             return resolver.finish(now, id, Outcome::Nothing);

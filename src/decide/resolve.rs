@@ -28,8 +28,8 @@ use super::waiting::{Exchange, ExchangeKey, Exchanges, Purpose, Send, SendState}
 use super::why::Failure;
 use super::wire::{CLASS_IN, rtype};
 use crate::limits::{
-    EXCHANGES_MAX, MESSAGE_BYTES_MAX, REFRESHES_MAX, SERVER_SOCKETS, UPSTREAM_BACK_OFF_US_MIN, UPSTREAM_GROUPS_MAX,
-    UPSTREAM_PARALLEL_MAX, UPSTREAM_SENDS_MAX,
+    EXCHANGES_MAX, MESSAGE_BYTES_MAX, REFRESHES_MAX, SERVER_SOCKETS, UPSTREAM_ALONE_US_MIN, UPSTREAM_BACK_OFF_US_MIN,
+    UPSTREAM_GROUPS_MAX, UPSTREAM_PARALLEL_MAX, UPSTREAM_SENDS_MAX,
 };
 
 use corewall_sharding::name::Name;
@@ -194,8 +194,14 @@ impl Resolver {
         let over_tcp = occasion == Occasion::OverTcp || exchange.tcp_only;
         // What a connection takes is not measured; and who is asked again for the same may well need longer than usual.
         let is_patient = over_tcp || exchange.is_again || exchange.purpose == Purpose::Probe;
-        let timeout_us =
-            if is_patient { self.timeout_us_max } else { self.upstreams.timeout_us(server, self.timeout_us_max) };
+        let max = self.timeout_us_max;
+        let timeout_us = match self.upstreams.timeout_us(server, max) {
+            _ if is_patient => max,
+            usual if usual < UPSTREAM_ALONE_US_MIN && self.upstreams.is_alone(exchange.asking) => {
+                UPSTREAM_ALONE_US_MIN.min(max)
+            }
+            usual => usual,
+        };
         // An answer after the end would be dropped: nobody is to wait for it.
         let deadline = now.plus_us(timeout_us).min(exchange.end());
         let message_id = self.draw_id().ok_or(Failure::Overloaded)?;

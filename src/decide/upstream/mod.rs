@@ -168,6 +168,11 @@ impl Upstreams {
         known.is_some_and(|group| group.nxdomain_cut)
     }
 
+    /// Whether there is only one server to ask, those of groups that stand in for its own included.
+    pub fn is_alone(&self, group: GroupRef) -> bool {
+        self.with_fallbacks(group).map(|group| self.server_count(group)).sum::<usize>() == 1
+    }
+
     /// Servers of a group.
     pub fn server_count(&self, group: GroupRef) -> usize {
         self.groups.group(group).map_or(0, |group| group.servers().len())
@@ -252,9 +257,9 @@ impl Upstreams {
     }
 
     /// The server answered: `is_good` when with something to be used. `sample_us`: since it was asked over UDP.
-    pub fn note_answer(&mut self, server: ServerRef, is_good: bool, sample_us: Option<u64>) {
+    pub fn note_answer(&mut self, server: ServerRef, now: Now, is_good: bool, sample_us: Option<u64>) {
         if let Some(known) = self.groups.server_mut(server) {
-            known.note_answer(is_good, sample_us);
+            known.note_answer(now, is_good, sample_us);
             self.probes.clear(server.slot);
         }
     }
@@ -333,7 +338,7 @@ impl Upstreams {
     /// Whether a message is the answer to a stray, which is then measured.
     pub fn hear_stray(&mut self, now: Now, id: u16, server: ServerId, socket: u16) -> bool {
         let Some(Stray { server, sent, .. }) = self.strays.take(now, id, server, socket) else { return false };
-        self.note_answer(server, true, Some(now.0.saturating_sub(sent.0)));
+        self.note_answer(server, now, true, Some(now.0.saturating_sub(sent.0)));
         true
     }
 

@@ -11,7 +11,7 @@ use super::chance::Chance;
 use crate::decide::Now;
 use crate::limits::{
     UPSTREAM_BACK_OFF_US_MAX, UPSTREAM_BACK_OFF_US_MIN, UPSTREAM_EXPLORE_US, UPSTREAM_PROBE_US_MAX,
-    UPSTREAM_REFUSALS_IN_A_ROW, UPSTREAM_RTO_US_MIN, UPSTREAM_TIMEOUTS_IN_A_ROW,
+    UPSTREAM_REFUSALS_IN_A_ROW, UPSTREAM_RTO_US_MIN, UPSTREAM_SUSPECT_US, UPSTREAM_TIMEOUTS_IN_A_ROW,
 };
 
 /// A server's number within a worker; none is given twice while the process runs.
@@ -77,6 +77,8 @@ pub struct Server {
     errors: u8,
     /// When the last failure was counted.
     failed: Now,
+    /// When the last answer came.
+    heard: Now,
     /// When it was last asked anything, and so measured if it answered.
     asked: Option<Now>,
     /// Whether it is passed over while another one is up.
@@ -102,6 +104,7 @@ impl Server {
             refusals: 0,
             errors: 0,
             failed: Now(0),
+            heard: Now(0),
             asked: None,
             is_down: false,
             back_off_us: 0,
@@ -134,6 +137,16 @@ impl Server {
         self.asked.is_none_or(|asked| asked.plus_us(UPSTREAM_EXPLORE_US) <= now)
     }
 
+    /// Whether it has failed and not answered since: it stands behind those of which nothing bad is known.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.failures > 0
+    }
+
+    /// Whether it is time to see if a suspect is back.
+    pub(super) fn is_due_as_suspect(&self, now: Now) -> bool {
+        self.is_suspect() && self.asked.is_none_or(|asked| asked.plus_us(UPSTREAM_SUSPECT_US) <= now)
+    }
+
     /// When it was last asked; long ago if never.
     pub(super) fn asked(&self) -> Now {
         self.asked.unwrap_or(Now(0))
@@ -145,8 +158,9 @@ impl Server {
     }
 
     /// It answered: `is_good` when with something to be used. `sample_us`: since it was asked over UDP.
-    pub(super) fn note_answer(&mut self, is_good: bool, sample_us: Option<u64>) {
+    pub(super) fn note_answer(&mut self, now: Now, is_good: bool, sample_us: Option<u64>) {
         self.answers += 1;
+        self.heard = now;
         self.failures = 0;
         self.refusals = 0;
         self.is_down = false;
@@ -174,8 +188,9 @@ impl Server {
     }
 
     fn note_failure(&mut self, now: Now, sent: Now, chance: &mut Chance) -> Health {
-        // Asked before the last failure was noticed: it is the same one.
-        if sent < self.failed {
+        // Asked before the last failure was noticed: it is the same one. Asked before the last answer came: the server is there,
+        // and only this question or its answer was lost.
+        if sent < self.failed || sent < self.heard {
             return Health::Same;
         }
         self.failures = self.failures.saturating_add(1);
@@ -225,18 +240,18 @@ mod tests {
     fn the_time_out_follows_what_was_measured_within_its_bounds() {
         let (mut server, _) = server();
         assert_eq!(server.timeout_us(MAX), MAX, "nothing is known");
-        server.note_answer(true, Some(40_000));
+        server.note_answer(Now(0), true, Some(40_000));
         assert_eq!(server.round_trip, Some(RoundTrip { smoothed_us: 40_000, variation_us: 20_000 }));
         assert_eq!(server.timeout_us(MAX), 120_000);
-        server.note_answer(true, Some(80_000));
+        server.note_answer(Now(0), true, Some(80_000));
         assert_eq!(server.round_trip, Some(RoundTrip { smoothed_us: 45_000, variation_us: 25_000 }));
         for _ in 0..50 {
-            server.note_answer(true, Some(1_000));
+            server.note_answer(Now(0), true, Some(1_000));
         }
         assert_eq!(server.timeout_us(MAX), UPSTREAM_RTO_US_MIN);
         assert_eq!(server.timeout_us(20_000), 20_000, "the configured one is the greatest");
         for _ in 0..50 {
-            server.note_answer(true, Some(1_500_000));
+            server.note_answer(Now(0), true, Some(1_500_000));
         }
         assert_eq!(server.timeout_us(MAX), MAX);
     }
@@ -244,12 +259,12 @@ mod tests {
     #[test]
     fn the_time_out_doubles_with_each_failure_and_an_answer_takes_that_back() {
         let (mut server, mut chance) = server();
-        server.note_answer(true, Some(1_000));
+        server.note_answer(Now(0), true, Some(1_000));
         for (failures, timeout_us) in [(1, 100_000), (2, 200_000), (3, 400_000), (4, MAX)] {
             server.note_timeout(Now(failures), Now(failures), &mut chance);
             assert_eq!(server.timeout_us(MAX), timeout_us, "{failures}");
         }
-        server.note_answer(true, None);
+        server.note_answer(Now(0), true, None);
         assert_eq!(server.timeout_us(MAX), 50_000);
     }
 
@@ -260,7 +275,7 @@ mod tests {
         assert_eq!(server.note_timeout(Now(20), Now(10), &mut chance), Health::Same);
         assert_eq!(server.note_timeout(Now(30), Now(20), &mut chance), Health::WentDown);
         assert_eq!(server.note_timeout(Now(40), Now(30), &mut chance), Health::Same, "it is down already");
-        server.note_answer(false, None);
+        server.note_answer(Now(0), false, None);
         assert!(!server.is_down && server.failures == 0, "any answer brings it up");
         assert_eq!(server.note_refusal(Now(60), Now(60), &mut chance), Health::Same);
         assert_eq!(server.note_refusal(Now(60), Now(60), &mut chance), Health::WentDown);
@@ -299,9 +314,9 @@ mod tests {
     fn failures_are_held_against_a_server_and_unmeasured_ones_stand_behind() {
         let (mut known, mut chance) = server();
         let (mut unknown, _) = server();
-        known.note_answer(true, Some(2_000));
+        known.note_answer(Now(0), true, Some(2_000));
         assert_eq!(known.expected_us(), 2_000);
-        known.note_answer(false, None);
+        known.note_answer(Now(0), false, None);
         assert_eq!(known.expected_us(), 4_000, "an answer that is of no use");
         known.note_timeout(Now(1), Now(1), &mut chance);
         assert_eq!(known.expected_us(), 8_000);

@@ -45,7 +45,7 @@ impl Bench {
 
     fn answers(&mut self, number: u8, sample_us: u64) {
         let server = self.server(number);
-        self.upstreams.note_answer(server, true, Some(sample_us));
+        self.upstreams.note_answer(server, Now(0), true, Some(sample_us));
     }
 
     fn takes_down(&mut self, number: u8, now: Now) {
@@ -82,7 +82,7 @@ fn fastest_asks_by_what_was_measured_and_those_not_measured_last() {
     bench.answers(1, 5_000);
     assert_eq!(bench.order(Now(0)), [1, 3, 0, 2]);
     let one = bench.server(1);
-    (0..3).for_each(|_| bench.upstreams.note_answer(one, false, None));
+    (0..3).for_each(|_| bench.upstreams.note_answer(one, Now(0), false, None));
     assert_eq!(bench.order(Now(0)), [3, 1, 0, 2], "failing to resolve is held against it");
     bench.answers(1, 5_000);
     bench.takes_down(1, Now(0));
