@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | first | at once | whom the strategy chooses |
 //! | at once | beside it | with strategy `parallel`, the next ones that are up |
-//! | measuring | beside it | a server that was not asked for long |
+//! | measuring | beside it | a server that was not asked for long, or a suspect, to see if it is back |
 //! | hedge | `hedge_ms` later, while the first is still waited for | the next one that is up |
 //! | next | when none is waited for any more | the next one of the group, then of its fallback group, then all again |
 //! | over TCP | after a cut answer, or one with a wrong id | the same server |
@@ -125,9 +125,13 @@ impl Resolver {
         if self.has_spare_send(id)
             && let Some(exchange) = self.exchanges.get_mut(id)
             && let Some(server) = self.upstreams.choose_to_measure(asking, &mut exchange.tried, now)
-            && self.send(now, id, server, Occasion::Measuring).is_ok()
         {
-            self.counters.upstream_measurings.add(1);
+            if self.upstreams.note_retry(server, now, self.timeout_us_max) == Health::WentDown {
+                // From now on it is probed.
+                self.counters.upstream_downs.add(1);
+            } else if self.send(now, id, server, Occasion::Measuring).is_ok() {
+                self.counters.upstream_measurings.add(1);
+            }
         }
         if hedge_us > 0
             && let Some(exchange) = self.exchanges.get_mut(id)
@@ -325,8 +329,8 @@ impl Resolver {
         let Self { exchanges, upstreams, counters, .. } = self;
         let sends = exchanges.get(id).map(Exchange::log).unwrap_or_default();
         for send in sends.iter().filter(|send| send.state != SendState::Over && send.transport == Transport::Udp) {
-            let Send { id, socket, server, sent, state, .. } = *send;
-            let stray = Stray { id, socket, server, sent, was_given_up: state == SendState::Silent };
+            let Send { id, socket, server, sent, state, is_measuring, .. } = *send;
+            let stray = Stray { id, socket, server, sent, was_given_up: state == SendState::Silent, is_measuring };
             if upstreams.add_stray(stray, now) == Health::WentDown {
                 counters.upstream_downs.add(1);
             }

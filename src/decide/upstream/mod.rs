@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  groups    the servers and groups of the configuration and of rules
-//!  server    how long one takes, and whether it is down
+//!  server    how long one takes, whether it is a suspect, and whether it is down
 //!  strategy  which server of a group is asked next
 //!  strays    late answers that are still measured
 //!  chance    unpredictable numbers
@@ -262,6 +262,12 @@ impl Upstreams {
             known.note_answer(now, is_good, sample_us);
             self.probes.clear(server.slot);
         }
+    }
+
+    /// A server is about to be measured; a suspect that is silent since the last time has failed once more. `max`: the longest
+    /// time-out, in microseconds.
+    pub fn note_retry(&mut self, server: ServerRef, now: Now, max: u64) -> Health {
+        self.note_failure(server, |known, chance| known.note_retry(now, max, chance))
     }
 
     /// The server did not answer in time what it was asked at `sent`.

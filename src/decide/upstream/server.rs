@@ -1,8 +1,9 @@
 //! What is known of one server: how long it takes, and whether it answers at all.
 //!
-//! Invariants: a server is down only after several failures in a row, each of a question that was asked after the one
-//! before it had failed, so that many questions that were lost together count once. Any answer, however late, brings it up. While it is down,
-//! a moment for the next probe is set or a probe is in flight, unless nobody has wanted the server for
+//! Invariants: a failure counts only when its question was asked after the failure before it, so that many questions that were
+//! lost together count once, and after the last answer, so that a lost datagram of a server that answers others counts not at
+//! all. With the first failure the server is a suspect, after several it is down; any answer, however late, takes all that
+//! back. While it is down, a moment for the next probe is set or a probe is in flight, unless nobody has wanted the server for
 //! [`UPSTREAM_PROBE_US_MAX`].
 
 use std::net::SocketAddr;
@@ -81,6 +82,8 @@ pub struct Server {
     heard: Now,
     /// When it was last asked anything, and so measured if it answered.
     asked: Option<Now>,
+    /// When it was asked first since its last answer or failure: it has been silent since.
+    silent_since: Option<Now>,
     /// Whether it is passed over while another one is up.
     pub is_down: bool,
     back_off_us: u64,
@@ -106,6 +109,7 @@ impl Server {
             failed: Now(0),
             heard: Now(0),
             asked: None,
+            silent_since: None,
             is_down: false,
             back_off_us: 0,
             probe_at: Now(0),
@@ -137,7 +141,7 @@ impl Server {
         self.asked.is_none_or(|asked| asked.plus_us(UPSTREAM_EXPLORE_US) <= now)
     }
 
-    /// Whether it has failed and not answered since: it stands behind those of which nothing bad is known.
+    /// Whether it has failed and not answered since: as long as it is up, it stands behind those of which nothing bad is known.
     pub(super) fn is_suspect(&self) -> bool {
         self.failures > 0
     }
@@ -155,12 +159,23 @@ impl Server {
     /// It is being asked.
     pub(super) fn note_asked(&mut self, now: Now) {
         self.asked = Some(now);
+        self.silent_since = self.silent_since.or(Some(now));
+    }
+
+    /// A suspect is about to be tried again: that it has not answered the try before counts as a time-out, for the exchange of
+    /// that one has most often ended by another server's answer, and nothing else would notice.
+    pub(super) fn note_retry(&mut self, now: Now, max: u64, chance: &mut Chance) -> Health {
+        match self.silent_since.filter(|since| self.is_suspect() && since.plus_us(self.timeout_us(max)) <= now) {
+            Some(since) => self.note_timeout(now, since, chance),
+            None => Health::Same,
+        }
     }
 
     /// It answered: `is_good` when with something to be used. `sample_us`: since it was asked over UDP.
     pub(super) fn note_answer(&mut self, now: Now, is_good: bool, sample_us: Option<u64>) {
         self.answers += 1;
         self.heard = now;
+        self.silent_since = None;
         self.failures = 0;
         self.refusals = 0;
         self.is_down = false;
@@ -181,20 +196,25 @@ impl Server {
 
     /// Its host said that nobody listens, or it cannot be reached.
     pub(super) fn note_refusal(&mut self, now: Now, sent: Now, chance: &mut Chance) -> Health {
-        if sent >= self.failed {
+        if self.is_news(sent) {
             self.refusals = self.refusals.saturating_add(1);
         }
         self.note_failure(now, sent, chance)
     }
 
+    /// Whether the failure of a question asked at `sent` says anything new. Asked before the last failure was noticed: it is the
+    /// same one. Asked before the last answer came: the server is there, and only this question or its answer was lost.
+    fn is_news(&self, sent: Now) -> bool {
+        sent >= self.failed && sent >= self.heard
+    }
+
     fn note_failure(&mut self, now: Now, sent: Now, chance: &mut Chance) -> Health {
-        // Asked before the last failure was noticed: it is the same one. Asked before the last answer came: the server is there,
-        // and only this question or its answer was lost.
-        if sent < self.failed || sent < self.heard {
+        if !self.is_news(sent) {
             return Health::Same;
         }
         self.failures = self.failures.saturating_add(1);
         self.failed = now;
+        self.silent_since = None;
         let is_over = self.failures >= UPSTREAM_TIMEOUTS_IN_A_ROW || self.refusals >= UPSTREAM_REFUSALS_IN_A_ROW;
         if self.is_down || !is_over {
             return Health::Same;
@@ -266,6 +286,69 @@ mod tests {
         }
         server.note_answer(Now(0), true, None);
         assert_eq!(server.timeout_us(MAX), 50_000);
+    }
+
+    #[test]
+    fn a_server_that_failed_is_a_suspect_until_it_answers_anything() {
+        let (mut server, mut chance) = server();
+        server.note_asked(Now(0));
+        assert!(!server.is_suspect() && !server.is_due_as_suspect(Now(UPSTREAM_SUSPECT_US)), "it is waited for");
+        server.note_timeout(Now(50), Now(0), &mut chance);
+        assert!(server.is_suspect() && !server.is_due_as_suspect(Now(UPSTREAM_SUSPECT_US - 1)));
+        assert!(server.is_due_as_suspect(Now(UPSTREAM_SUSPECT_US)));
+        server.note_asked(Now(UPSTREAM_SUSPECT_US));
+        assert!(!server.is_due_as_suspect(Now(2 * UPSTREAM_SUSPECT_US - 1)), "one try at a time");
+        server.note_answer(Now(2 * UPSTREAM_SUSPECT_US), false, None);
+        assert!(!server.is_suspect() && !server.is_due_as_suspect(Now(3 * UPSTREAM_SUSPECT_US)));
+    }
+
+    #[test]
+    fn what_was_asked_before_the_last_answer_is_not_held_against_it() {
+        let (mut server, mut chance) = server();
+        server.note_answer(Now(100), true, Some(10));
+        for _ in 0..3 {
+            server.note_timeout(Now(200), Now(99), &mut chance);
+            server.note_refusal(Now(200), Now(99), &mut chance);
+        }
+        assert_eq!((server.failures, server.is_down), (0, false));
+        assert_eq!(server.note_refusal(Now(300), Now(100), &mut chance), Health::Same, "the first one");
+        assert!(server.is_suspect());
+        assert_eq!(server.note_refusal(Now(400), Now(300), &mut chance), Health::WentDown);
+    }
+
+    #[test]
+    fn a_suspect_whose_tries_nobody_waits_for_goes_down() {
+        let (mut server, mut chance) = server();
+        server.note_answer(Now(0), true, Some(1_000));
+        server.note_asked(Now(0));
+        assert_eq!(server.note_retry(Now(10 * MAX), MAX, &mut chance), Health::Same);
+        assert_eq!(server.failures, 0, "not a suspect: others see to that");
+        server.note_timeout(Now(50_000), Now(0), &mut chance);
+        assert_eq!(server.note_retry(Now(250_000), MAX, &mut chance), Health::Same);
+        assert_eq!(server.failures, 1, "it has not been tried");
+        server.note_asked(Now(250_000));
+        server.note_asked(Now(300_000));
+        server.note_retry(Now(349_999), MAX, &mut chance);
+        assert_eq!(server.failures, 1, "the first try may still be answered");
+        server.note_retry(Now(350_000), MAX, &mut chance);
+        server.note_retry(Now(350_000), MAX, &mut chance);
+        assert_eq!(server.failures, 2, "each try counts once");
+        server.note_asked(Now(350_000));
+        assert_eq!(server.note_retry(Now(550_000), MAX, &mut chance), Health::WentDown);
+    }
+
+    #[test]
+    fn a_suspect_that_answers_more_slowly_than_it_is_tried_stays_up() {
+        let (mut server, mut chance) = server();
+        server.note_asked(Now(0));
+        server.note_timeout(Now(MAX), Now(0), &mut chance);
+        for at in [MAX, MAX + 250_000, MAX + 500_000] {
+            assert_eq!(server.note_retry(Now(at), MAX, &mut chance), Health::Same);
+            server.note_asked(Now(at));
+        }
+        assert_eq!(server.failures, 1);
+        server.note_answer(Now(MAX + 590_000), true, Some(590_000));
+        assert!(!server.is_suspect());
     }
 
     #[test]
