@@ -91,6 +91,12 @@ const _: () = assert!(UPSTREAM_IDLE_US_MIN > UPSTREAM_ANSWER_US_MAX, "what is dr
 /// Microseconds that any server is waited for at least before the next one is asked: what a busy resolver may take however
 /// near it is.
 pub const UPSTREAM_RTO_US_MIN: u64 = 50_000;
+/// The same where nobody else can be asked: asking again then only helps when a datagram was lost, and an upstream that has to
+/// ask others first is often slower than its usual answer from the cache.
+pub const UPSTREAM_ALONE_US_MIN: u64 = 250_000;
+/// Microseconds between two tries whether a server is back that has left a question without an answer: a lost packet costs a
+/// server little of its share, and four questions a second that are asked twice are no load.
+pub const UPSTREAM_SUSPECT_US: u64 = 250_000;
 /// Time-outs in a row after which a server is down, those of questions that were asked together being one. With the
 /// doubling of the time-out they are at least seven times what the server usually takes: no longer a lost packet.
 pub const UPSTREAM_TIMEOUTS_IN_A_ROW: u8 = 3;

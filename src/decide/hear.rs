@@ -77,7 +77,7 @@ impl Resolver {
             return false;
         }
         // Whatever it says, there is somebody.
-        self.upstreams.note_answer(send.server, true, None);
+        self.upstreams.note_answer(send.server, now, true, None);
         if doubt.is_none() && !again.is_cookie_retry {
             self.counters.upstream_plainer.add(1);
         }
@@ -246,7 +246,7 @@ impl Core {
             Verdict::AskAgain(_) | Verdict::AskOverTcp(_) if resolver.ask_again(now, id, &send, verdict) => {}
             // There is no send left to confirm it by; a probe wants to hear no more than this.
             Verdict::AskOverTcp(_) => {
-                resolver.upstreams.note_answer(send.server, true, None);
+                resolver.upstreams.note_answer(send.server, now, true, None);
                 resolver.advance(now, id);
             }
             // It refuses the words of a question for which there is no other send left.
@@ -254,7 +254,7 @@ impl Core {
                 self.take_response(now, SendId { exchange: id, place }, &send, head, message)
             }
             Verdict::Refuse => {
-                resolver.upstreams.note_answer(send.server, false, None);
+                resolver.upstreams.note_answer(send.server, now, false, None);
                 if let Some(exchange) = resolver.exchanges.get_mut(id) {
                     exchange.was_refused = true;
                 }
@@ -280,7 +280,7 @@ impl Core {
         let is_failure =
             (head.rcode != rcode::NOERROR && head.rcode != rcode::NXDOMAIN) || head.is_referral || is_cut_for_good;
         let sample_us = (send.transport == Transport::Udp && !is_failure).then(|| now.0.saturating_sub(send.sent.0));
-        resolver.upstreams.note_answer(send.server, !is_failure, sample_us);
+        resolver.upstreams.note_answer(send.server, now, !is_failure, sample_us);
         let Some(exchange) = resolver.exchanges.get_mut(id) else { return };
         if exchange.purpose == Purpose::Probe {
             return resolver.finish(now, id, Outcome::Nothing);

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | first | at once | whom the strategy chooses |
 //! | at once | beside it | with strategy `parallel`, the next ones that are up |
-//! | measuring | beside it | a server that was not asked for long |
+//! | measuring | beside it | a server that was not asked for long, or a suspect, to see if it is back |
 //! | hedge | `hedge_ms` later, while the first is still waited for | the next one that is up |
 //! | next | when none is waited for any more | the next one of the group, then of its fallback group, then all again |
 //! | over TCP | after a cut answer, one with a wrong id, or one that its letter case or cookie speaks against | the same server |
@@ -31,8 +31,8 @@ use super::waiting::{Exchange, ExchangeKey, Exchanges, Purpose, Send, SendState}
 use super::why::Failure;
 use super::wire::{CLASS_IN, rtype};
 use crate::limits::{
-    EXCHANGES_MAX, MESSAGE_BYTES_MAX, REFRESHES_MAX, SERVER_SOCKETS, UPSTREAM_BACK_OFF_US_MIN, UPSTREAM_GROUPS_MAX,
-    UPSTREAM_PARALLEL_MAX, UPSTREAM_SENDS_MAX,
+    EXCHANGES_MAX, MESSAGE_BYTES_MAX, REFRESHES_MAX, SERVER_SOCKETS, UPSTREAM_ALONE_US_MIN, UPSTREAM_BACK_OFF_US_MIN,
+    UPSTREAM_GROUPS_MAX, UPSTREAM_PARALLEL_MAX, UPSTREAM_SENDS_MAX,
 };
 
 use corewall_sharding::name::Name;
@@ -141,9 +141,13 @@ impl Resolver {
         if self.has_spare_send(id)
             && let Some(exchange) = self.exchanges.get_mut(id)
             && let Some(server) = self.upstreams.choose_to_measure(asking, &mut exchange.tried, now)
-            && self.send(now, id, server, Occasion::Measuring).is_ok()
         {
-            self.counters.upstream_measurings.add(1);
+            if self.upstreams.note_retry(server, now, self.timeout_us_max) == Health::WentDown {
+                // From now on it is probed.
+                self.counters.upstream_downs.add(1);
+            } else if self.send(now, id, server, Occasion::Measuring).is_ok() {
+                self.counters.upstream_measurings.add(1);
+            }
         }
         if hedge_us > 0
             && let Some(exchange) = self.exchanges.get_mut(id)
@@ -241,8 +245,14 @@ impl Resolver {
         }
         // What a connection takes is not measured; and who is asked again for the same may well need longer than usual.
         let is_patient = transport == Transport::Tcp || exchange.is_again || exchange.purpose == Purpose::Probe;
-        let timeout_us =
-            if is_patient { self.timeout_us_max } else { self.upstreams.timeout_us(server, self.timeout_us_max) };
+        let max = self.timeout_us_max;
+        let timeout_us = match self.upstreams.timeout_us(server, max) {
+            _ if is_patient => max,
+            usual if usual < UPSTREAM_ALONE_US_MIN && self.upstreams.is_alone(exchange.asking) => {
+                UPSTREAM_ALONE_US_MIN.min(max)
+            }
+            usual => usual,
+        };
         // An answer after the end would be dropped: nobody is to wait for it.
         let deadline = now.plus_us(timeout_us).min(exchange.end());
         let message_id = self.draw_id().ok_or(Failure::Overloaded)?;
@@ -374,8 +384,8 @@ impl Resolver {
         let Self { exchanges, upstreams, counters, .. } = self;
         let sends = exchanges.get(id).map(Exchange::log).unwrap_or_default();
         for send in sends.iter().filter(|send| send.state != SendState::Over && send.transport == Transport::Udp) {
-            let Send { id, socket, server, sent, state, .. } = *send;
-            let stray = Stray { id, socket, server, sent, was_given_up: state == SendState::Silent };
+            let Send { id, socket, server, sent, state, is_measuring, .. } = *send;
+            let stray = Stray { id, socket, server, sent, was_given_up: state == SendState::Silent, is_measuring };
             if upstreams.add_stray(stray, now) == Health::WentDown {
                 counters.upstream_downs.add(1);
             }

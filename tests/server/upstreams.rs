@@ -93,7 +93,9 @@ fn a_hedge_is_answered_while_the_first_server_is_still_waited_for() {
 fn a_server_that_comes_back_is_found_by_a_probe() {
     let second = Upstream::new();
     let absent = SocketAddr::from(([127, 0, 0, 1], ports::free()));
-    let server = site().upstream_group(&[absent, second.address()], "strategy = \"ordered\"").build_and_serve();
+    // In a group of its own it is asked by each question, until it is down.
+    let backup = format!("[upstream.backup]\nservers = \"{}\"\n", second.address());
+    let server = site().upstream_group(&[absent], "fallback = \"backup\"").toml(&backup).build_and_serve();
     for name in ["a.example.org", "b.example.org"] {
         let pending = send(&server, name);
         second.answer(&second.hear(), RIGHT);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  groups    the servers and groups of the configuration and of rules
-//!  server    how long one takes, and whether it is down
+//!  server    how long one takes, whether it is a suspect, and whether it is down
 //!  strategy  which server of a group is asked next
 //!  strays    late answers that are still measured
 //!  chance    unpredictable numbers
@@ -177,6 +177,11 @@ impl Upstreams {
         known.is_some_and(|group| group.nxdomain_cut)
     }
 
+    /// Whether there is only one server to ask, those of groups that stand in for its own included.
+    pub fn is_alone(&self, group: GroupRef) -> bool {
+        self.with_fallbacks(group).map(|group| self.server_count(group)).sum::<usize>() == 1
+    }
+
     /// Servers of a group.
     pub fn server_count(&self, group: GroupRef) -> usize {
         self.groups.group(group).map_or(0, |group| group.servers().len())
@@ -316,11 +321,17 @@ impl Upstreams {
     }
 
     /// The server answered: `is_good` when with something to be used. `sample_us`: since it was asked over UDP.
-    pub fn note_answer(&mut self, server: ServerRef, is_good: bool, sample_us: Option<u64>) {
+    pub fn note_answer(&mut self, server: ServerRef, now: Now, is_good: bool, sample_us: Option<u64>) {
         if let Some(known) = self.groups.server_mut(server) {
-            known.note_answer(is_good, sample_us);
+            known.note_answer(now, is_good, sample_us);
             self.probes.clear(server.slot);
         }
+    }
+
+    /// A server is about to be measured; a suspect that is silent since the last time has failed once more. `max`: the longest
+    /// time-out, in microseconds.
+    pub fn note_retry(&mut self, server: ServerRef, now: Now, max: u64) -> Health {
+        self.note_failure(server, |known, chance| known.note_retry(now, max, chance))
     }
 
     /// The server did not answer in time what it was asked at `sent`.
@@ -397,7 +408,7 @@ impl Upstreams {
     /// Whether a message is the answer to a stray, which is then measured.
     pub fn hear_stray(&mut self, now: Now, id: u16, server: ServerId, socket: u16) -> bool {
         let Some(Stray { server, sent, .. }) = self.strays.take(now, id, server, socket) else { return false };
-        self.note_answer(server, true, Some(now.0.saturating_sub(sent.0)));
+        self.note_answer(server, now, true, Some(now.0.saturating_sub(sent.0)));
         true
     }
 

@@ -1,8 +1,9 @@
 //! What is known of one server: how long it takes, and whether it answers at all.
 //!
-//! Invariants: a server is down only after several failures in a row, each of a question that was asked after the one
-//! before it had failed, so that many questions that were lost together count once. Any answer, however late, brings it up. While it is down,
-//! a moment for the next probe is set or a probe is in flight, unless nobody has wanted the server for
+//! Invariants: a failure counts only when its question was asked after the failure before it, so that many questions that were
+//! lost together count once, and after the last answer, so that a lost datagram of a server that answers others counts not at
+//! all. With the first failure the server is a suspect, after several it is down; any answer, however late, takes all that
+//! back. While it is down, a moment for the next probe is set or a probe is in flight, unless nobody has wanted the server for
 //! [`UPSTREAM_PROBE_US_MAX`].
 
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use crate::decide::Now;
 use crate::decide::peer::Peer;
 use crate::limits::{
     UPSTREAM_BACK_OFF_US_MAX, UPSTREAM_BACK_OFF_US_MIN, UPSTREAM_EXPLORE_US, UPSTREAM_PROBE_US_MAX,
-    UPSTREAM_REFUSALS_IN_A_ROW, UPSTREAM_RTO_US_MIN, UPSTREAM_TIMEOUTS_IN_A_ROW,
+    UPSTREAM_REFUSALS_IN_A_ROW, UPSTREAM_RTO_US_MIN, UPSTREAM_SUSPECT_US, UPSTREAM_TIMEOUTS_IN_A_ROW,
 };
 
 /// A server's number within a worker; none is given twice while the process runs.
@@ -78,8 +79,12 @@ pub struct Server {
     errors: u8,
     /// When the last failure was counted.
     failed: Now,
+    /// When the last answer came.
+    heard: Now,
     /// When it was last asked anything, and so measured if it answered.
     asked: Option<Now>,
+    /// When it was asked first since its last answer or failure: it has been silent since.
+    silent_since: Option<Now>,
     /// Whether it is passed over while another one is up.
     pub is_down: bool,
     back_off_us: u64,
@@ -105,7 +110,9 @@ impl Server {
             refusals: 0,
             errors: 0,
             failed: Now(0),
+            heard: Now(0),
             asked: None,
+            silent_since: None,
             is_down: false,
             back_off_us: 0,
             probe_at: Now(0),
@@ -138,6 +145,16 @@ impl Server {
         self.asked.is_none_or(|asked| asked.plus_us(UPSTREAM_EXPLORE_US) <= now)
     }
 
+    /// Whether it has failed and not answered since: as long as it is up, it stands behind those of which nothing bad is known.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.failures > 0
+    }
+
+    /// Whether it is time to see if a suspect is back.
+    pub(super) fn is_due_as_suspect(&self, now: Now) -> bool {
+        self.is_suspect() && self.asked.is_none_or(|asked| asked.plus_us(UPSTREAM_SUSPECT_US) <= now)
+    }
+
     /// When it was last asked; long ago if never.
     pub(super) fn asked(&self) -> Now {
         self.asked.unwrap_or(Now(0))
@@ -146,11 +163,23 @@ impl Server {
     /// It is being asked.
     pub(super) fn note_asked(&mut self, now: Now) {
         self.asked = Some(now);
+        self.silent_since = self.silent_since.or(Some(now));
+    }
+
+    /// A suspect is about to be tried again: that it has not answered the try before counts as a time-out, for the exchange of
+    /// that one has most often ended by another server's answer, and nothing else would notice.
+    pub(super) fn note_retry(&mut self, now: Now, max: u64, chance: &mut Chance) -> Health {
+        match self.silent_since.filter(|since| self.is_suspect() && since.plus_us(self.timeout_us(max)) <= now) {
+            Some(since) => self.note_timeout(now, since, chance),
+            None => Health::Same,
+        }
     }
 
     /// It answered: `is_good` when with something to be used. `sample_us`: since it was asked over UDP.
-    pub(super) fn note_answer(&mut self, is_good: bool, sample_us: Option<u64>) {
+    pub(super) fn note_answer(&mut self, now: Now, is_good: bool, sample_us: Option<u64>) {
         self.answers += 1;
+        self.heard = now;
+        self.silent_since = None;
         self.failures = 0;
         self.refusals = 0;
         self.is_down = false;
@@ -171,19 +200,25 @@ impl Server {
 
     /// Its host said that nobody listens, or it cannot be reached.
     pub(super) fn note_refusal(&mut self, now: Now, sent: Now, chance: &mut Chance) -> Health {
-        if sent >= self.failed {
+        if self.is_news(sent) {
             self.refusals = self.refusals.saturating_add(1);
         }
         self.note_failure(now, sent, chance)
     }
 
+    /// Whether the failure of a question asked at `sent` says anything new. Asked before the last failure was noticed: it is the
+    /// same one. Asked before the last answer came: the server is there, and only this question or its answer was lost.
+    fn is_news(&self, sent: Now) -> bool {
+        sent >= self.failed && sent >= self.heard
+    }
+
     fn note_failure(&mut self, now: Now, sent: Now, chance: &mut Chance) -> Health {
-        // Asked before the last failure was noticed: it is the same one.
-        if sent < self.failed {
+        if !self.is_news(sent) {
             return Health::Same;
         }
         self.failures = self.failures.saturating_add(1);
         self.failed = now;
+        self.silent_since = None;
         let is_over = self.failures >= UPSTREAM_TIMEOUTS_IN_A_ROW || self.refusals >= UPSTREAM_REFUSALS_IN_A_ROW;
         if self.is_down || !is_over {
             return Health::Same;
@@ -229,18 +264,18 @@ mod tests {
     fn the_time_out_follows_what_was_measured_within_its_bounds() {
         let (mut server, _) = server();
         assert_eq!(server.timeout_us(MAX), MAX, "nothing is known");
-        server.note_answer(true, Some(40_000));
+        server.note_answer(Now(0), true, Some(40_000));
         assert_eq!(server.round_trip, Some(RoundTrip { smoothed_us: 40_000, variation_us: 20_000 }));
         assert_eq!(server.timeout_us(MAX), 120_000);
-        server.note_answer(true, Some(80_000));
+        server.note_answer(Now(0), true, Some(80_000));
         assert_eq!(server.round_trip, Some(RoundTrip { smoothed_us: 45_000, variation_us: 25_000 }));
         for _ in 0..50 {
-            server.note_answer(true, Some(1_000));
+            server.note_answer(Now(0), true, Some(1_000));
         }
         assert_eq!(server.timeout_us(MAX), UPSTREAM_RTO_US_MIN);
         assert_eq!(server.timeout_us(20_000), 20_000, "the configured one is the greatest");
         for _ in 0..50 {
-            server.note_answer(true, Some(1_500_000));
+            server.note_answer(Now(0), true, Some(1_500_000));
         }
         assert_eq!(server.timeout_us(MAX), MAX);
     }
@@ -248,13 +283,76 @@ mod tests {
     #[test]
     fn the_time_out_doubles_with_each_failure_and_an_answer_takes_that_back() {
         let (mut server, mut chance) = server();
-        server.note_answer(true, Some(1_000));
+        server.note_answer(Now(0), true, Some(1_000));
         for (failures, timeout_us) in [(1, 100_000), (2, 200_000), (3, 400_000), (4, MAX)] {
             server.note_timeout(Now(failures), Now(failures), &mut chance);
             assert_eq!(server.timeout_us(MAX), timeout_us, "{failures}");
         }
-        server.note_answer(true, None);
+        server.note_answer(Now(0), true, None);
         assert_eq!(server.timeout_us(MAX), 50_000);
+    }
+
+    #[test]
+    fn a_server_that_failed_is_a_suspect_until_it_answers_anything() {
+        let (mut server, mut chance) = server();
+        server.note_asked(Now(0));
+        assert!(!server.is_suspect() && !server.is_due_as_suspect(Now(UPSTREAM_SUSPECT_US)), "it is waited for");
+        server.note_timeout(Now(50), Now(0), &mut chance);
+        assert!(server.is_suspect() && !server.is_due_as_suspect(Now(UPSTREAM_SUSPECT_US - 1)));
+        assert!(server.is_due_as_suspect(Now(UPSTREAM_SUSPECT_US)));
+        server.note_asked(Now(UPSTREAM_SUSPECT_US));
+        assert!(!server.is_due_as_suspect(Now(2 * UPSTREAM_SUSPECT_US - 1)), "one try at a time");
+        server.note_answer(Now(2 * UPSTREAM_SUSPECT_US), false, None);
+        assert!(!server.is_suspect() && !server.is_due_as_suspect(Now(3 * UPSTREAM_SUSPECT_US)));
+    }
+
+    #[test]
+    fn what_was_asked_before_the_last_answer_is_not_held_against_it() {
+        let (mut server, mut chance) = server();
+        server.note_answer(Now(100), true, Some(10));
+        for _ in 0..3 {
+            server.note_timeout(Now(200), Now(99), &mut chance);
+            server.note_refusal(Now(200), Now(99), &mut chance);
+        }
+        assert_eq!((server.failures, server.is_down), (0, false));
+        assert_eq!(server.note_refusal(Now(300), Now(100), &mut chance), Health::Same, "the first one");
+        assert!(server.is_suspect());
+        assert_eq!(server.note_refusal(Now(400), Now(300), &mut chance), Health::WentDown);
+    }
+
+    #[test]
+    fn a_suspect_whose_tries_nobody_waits_for_goes_down() {
+        let (mut server, mut chance) = server();
+        server.note_answer(Now(0), true, Some(1_000));
+        server.note_asked(Now(0));
+        assert_eq!(server.note_retry(Now(10 * MAX), MAX, &mut chance), Health::Same);
+        assert_eq!(server.failures, 0, "not a suspect: others see to that");
+        server.note_timeout(Now(50_000), Now(0), &mut chance);
+        assert_eq!(server.note_retry(Now(250_000), MAX, &mut chance), Health::Same);
+        assert_eq!(server.failures, 1, "it has not been tried");
+        server.note_asked(Now(250_000));
+        server.note_asked(Now(300_000));
+        server.note_retry(Now(349_999), MAX, &mut chance);
+        assert_eq!(server.failures, 1, "the first try may still be answered");
+        server.note_retry(Now(350_000), MAX, &mut chance);
+        server.note_retry(Now(350_000), MAX, &mut chance);
+        assert_eq!(server.failures, 2, "each try counts once");
+        server.note_asked(Now(350_000));
+        assert_eq!(server.note_retry(Now(550_000), MAX, &mut chance), Health::WentDown);
+    }
+
+    #[test]
+    fn a_suspect_that_answers_more_slowly_than_it_is_tried_stays_up() {
+        let (mut server, mut chance) = server();
+        server.note_asked(Now(0));
+        server.note_timeout(Now(MAX), Now(0), &mut chance);
+        for at in [MAX, MAX + 250_000, MAX + 500_000] {
+            assert_eq!(server.note_retry(Now(at), MAX, &mut chance), Health::Same);
+            server.note_asked(Now(at));
+        }
+        assert_eq!(server.failures, 1);
+        server.note_answer(Now(MAX + 590_000), true, Some(590_000));
+        assert!(!server.is_suspect());
     }
 
     #[test]
@@ -264,7 +362,7 @@ mod tests {
         assert_eq!(server.note_timeout(Now(20), Now(10), &mut chance), Health::Same);
         assert_eq!(server.note_timeout(Now(30), Now(20), &mut chance), Health::WentDown);
         assert_eq!(server.note_timeout(Now(40), Now(30), &mut chance), Health::Same, "it is down already");
-        server.note_answer(false, None);
+        server.note_answer(Now(0), false, None);
         assert!(!server.is_down && server.failures == 0, "any answer brings it up");
         assert_eq!(server.note_refusal(Now(60), Now(60), &mut chance), Health::Same);
         assert_eq!(server.note_refusal(Now(60), Now(60), &mut chance), Health::WentDown);
@@ -303,9 +401,9 @@ mod tests {
     fn failures_are_held_against_a_server_and_unmeasured_ones_stand_behind() {
         let (mut known, mut chance) = server();
         let (mut unknown, _) = server();
-        known.note_answer(true, Some(2_000));
+        known.note_answer(Now(0), true, Some(2_000));
         assert_eq!(known.expected_us(), 2_000);
-        known.note_answer(false, None);
+        known.note_answer(Now(0), false, None);
         assert_eq!(known.expected_us(), 4_000, "an answer that is of no use");
         known.note_timeout(Now(1), Now(1), &mut chance);
         assert_eq!(known.expected_us(), 8_000);

@@ -19,6 +19,8 @@ pub struct Stray {
     pub sent: Now,
     /// Whether it counts as a time-out already.
     pub was_given_up: bool,
+    /// Whether it was sent to measure the server, so that its answer is missed more than others.
+    pub is_measuring: bool,
 }
 
 /// The latest of them.
@@ -35,12 +37,17 @@ impl Strays {
     }
 
     /// Adds one if there is a place: free, or of one whose answer can no longer come, which is returned. Under load this is a
-    /// sample of them.
+    /// sample of them; those that measure, a few per second, always have one, or a suspect would not be seen to answer.
     pub fn push(&mut self, stray: Stray, now: Now) -> Option<Stray> {
         let place = self.ring.get_mut(self.next)?;
         self.next = (self.next + 1) % UPSTREAM_STRAYS_MAX;
         match *place {
-            Some(known) if known.sent.plus_us(UPSTREAM_ANSWER_US_MAX) > now => None,
+            Some(known) if known.sent.plus_us(UPSTREAM_ANSWER_US_MAX) > now => {
+                if stray.is_measuring {
+                    *place = Some(stray);
+                }
+                None
+            }
             known => {
                 *place = Some(stray);
                 self.count += usize::from(known.is_none());
@@ -66,7 +73,14 @@ mod tests {
     use super::*;
 
     fn stray(id: u16) -> Stray {
-        Stray { id, socket: 3, server: ServerRef { slot: 0, id: 7 }, sent: Now(100), was_given_up: false }
+        Stray {
+            id,
+            socket: 3,
+            server: ServerRef { slot: 0, id: 7 },
+            sent: Now(100),
+            was_given_up: false,
+            is_measuring: false,
+        }
     }
 
     #[test]
@@ -83,15 +97,19 @@ mod tests {
     }
 
     #[test]
-    fn those_that_can_no_longer_be_answered_make_room_and_the_others_do_not() {
+    fn those_that_can_no_longer_be_answered_make_room_and_the_others_only_for_measuring() {
         let mut strays = Strays::new();
         for id in 0..UPSTREAM_STRAYS_MAX as u16 {
             assert_eq!(strays.push(stray(id), Now(100)), None);
         }
         assert_eq!(strays.push(stray(999), Now(200)), None);
         assert_eq!(strays.take(Now(200), 999, 7, 3), None, "there was no place");
+        let measuring = Stray { is_measuring: true, ..stray(998) };
+        assert_eq!(strays.push(measuring, Now(200)), None, "the one before it may still be answered");
+        assert_eq!(strays.take(Now(200), 998, 7, 3), Some(measuring), "one that measures has a place");
+        assert_eq!(strays.take(Now(200), 1, 7, 3), None, "that of another");
         let late = Now(100 + UPSTREAM_ANSWER_US_MAX);
-        assert_eq!(strays.push(Stray { sent: late, ..stray(999) }, late), Some(stray(1)));
+        assert_eq!(strays.push(Stray { sent: late, ..stray(999) }, late), Some(stray(2)));
         assert!(strays.take(late, 999, 7, 3).is_some());
     }
 }

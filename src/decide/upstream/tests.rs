@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::decide::settings::Strategy;
-use crate::limits::{UPSTREAM_BACK_OFF_US_MIN, UPSTREAM_EXPLORE_US, UPSTREAM_PROBE_US_MAX};
+use crate::limits::{UPSTREAM_BACK_OFF_US_MIN, UPSTREAM_EXPLORE_US, UPSTREAM_PROBE_US_MAX, UPSTREAM_SUSPECT_US};
 
 const SECOND: u64 = 1_000_000;
 
@@ -45,7 +45,12 @@ impl Bench {
 
     fn answers(&mut self, number: u8, sample_us: u64) {
         let server = self.server(number);
-        self.upstreams.note_answer(server, true, Some(sample_us));
+        self.upstreams.note_answer(server, Now(0), true, Some(sample_us));
+    }
+
+    fn fails(&mut self, number: u8, now: Now) {
+        let server = self.server(number);
+        assert_eq!(self.upstreams.note_timeout(server, now, now), Health::Same);
     }
 
     fn takes_down(&mut self, number: u8, now: Now) {
@@ -82,7 +87,7 @@ fn fastest_asks_by_what_was_measured_and_those_not_measured_last() {
     bench.answers(1, 5_000);
     assert_eq!(bench.order(Now(0)), [1, 3, 0, 2]);
     let one = bench.server(1);
-    (0..3).for_each(|_| bench.upstreams.note_answer(one, false, None));
+    (0..3).for_each(|_| bench.upstreams.note_answer(one, Now(0), false, None));
     assert_eq!(bench.order(Now(0)), [3, 1, 0, 2], "failing to resolve is held against it");
     bench.answers(1, 5_000);
     bench.takes_down(1, Now(0));
@@ -113,6 +118,56 @@ fn servers_are_measured_in_turn_and_not_again_for_a_while() {
     let mut bench = Bench::new(Strategy::Fastest, 2);
     bench.takes_down(1, Now(0));
     assert_eq!(bench.measured(&[0], Now(0)), None, "that is what probes are for");
+}
+
+#[test]
+fn suspects_are_asked_behind_the_others_and_before_those_that_are_down() {
+    for strategy in [Strategy::Ordered, Strategy::RoundRobin, Strategy::Fastest, Strategy::Parallel] {
+        let mut bench = Bench::new(strategy, 3);
+        (0..3).for_each(|number| bench.answers(number, 1_000 * (1 + u64::from(number))));
+        bench.fails(0, Now(SECOND));
+        bench.takes_down(1, Now(SECOND));
+        assert_eq!(bench.order(Now(SECOND)), [2, 0, 1], "{strategy:?}");
+        bench.fails(2, Now(2 * SECOND));
+        let order = bench.order(Now(2 * SECOND));
+        assert_eq!(order[2], 1, "{strategy:?}: all are suspects or down: {order:?}");
+        bench.answers(0, 1_000);
+        assert_eq!(bench.order(Now(2 * SECOND)), [0, 2, 1], "{strategy:?}");
+    }
+}
+
+#[test]
+fn suspects_are_tried_by_every_strategy_the_one_asked_longest_ago_first() {
+    for strategy in [Strategy::Ordered, Strategy::RoundRobin, Strategy::Fastest, Strategy::Parallel] {
+        let mut bench = Bench::new(strategy, 3);
+        for number in 0..3 {
+            let server = bench.server(number);
+            bench.upstreams.note_asked(server, Now(SECOND - u64::from(number)));
+        }
+        let due = SECOND + UPSTREAM_SUSPECT_US;
+        assert_eq!(bench.measured(&[0], Now(due)), None, "{strategy:?}: they are waited for");
+        (0..3).for_each(|number| bench.fails(number, Now(SECOND)));
+        assert_eq!(bench.measured(&[0], Now(due)), Some(2), "{strategy:?}");
+        assert_eq!(bench.measured(&[0], Now(due)), Some(1), "{strategy:?}");
+        assert_eq!(bench.measured(&[0], Now(due)), None, "{strategy:?}: whom is asked anyway is left out");
+        bench.takes_down(2, Now(2 * SECOND));
+        assert_eq!(bench.measured(&[0, 1], Now(3 * SECOND)), None, "{strategy:?}: that is what probes are for");
+    }
+}
+
+#[test]
+fn a_server_is_alone_when_no_other_group_stands_in_for_its_own() {
+    let servers = |numbers: &[u8]| numbers.iter().map(|&number| SocketAddr::from(([192, 0, 2, number], 53))).collect();
+    let mut upstreams = Upstreams::new(&mut Chance::new([5; 32]));
+    let with = |name, fallback: Option<&str>, numbers| Group {
+        fallback: fallback.map(str::to_owned),
+        ..Group::new(name, servers(numbers))
+    };
+    let groups = [with("one", None, &[1]), with("two", None, &[2, 3]), with("helped", Some("one"), &[4])];
+    upstreams.switch(&[&groups[..], &[with("unhelped", Some("none"), &[5]), with("none", None, &[])]].concat(), 0);
+    let alone = ["one", "two", "helped", "unhelped"]
+        .map(|name| upstreams.is_alone(upstreams.find(upstreams.group(name)).unwrap()));
+    assert_eq!(alone, [true, false, false, true]);
 }
 
 #[test]
