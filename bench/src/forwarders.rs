@@ -94,6 +94,12 @@ impl Forwarder {
         }
     }
 
+    /// The same for a report: paths begin where the measurement was started.
+    pub fn told_config(self, site: &Site) -> String {
+        let here = std::env::current_dir().map(|here| here.display().to_string()).unwrap_or_default();
+        if here.is_empty() { self.config(site) } else { self.config(site).replace(&here, ".") }
+    }
+
     /// Starts it and waits until it answers.
     pub fn start(self, site: &Site) -> Result<Server, Box<dyn Error>> {
         let config = fs::canonicalize(&site.work)?.join(format!("{}.conf", self.name()));

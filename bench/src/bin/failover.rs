@@ -158,7 +158,7 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
         host: Host::here(),
         corewall: Forwarder::Corewall.version(&site)?,
         nsd: first_line(Command::new(nsd).arg("-v")),
-        config: Forwarder::Corewall.config(&site),
+        config: Forwarder::Corewall.told_config(&site),
         seconds: options.seconds,
         ratio_max: options.ratio_max,
         runs: Vec::new(),

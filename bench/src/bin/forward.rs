@@ -180,7 +180,7 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     let mut results = Results {
         host: Host::here(),
         versions,
-        configs: servers.iter().map(|server| (server.name().to_owned(), server.config(&site))).collect(),
+        configs: servers.iter().map(|server| (server.name().to_owned(), server.told_config(&site))).collect(),
         rates: options.rates.clone(),
         held_rates: options.held_rates.clone(),
         seconds: options.seconds,
