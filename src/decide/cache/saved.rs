@@ -143,7 +143,7 @@ impl Cache {
         let shape = Shape { bytes: entry.body.len(), answers, authorities, too_large: false };
         self.remove(&key);
         let is_kept = self.insert(&key, head, shape, &entry.places, &entry.body);
-        if is_kept && cuts {
+        if is_kept && cuts && key.subnet == 0 {
             self.cut_at(&key);
         }
         is_kept
