@@ -85,10 +85,10 @@ impl Core {
         }
         let (entry, Freshness::Stale { is_failing }) = self.fallback(now, ticket)? else { return None };
         let is_impatient = self.settings.cache.stale_client_timeout_ms == 0;
-        if !is_failing && !is_impatient {
-            if let Some(query) = self.queries.get_mut(ticket) {
-                query.has_stale = true;
-            }
+        let query = self.queries.get_mut(ticket)?;
+        if !is_failing && (!is_impatient || query.is_private) {
+            // The answer for a client alone is not kept: served at once, the expired one would never be renewed.
+            query.has_stale = !is_impatient;
             return None;
         }
         if !is_failing {
