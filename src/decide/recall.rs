@@ -103,7 +103,9 @@ impl Core {
                 }
                 return Some(self.reply_from_cache(now, ticket, entry, freshness, out));
             }
-            if is_ours && head.ede.is_none() && !query.is_led_by_upstream_to_private(&self.settings.rebinding) {
+            // A block for what the name leads to is made for each name that leads there: it may differ by more than the name.
+            let is_upstreams_own = matches!(head.origin, Origin::Upstream { .. });
+            if is_ours && is_upstreams_own && !query.is_led_by_upstream_to_private(&self.settings.rebinding) {
                 query.is_judged_again = is_judged_again;
                 return Some(self.resolve_from_cache(now, ticket, entry, name, out));
             }
