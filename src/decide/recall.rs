@@ -138,7 +138,7 @@ impl Core {
         let SavedCache { policies, groups, entries } = &mut saved;
         *policies = self.settings.policies.iter().map(|policy| policy.name.clone()).collect();
         let mut group_ids = Vec::new();
-        self.cache.export(now, SAVED_ENTRIES_MAX, &mut |mut entry| {
+        self.cache.export(now, SAVED_ENTRIES_MAX, self.addresses_stamp, &mut |mut entry| {
             let place = group_ids.iter().position(|known| *known == entry.group).or_else(|| {
                 // A rule's own servers have no name to be found by.
                 let name = self.resolver.upstreams.group_name(entry.group)?;

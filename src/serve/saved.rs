@@ -130,7 +130,7 @@ mod tests {
             let head = EntryHead { origin, rcode: 0, authentic_data: false, ede: None, rules: 1, stored, ttl_s };
             assert!(cache.keep(&key, head, &body) && cache.find(&key, Now(0)).is_some());
         }
-        cache.export(Now(0), 10, &mut |entry| entries.push(entry));
+        cache.export(Now(0), 10, 0, &mut |entry| entries.push(entry));
         assert_eq!(entries.len(), 3);
         SavedCache { policies: vec!["default".to_owned()], groups: vec!["default".to_owned()], entries }
     }
