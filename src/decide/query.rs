@@ -10,7 +10,7 @@ use super::question::Question;
 use super::rule::{Asked, Judgement};
 use super::settings::PolicyId;
 use super::step::{ExchangeId, Origin, Ticket, Transport};
-use super::upstream::GroupId;
+use super::upstream::{GroupId, NO_SERVERS};
 use crate::limits::{CHAIN_LINKS_MAX, QUERIES_WAITING_MAX};
 
 /// A link of the chain from the asked name to the name that is resolved: the CNAME's TTL and its target.
@@ -120,7 +120,7 @@ impl Query {
             policy: 0,
             rules: 0,
             judgement: Judgement::default(),
-            group: 0,
+            group: NO_SERVERS,
             is_allowed: false,
             is_private: false,
             is_singled_out: false,
@@ -145,6 +145,7 @@ impl Query {
         self.stage = Stage::Begun;
         self.origin = origin;
         self.judgement = Judgement::default();
+        self.group = NO_SERVERS;
         self.is_allowed = false;
         self.is_private = false;
         self.is_singled_out = false;

@@ -32,11 +32,13 @@ impl ClientTimers {
 
     fn push(&mut self, at: Now, ticket: Ticket, queries: &Queries) {
         // Answers mostly come before the timer: what is over is taken out when room is needed, and there is room for twice as
-        // many as can wait.
+        // many as can wait. Who waits for a second exchange has a timer from the first.
         if self.due.len() >= CLIENT_TIMERS_MAX {
             self.due.retain(|(_, ticket)| is_waiting(queries, *ticket));
         }
-        self.due.push_back((at, ticket));
+        if self.due.len() < CLIENT_TIMERS_MAX {
+            self.due.push_back((at, ticket));
+        }
     }
 
     /// When the next of those who still wait has waited long enough.
@@ -194,5 +196,20 @@ mod tests {
         assert_eq!(timers.next_deadline(&queries), Some(Now(5)), "the live one was kept");
         queries.end(kept);
         assert_eq!(timers.next_deadline(&queries), None);
+    }
+
+    #[test]
+    fn timers_stay_bounded_when_one_client_waits_again_and_again() {
+        let client: SocketAddr = "192.0.2.1:53".parse().unwrap();
+        let origin = Origin { client, local: None, transport: Transport::Udp, token: 0 };
+        let (mut queries, mut timers) = (Queries::new(), ClientTimers::new());
+        let capacity = timers.due.capacity();
+        let (ticket, query) = queries.begin(origin).unwrap();
+        query.stage = Stage::Upstream(ExchangeId { index: 0, turn: 0 });
+        for round in 0..2 * capacity as u64 {
+            timers.push(Now(5 + round), ticket, &queries);
+        }
+        assert_eq!(timers.due.capacity(), capacity);
+        assert_eq!(timers.next_deadline(&queries), Some(Now(5)), "the first one counts");
     }
 }
