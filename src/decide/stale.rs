@@ -74,7 +74,8 @@ impl Core {
                 let is_judged = (!chain || is_current) && head.rules >= self.addresses_stamp;
                 group == query.group && is_judged && query.links().is_empty()
             }
-            Origin::Derived { group } => group == query.group && is_current && !query.is_private,
+            // Several groups may have had a part in it: under the same rules they are the ones that would be asked now.
+            Origin::Derived { .. } => is_current && !query.is_private,
             Origin::Rule | Origin::Failure => false,
         };
         holds.then_some((entry, freshness))
