@@ -68,6 +68,8 @@ impl Core {
         }
         query.stage = Stage::Begun;
         query.is_allowed = false;
+        // What comes of the target has been judged by nobody, though the way to it may have been cached.
+        (query.is_recalled, query.is_judged_again) = (false, false);
         if query.question.qtype == rtype::CNAME {
             // The CNAME itself was asked for.
             return self.answer_with_links(now, ticket, out);

@@ -109,7 +109,8 @@ impl Core {
         self.answer.clear();
         self.answer.rcode = rcode;
         self.body.compose(&query.question, &self.answer);
-        let ttl_s = if is_kept { self.settings.cache.failure_ttl_s } else { 0 };
+        // One from before a reload is served to nobody, and must not take the place of an expired answer that still may be.
+        let ttl_s = if is_kept && query.rules == self.rules_stamp { self.settings.cache.failure_ttl_s } else { 0 };
         self.conclude(now, ticket, cache::Origin::Failure, ttl_s, Some(Why::Failure(failure)), out)
     }
 

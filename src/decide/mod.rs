@@ -414,6 +414,12 @@ impl Core {
             ttl_s: self.settings.block_ttl_s,
         };
         let Question { name, qtype, .. } = &query.question;
+        let upstreams_ttl_s = match subject {
+            Subject::Resolved => u32::MAX,
+            Subject::Chained(_) | Subject::Addresses => {
+                self.answer.ttl_s_min().unwrap_or(0).max(self.settings.cache.ttl_s_min)
+            }
+        };
         match block::answer(&mut self.answer, name, *qtype, class, list, defaults) {
             Ok(Blocked::Answered) => {}
             Ok(Blocked::Dropped) => return self.drop(ticket, DropReason::BlockMode),
@@ -446,7 +452,7 @@ impl Core {
             Subject::Resolved => (cache::Origin::Rule, u32::MAX),
             Subject::Chained(_) | Subject::Addresses => (
                 cache::Origin::Derived { group: query.group },
-                self.answer.ttl_s_min().unwrap_or(self.settings.block_ttl_s),
+                self.answer.ttl_s_min().unwrap_or(self.settings.block_ttl_s).min(upstreams_ttl_s),
             ),
         };
         self.conclude(now, ticket, origin, ttl_s, Some(why), out)

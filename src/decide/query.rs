@@ -11,7 +11,7 @@ use super::rule::{Asked, Judgement};
 use super::settings::PolicyId;
 use super::step::{ExchangeId, Origin, Ticket, Transport};
 use super::subnet::Network;
-use super::upstream::GroupId;
+use super::upstream::{GroupId, NO_SERVERS};
 use crate::limits::{CHAIN_LINKS_MAX, QUERIES_WAITING_MAX};
 
 /// A link of the chain from the asked name to the name that is resolved: the CNAME's TTL and its target.
@@ -127,7 +127,7 @@ impl Query {
             policy: 0,
             rules: 0,
             judgement: Judgement::default(),
-            group: 0,
+            group: NO_SERVERS,
             network: None,
             answer_for: 0,
             scope_bits: None,
@@ -158,6 +158,7 @@ impl Query {
         self.network = None;
         self.answer_for = 0;
         self.scope_bits = None;
+        self.group = NO_SERVERS;
         self.is_allowed = false;
         self.is_private = false;
         self.is_singled_out = false;

@@ -134,7 +134,9 @@ impl Core {
                 }
                 return Some(self.reply_from_cache(now, ticket, entry, freshness, out));
             }
-            if is_ours && head.ede.is_none() && !query.is_led_by_upstream_to_private(&self.settings.rebinding) {
+            // A block for what the name leads to is made for each name that leads there: it may differ by more than the name.
+            let is_upstreams_own = matches!(head.origin, Origin::Upstream { .. });
+            if is_ours && is_upstreams_own && !query.is_led_by_upstream_to_private(&self.settings.rebinding) {
                 query.is_judged_again = is_judged_again;
                 return Some(self.resolve_from_cache(now, ticket, entry, name, subnet, out));
             }
@@ -160,7 +162,7 @@ impl Core {
         let SavedCache { policies, groups, entries } = &mut saved;
         *policies = self.settings.policies.iter().map(|policy| policy.name.clone()).collect();
         let mut group_ids = Vec::new();
-        self.cache.export(now, SAVED_ENTRIES_MAX, &mut |mut entry| {
+        self.cache.export(now, SAVED_ENTRIES_MAX, self.addresses_stamp, &mut |mut entry| {
             let place = group_ids.iter().position(|known| *known == entry.group).or_else(|| {
                 // A rule's own servers have no name to be found by.
                 let name = self.resolver.upstreams.group_name(entry.group)?;

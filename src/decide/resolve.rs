@@ -294,13 +294,14 @@ impl Resolver {
         let Some(exchange) = self.exchanges.get_mut(id) else { return };
         exchange.hedge_at = None;
         let (asking, is_waiting) = (exchange.asking, exchange.outstanding().next().is_some());
-        if !is_waiting || !self.has_spare_send(id) {
+        // The group that is asked by now may be one that stands in, and does not hedge.
+        let hedge_us = self.upstreams.manner(asking).hedge_us;
+        if hedge_us == 0 || !is_waiting || !self.has_spare_send(id) {
             return;
         }
         let Some(server) = self.next_up(now, id) else { return };
         if self.send(now, id, server, Occasion::Turn).is_ok() {
             self.counters.upstream_hedges.add(1);
-            let hedge_us = self.upstreams.manner(asking).hedge_us;
             if let Some(exchange) = self.exchanges.get_mut(id) {
                 exchange.hedge_at = Some(now.plus_us(hedge_us));
             }

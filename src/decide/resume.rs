@@ -1,5 +1,6 @@
 //! Stage 8 where queries and exchanges meet: a query begins to wait for an answer, and goes on when there is one.
 
+use super::client;
 use super::query::Stage;
 use super::resolve::Outcome;
 use super::step::{Now, Ready, Step, Ticket};
@@ -117,6 +118,16 @@ impl Core {
         query.sends = query.sends.saturating_add(self.resolver.outcome_sends);
         if let Outcome::Answered { answer_for, scope_bits, .. } = self.resolver.outcome {
             query.note_answer_for(answer_for, scope_bits);
+        }
+        if query.rules != self.rules_stamp {
+            // Its policy may have another number since the reload, by which its answer is judged now.
+            let client = query.origin.client.ip();
+            let Some(policy) = client::admit(&self.settings, client) else {
+                self.counters.refused_clients.add(1);
+                return self.fail(now, ticket, rcode::REFUSED, Failure::ClientNotAllowed, out);
+            };
+            query.policy = policy;
+            query.is_private |= self.rules.singles_out(policy, client);
         }
         // Whoever asked the same under the same policy has the same answer: it is read, judged and composed once, however
         // many wait for it.

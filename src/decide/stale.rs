@@ -34,11 +34,13 @@ impl ClientTimers {
 
     fn push(&mut self, at: Now, ticket: Ticket, queries: &Queries) {
         // Answers mostly come before the timer: what is over is taken out when room is needed, and there is room for twice as
-        // many as can wait.
+        // many as can wait. Who waits for a second exchange has a timer from the first.
         if self.due.len() >= CLIENT_TIMERS_MAX {
             self.due.retain(|(_, ticket)| is_waiting(queries, *ticket));
         }
-        self.due.push_back((at, ticket));
+        if self.due.len() < CLIENT_TIMERS_MAX {
+            self.due.push_back((at, ticket));
+        }
     }
 
     /// When the next of those who still wait has waited long enough.
@@ -84,7 +86,8 @@ impl Core {
                 let is_judged = (!chain || is_current) && head.rules >= self.addresses_stamp;
                 group == query.group && is_judged && query.links().is_empty()
             }
-            Origin::Derived { group } => group == query.group && is_current && !query.is_private,
+            // Several groups may have had a part in it: under the same rules they are the ones that would be asked now.
+            Origin::Derived { .. } => is_current && !query.is_private,
             Origin::Rule | Origin::Failure => false,
         };
         holds.then_some((entry, freshness))
@@ -97,10 +100,10 @@ impl Core {
         }
         let (entry, Freshness::Stale { is_failing }) = self.fallback(now, ticket)? else { return None };
         let is_impatient = self.settings.cache.stale_client_timeout_ms == 0;
-        if !is_failing && !is_impatient {
-            if let Some(query) = self.queries.get_mut(ticket) {
-                query.has_stale = true;
-            }
+        let query = self.queries.get_mut(ticket)?;
+        if !is_failing && (!is_impatient || query.is_private) {
+            // The answer for a client alone is not kept: served at once, the expired one would never be renewed.
+            query.has_stale = !is_impatient;
             return None;
         }
         if !is_failing {
@@ -206,5 +209,20 @@ mod tests {
         assert_eq!(timers.next_deadline(&queries), Some(Now(5)), "the live one was kept");
         queries.end(kept);
         assert_eq!(timers.next_deadline(&queries), None);
+    }
+
+    #[test]
+    fn timers_stay_bounded_when_one_client_waits_again_and_again() {
+        let client: SocketAddr = "192.0.2.1:53".parse().unwrap();
+        let origin = Origin { client, local: None, transport: Transport::Udp, token: 0 };
+        let (mut queries, mut timers) = (Queries::new(), ClientTimers::new());
+        let capacity = timers.due.capacity();
+        let (ticket, query) = queries.begin(origin).unwrap();
+        query.stage = Stage::Upstream(ExchangeId { index: 0, turn: 0 });
+        for round in 0..2 * capacity as u64 {
+            timers.push(Now(5 + round), ticket, &queries);
+        }
+        assert_eq!(timers.due.capacity(), capacity);
+        assert_eq!(timers.next_deadline(&queries), Some(Now(5)), "the first one counts");
     }
 }

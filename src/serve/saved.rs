@@ -31,6 +31,12 @@ pub fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// Seconds between two moments, in seconds since 1970; by a clock that went back nobody knows, and it is more than any answer
+/// lives.
+pub fn elapsed_s(saved_unix_s: u64, unix_s: u64) -> u32 {
+    unix_s.checked_sub(saved_unix_s).and_then(|elapsed| u32::try_from(elapsed).ok()).unwrap_or(u32::MAX)
+}
+
 /// Writes the file.
 ///
 /// # Errors
@@ -139,9 +145,15 @@ mod tests {
             };
             assert!(cache.keep(&key, head, &body) && cache.find(&key, Now(0)).is_some());
         }
-        cache.export(Now(0), 10, &mut |entry| entries.push(entry));
+        cache.export(Now(0), 10, 0, &mut |entry| entries.push(entry));
         assert_eq!(entries.len(), 3);
         SavedCache { policies: vec!["default".to_owned()], groups: vec!["default".to_owned()], entries }
+    }
+
+    #[test]
+    fn what_a_clock_that_went_back_has_saved_is_too_old() {
+        assert_eq!([elapsed_s(100, 100), elapsed_s(100, 160), elapsed_s(0, u64::MAX)], [0, 60, u32::MAX]);
+        assert_eq!(elapsed_s(100, 99), u32::MAX);
     }
 
     #[test]

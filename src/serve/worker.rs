@@ -491,7 +491,7 @@ impl Worker {
     pub fn load_cache(&mut self, path: &Path) {
         match saved::load(path) {
             Ok(Some((saved_unix_s, cache))) => {
-                let elapsed_s = u32::try_from(saved::unix_s().saturating_sub(saved_unix_s)).unwrap_or(u32::MAX);
+                let elapsed_s = saved::elapsed_s(saved_unix_s, saved::unix_s());
                 let taken = self.core.load(self.clock.now(), elapsed_s, cache);
                 tracing::info!(answers = taken, "saved answers taken from {}", path.display());
             }

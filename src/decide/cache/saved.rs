@@ -55,15 +55,19 @@ pub struct SavedEntry {
 const CLASSES: [u8; 3] = [16, 4, 1];
 
 impl Cache {
-    /// Gives out the answers of upstreams that are fresh and were asked for again, at most `limit` and the most used first.
-    /// Walks the whole cache: for a stop alone.
-    pub fn export(&self, now: Now, limit: usize, give: &mut dyn FnMut(SavedEntry)) {
+    /// Gives out the answers of upstreams that are fresh, were asked for again and were judged under `rules_min` or later, at
+    /// most `limit` and the most used first. Walks the whole cache: for a stop alone.
+    pub fn export(&self, now: Now, limit: usize, rules_min: u64, give: &mut dyn FnMut(SavedEntry)) {
         let (mut left, mut below) = (limit, u16::from(u8::MAX) + 1);
         for class in CLASSES {
             let mut at = self.queue.newest;
             while let Some(meta) = self.metas.get(at as usize).filter(|_| left > 0) {
                 let is_of_class = meta.hits >= class && u16::from(meta.hits) < below;
-                if is_of_class && let Some(entry) = self.saved(at, now) {
+                let is_as_now = meta.head.rules >= rules_min;
+                if is_of_class
+                    && is_as_now
+                    && let Some(entry) = self.saved(at, now)
+                {
                     give(entry);
                     left -= 1;
                 }

@@ -507,7 +507,7 @@ fn what_is_given_out_is_taken_in_with_its_time_gone_on() {
         }
     }
     let mut given = Vec::new();
-    cache.export(Now(100_000_000), 25, &mut |entry| given.push(entry));
+    cache.export(Now(100_000_000), 25, 0, &mut |entry| given.push(entry));
     assert_eq!(given.len(), 25);
     let mut other = Cache::new(1 << 20, Eviction::Lru, [5, 6, 7, 8]);
     for entry in given.into_iter().rev() {
