@@ -310,6 +310,11 @@ pub const UPSTREAM_TCP_ONE_SHOT_CONNECTIONS: usize = 32;
 /// Bytes read at a time from an upstream server: an answer that UDP would not hold, whole.
 pub const UPSTREAM_TCP_READ_BYTES: usize = 8_192;
 
+/// Octets of answers taken from one upstream connection before the tasks of the clients that wait for them write: more at once
+/// than [`TCP_OUTBOX_BYTES_MAX`] would cut off a client that reads as fast as it can.
+pub const UPSTREAM_TCP_OCTETS_IN_A_ROW_MAX: usize = 16_384;
+const _: () = assert!(UPSTREAM_TCP_OCTETS_IN_A_ROW_MAX + MESSAGE_BYTES_MAX < TCP_OUTBOX_BYTES_MAX, "all of it fits");
+
 /// Bytes read at a time from a TCP client; most queries are far shorter.
 pub const TCP_READ_BYTES: usize = 1_024;
 /// Bytes of replies that wait for one TCP client to read them. A client that lets more gather is cut off.

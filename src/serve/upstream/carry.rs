@@ -16,7 +16,9 @@ use futures_lite::future::yield_now;
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
-use crate::limits::{UPSTREAM_ANSWER_US_MAX, UPSTREAM_ANSWERS_IN_A_ROW_MAX, UPSTREAM_TCP_READ_BYTES};
+use crate::limits::{
+    UPSTREAM_ANSWER_US_MAX, UPSTREAM_ANSWERS_IN_A_ROW_MAX, UPSTREAM_TCP_OCTETS_IN_A_ROW_MAX, UPSTREAM_TCP_READ_BYTES,
+};
 use crate::serve::framer::Framer;
 use crate::serve::turn::turn;
 use crate::serve::worker::Worker;
@@ -64,11 +66,16 @@ fn step(
 ) -> Poll<ControlFlow<()>> {
     let over = Poll::Ready(ControlFlow::Break(()));
     let Some(worker) = worker.upgrade() else { return over };
+    let mut octets = 0;
     for _ in 0..UPSTREAM_ANSWERS_IN_A_ROW_MAX {
+        if octets >= UPSTREAM_TCP_OCTETS_IN_A_ROW_MAX {
+            break;
+        }
         if write(&mut worker.borrow_mut(), token, stream, task).is_break() {
             return over;
         }
         if let Some(message) = framer.message() {
+            octets += message.len();
             worker.borrow_mut().take_upstream_message(token, message);
             framer.consume();
             continue;
