@@ -507,7 +507,10 @@ impl Worker {
         let cache = self.core.save(self.clock.now());
         match saved::save(path, saved::unix_s(), &cache) {
             Ok(()) => tracing::info!(answers = cache.entries.len(), "answers saved in {}", path.display()),
-            Err(error) => tracing::warn!("answers cannot be saved in {}: {error}", path.display()),
+            Err(error) => tracing::warn!(
+                "answers cannot be saved in {}: {error}; make `cache.save_dir` a folder that this user may write to",
+                path.display()
+            ),
         }
     }
 
