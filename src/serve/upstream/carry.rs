@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::pin::Pin;
@@ -16,6 +17,8 @@ use futures_lite::future::yield_now;
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
+use super::Unsent;
+use crate::decide::Undelivered;
 use crate::limits::{
     UPSTREAM_ANSWER_US_MAX, UPSTREAM_ANSWERS_IN_A_ROW_MAX, UPSTREAM_TCP_OCTETS_IN_A_ROW_MAX, UPSTREAM_TCP_READ_BYTES,
 };
@@ -28,12 +31,18 @@ use crate::serve::worker::Worker;
 pub async fn carry(worker: Weak<RefCell<Worker>>, token: u64, address: SocketAddr) {
     yield_now().await;
     let time_out = Duration::from_micros(UPSTREAM_ANSWER_US_MAX);
-    match TcpStream::connect_timeout(address, time_out).await {
-        Ok(stream) => converse(&worker, token, stream).await,
-        Err(error) => tracing::debug!(%address, "no TCP connection with an upstream server: {error}"),
-    }
+    let why = match TcpStream::connect_timeout(address, time_out).await {
+        Ok(stream) => {
+            converse(&worker, token, stream).await;
+            Undelivered::Refused
+        }
+        Err(error) => {
+            tracing::debug!(%address, "no TCP connection with an upstream server: {error}");
+            Unsent::from(&io::Error::from(error)).into()
+        }
+    };
     if let Some(worker) = worker.upgrade() {
-        worker.borrow_mut().upstream_connection_ended(token);
+        worker.borrow_mut().upstream_connection_ended(token, why);
     }
 }
 
