@@ -18,7 +18,7 @@ use crate::limits::SAVED_BYTES_MAX;
 
 const MAGIC: [u8; 8] = *b"corecach";
 /// Changes with every change of the layout, [`SavedCache`] included.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Read and written by the user that the server runs as.
 const FILE_MODE: u32 = 0o600;
 /// Magic, version, length and checksum.
@@ -192,8 +192,8 @@ mod tests {
         assert_eq!(decode(b"something else").unwrap_err(), "it is no file of saved answers");
         assert_eq!(decode(&whole[..40]).unwrap_err(), "it is cut");
         let mut newer = whole.clone();
-        newer[8] = 2;
-        assert_eq!(decode(&newer).unwrap_err(), "it has version 2, and this program reads version 1");
+        newer[8] = 3;
+        assert_eq!(decode(&newer).unwrap_err(), "it has version 3, and this program reads version 2");
         let mut damaged = whole;
         *damaged.last_mut().unwrap() ^= 1;
         assert_eq!(decode(&damaged).unwrap_err(), "it is damaged: its checksum is wrong");
