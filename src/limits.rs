@@ -319,8 +319,18 @@ pub const UPSTREAM_TCP_ONE_SHOT_CONNECTIONS: usize = 32;
 /// Bytes read at a time from an upstream server: an answer that UDP would not hold, whole.
 pub const UPSTREAM_TCP_READ_BYTES: usize = 8_192;
 
+/// Octets of answers taken from one upstream connection before the tasks of the clients that wait for them write: more at once
+/// than [`TCP_OUTBOX_BYTES_MAX`] would cut off a client that reads as fast as it can.
+pub const UPSTREAM_TCP_OCTETS_IN_A_ROW_MAX: usize = 16_384;
+const _: () = assert!(UPSTREAM_TCP_OCTETS_IN_A_ROW_MAX + MESSAGE_BYTES_MAX < TCP_OUTBOX_BYTES_MAX, "all of it fits");
+
 /// Bytes read at a time from a TCP client; most queries are far shorter.
 pub const TCP_READ_BYTES: usize = 1_024;
+/// Bytes that the kernel holds of replies to one TCP client: without a bound a client that does not read costs
+/// 4 MiB and more of the kernel's memory (`net.ipv4.tcp_wmem`). At a round trip of 100 ms it still gets 600 KB/s.
+pub const TCP_SEND_BUFFER_BYTES: usize = 65_536;
+/// The same of queries: some hundred of them.
+pub const TCP_RECEIVE_BUFFER_BYTES: usize = 16_384;
 /// Bytes of replies that wait for one TCP client to read them. A client that lets more gather is cut off.
 pub const TCP_OUTBOX_BYTES_MAX: usize = 2 * (2 + MESSAGE_BYTES_MAX);
 const _: () = assert!(TCP_OUTBOX_BYTES_MAX >= 2 + MESSAGE_BYTES_MAX, "the largest reply fits");

@@ -15,7 +15,7 @@ use corewall::decide::rebinding::Rebinding;
 use corewall::decide::rulebook::RuleBook;
 use corewall::decide::settings::{Group, Settings, Strategy};
 use corewall::decide::subnet::SubnetMode;
-use corewall::decide::{Core, Now, Origin, Ready, Step, Transport};
+use corewall::decide::{Core, Now, Origin, Ready, Step, Transport, Undelivered};
 use corewall::limits::{RULE_GROUPS_MAX, RULE_SERVERS_MAX};
 use corewall::serve::answer_here::carry_out;
 use corewall::serve::patterns::{PatternDatabase, PatternScanner};
@@ -337,7 +337,7 @@ fn answers_are_renewed_and_served_expired_without_allocation() {
                     }
                 }
             }
-            worker.core.on_upstream_failed(Now(worker.clock), sent);
+            worker.core.on_upstream_failed(Now(worker.clock), sent, Undelivered::Refused);
             while let Some(ready) = worker.core.next_ready() {
                 if let Ready::Query(ticket) = ready {
                     worker.core.resume(Now(worker.clock), ticket, &mut worker.out);

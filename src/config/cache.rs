@@ -49,7 +49,7 @@ pub struct Cache {
     #[serde(deserialize_with = "value::prefetch_percent")]
     pub prefetch_percent: u32,
     /// Directory that popular answers are saved in from a stop to the next start; none for not at all.
-    #[serde(deserialize_with = "value::directory_optional")]
+    #[serde(deserialize_with = "value::path_or_none")]
     pub save_dir: Option<PathBuf>,
 }
 

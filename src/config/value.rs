@@ -353,12 +353,6 @@ pub(super) fn failure_ttl_s<'de, D: Deserializer<'de>>(deserializer: D) -> Resul
         .map(narrow)
 }
 
-/// A directory; an empty text means none.
-pub(super) fn directory_optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    Ok(if text.is_empty() { None } else { Some(PathBuf::from(text)) })
-}
-
 /// Seconds past its end that an answer is kept.
 pub(super) fn stale_window_s<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     between(deserializer, 1, u64::from(limits::STALE_WINDOW_S_MAX), "seconds").map(narrow)

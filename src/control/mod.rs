@@ -39,11 +39,17 @@ pub fn serve(socket: &ControlSocket, commands: Commands) -> io::Result<()> {
     let listener = socket.listener()?;
     let (commands, places) = (Arc::new(commands), Arc::default());
     let accept = move || {
+        let mut has_failed = false;
         for stream in listener.incoming() {
-            let admitted = stream.and_then(|stream| admit(stream, &commands, &places));
-            if let Err(error) = admitted {
-                tracing::warn!("a connection of the control socket could not be accepted: {error}");
-                thread::sleep(ACCEPT_PAUSE);
+            match stream.and_then(|stream| admit(stream, &commands, &places)) {
+                Ok(()) => has_failed = false,
+                Err(error) => {
+                    // No descriptor or thread is left: for as long as it lasts this goes round, and is said once.
+                    if !std::mem::replace(&mut has_failed, true) {
+                        tracing::warn!("connections of the control socket cannot be accepted: {error}");
+                    }
+                    thread::sleep(ACCEPT_PAUSE);
+                }
             }
         }
     };

@@ -7,7 +7,7 @@ use super::answer::{self, ResponseError, ResponseHead};
 use super::peer::{Rewording, Sent, Verdict};
 use super::request::Request;
 use super::resolve::{Outcome, Resolver};
-use super::step::{ExchangeId, Now, SendId, Transport, UpstreamRequest};
+use super::step::{ExchangeId, Now, SendId, Transport, Undelivered, UpstreamRequest};
 use super::subnet::{Network, SubnetMode};
 use super::upstream::{Health, ServerId, ServerReport};
 use super::waiting::{Exchange, ExchangeKey, Purpose, Send, SendState};
@@ -94,9 +94,12 @@ impl Resolver {
     }
 
     /// A send could not be delivered.
-    fn fail_send(&mut self, now: Now, id: ExchangeId, place: u8) {
+    fn fail_send(&mut self, now: Now, id: ExchangeId, place: u8, why: Undelivered) {
         let Some(before) = self.end_send(id, place) else { return };
+        let is_probe = self.exchanges.get(id).is_some_and(|exchange| exchange.purpose == Purpose::Probe);
         match before.state {
+            // But a probe that was not sent is to be followed by another one, as one that failed is.
+            SendState::Awaited if why == Undelivered::NoRoom && !is_probe => {}
             SendState::Awaited => {
                 self.counters.upstream_failures.add(1);
                 self.blame(now, id, &before, true);
@@ -342,17 +345,17 @@ impl Core {
         }
     }
 
-    /// A send failed at once: refused, unreachable, reset. One that was given up before, so that another send is waited for,
-    /// makes no difference. Then drain [`Core::next_ready`].
-    pub fn on_upstream_failed(&mut self, now: Now, id: SendId) {
-        self.resolver.fail_send(now, id.exchange, id.place);
+    /// A send failed at once. One that was given up before, so that another send is waited for, makes no difference. Then
+    /// drain [`Core::next_ready`].
+    pub fn on_upstream_failed(&mut self, now: Now, id: SendId, why: Undelivered) {
+        self.resolver.fail_send(now, id.exchange, id.place, why);
     }
 
     /// The same for all that is in flight on a UDP socket: a refusal (ICMP) does not say which question it is about.
     /// Call until it returns false, draining [`Core::next_ready`] in between.
     pub fn on_socket_failed(&mut self, now: Now, server: ServerId, socket: u16) -> bool {
         let Some((id, place)) = self.resolver.exchanges.find_on_socket(server, socket, now) else { return false };
-        self.resolver.fail_send(now, id, place);
+        self.resolver.fail_send(now, id, place, Undelivered::Refused);
         true
     }
 

@@ -65,7 +65,8 @@ use corewall_sharding::name::Name;
 use corewall_sharding::rule::{ClassId, Kind};
 
 pub use self::step::{
-    DropReason, ExchangeId, Now, Origin, Ready, SendId, Step, StoreFailed, Ticket, Transport, UpstreamRequest,
+    DropReason, ExchangeId, Now, Origin, Ready, SendId, Step, StoreFailed, Ticket, Transport, Undelivered,
+    UpstreamRequest,
 };
 
 use self::answer::Answer;

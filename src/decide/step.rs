@@ -73,6 +73,15 @@ impl SendId {
     }
 }
 
+/// Why a message did not reach its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Undelivered {
+    /// The server, or the way to it, did not take it: refused, unreachable, reset.
+    Refused,
+    /// It did not leave this machine, for want of a descriptor, a port, memory or a place: that tells nothing of the server.
+    NoRoom,
+}
+
 #[cfg(test)]
 impl ExchangeId {
     /// One to test with.

@@ -15,6 +15,7 @@ pub mod cores;
 mod error;
 pub mod framer;
 mod kernel;
+mod listen;
 pub mod metrics;
 pub mod outbox;
 pub mod patterns;
@@ -32,7 +33,7 @@ mod worker;
 
 use std::cell::RefCell;
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::panic;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -44,10 +45,10 @@ use std::time::{Duration, Instant};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use socket2::{Domain, Protocol, Socket, Type};
 
 pub use self::error::ServeError;
 
+use self::listen::{Sockets, listen};
 use self::metrics::Totals;
 use self::reload::{Commander, Knowledge, Order, Orders, Wanted};
 use self::wait::Wait;
@@ -56,16 +57,10 @@ use crate::control;
 use crate::control::commands::{Commands, Errand};
 use crate::control::protocol::Reloaded;
 use crate::control::socket::ControlSocket;
-use crate::limits::{
-    ADDRESS_FREE_MS_MAX, CONTROL_EVENTS_MAX, LISTEN_ADDRESSES_MAX, START_MS_MAX, STOP_MS_MAX, WORKERS_MAX,
-};
+use crate::limits::{CONTROL_EVENTS_MAX, LISTEN_ADDRESSES_MAX, START_MS_MAX, STOP_MS_MAX, WORKERS_MAX};
 
 /// Bytes of memory registered with each executor's rings: the least it takes, for no file is read through them.
 const RING_BYTES: usize = 64 * 1024;
-/// Connections that the kernel completes before they are accepted.
-const TCP_BACKLOG: i32 = 1_024;
-/// Between two looks whether an address is free.
-const ADDRESS_PAUSE: Duration = Duration::from_millis(10);
 
 /// What to serve, ready to use.
 #[derive(Clone, Debug)]
@@ -109,12 +104,6 @@ impl Plan {
 
 /// Reads the configuration again at SIGHUP. The error is shown as it is.
 pub type Reread = Box<dyn FnMut() -> Result<Plan, String>>;
-
-/// The listening sockets of one worker.
-struct Sockets {
-    udp: Vec<UdpSocket>,
-    tcp: Vec<TcpListener>,
-}
 
 /// What the control thread waits for.
 enum Event {
@@ -175,7 +164,7 @@ pub fn run(plan: Plan, reread: Reread, signals: CaughtSignals) -> Result<(), Ser
     forward_signals(signals, sender.clone())?;
     check(&plan)?;
     probe::probe(plan.cores.len(), plan.wanted.tcp.connections).map_err(ServeError::Probe)?;
-    let sockets = listen(&plan)?;
+    let sockets = listen(&plan.listen, plan.cores.len())?;
     // Whoever connects from now on is answered when all workers serve.
     let control_socket =
         plan.control_socket.as_deref().map(ControlSocket::bind).transpose().map_err(ServeError::Control)?;
@@ -219,48 +208,6 @@ fn check(plan: &Plan) -> Result<(), ServeError> {
         return refused("listen: there must be at least one address, and at most 16");
     }
     Ok(())
-}
-
-/// Binds every socket of every worker, in the order of the cores: what steers datagrams to sockets counts them so.
-fn listen(plan: &Plan) -> Result<Vec<Sockets>, ServeError> {
-    let failed = |address, transport| move |source| ServeError::Listen { address, transport, source };
-    let until = Instant::now() + Duration::from_millis(ADDRESS_FREE_MS_MAX);
-    for &address in &plan.listen {
-        retry_while_in_use(until, || udp::is_free(address)).map_err(failed(address, "UDP"))?;
-        retry_while_in_use(until, || listen_tcp(address, false)).map_err(failed(address, "TCP"))?;
-    }
-    let of_worker = |_| {
-        let udp = plan.listen.iter().map(|&address| udp::bind(address).map_err(failed(address, "UDP")));
-        let tcp = plan.listen.iter().map(|&address| listen_tcp(address, true).map_err(failed(address, "TCP")));
-        Ok(Sockets { udp: udp.collect::<Result<_, _>>()?, tcp: tcp.collect::<Result<_, _>>()? })
-    };
-    plan.cores.iter().map(of_worker).collect()
-}
-
-/// Takes an address, and tries again until then while somebody has it: the kernel closes the sockets of a server that has just
-/// ended a moment after its end, when its io_uring is taken down, and a restart is not to fail over that.
-fn retry_while_in_use<Taken>(until: Instant, mut take: impl FnMut() -> io::Result<Taken>) -> io::Result<Taken> {
-    loop {
-        match take() {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
-                thread::sleep(ADDRESS_PAUSE);
-            }
-            taken => return taken,
-        }
-    }
-}
-
-fn listen_tcp(address: SocketAddr, is_shared: bool) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Connections of a server that has just ended may linger; a listening one is still noticed.
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(is_shared)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&address.into())?;
-    socket.listen(TCP_BACKLOG)?;
-    Ok(socket.into())
 }
 
 fn forward_signals(signals: CaughtSignals, events: SyncSender<Event>) -> Result<(), ServeError> {

@@ -5,8 +5,9 @@
 //! words and the worker starts with an empty cache. A file is written beside the old one, forced to the disk, and takes its
 //! place.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,7 +18,9 @@ use crate::limits::SAVED_BYTES_MAX;
 
 const MAGIC: [u8; 8] = *b"corecach";
 /// Changes with every change of the layout, [`SavedCache`] included.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Read and written by the user that the server runs as.
+const FILE_MODE: u32 = 0o600;
 /// Magic, version, length and checksum.
 const HEAD_BYTES: usize = 8 + 4 + 8 + 8;
 
@@ -47,7 +50,10 @@ pub fn save(path: &Path, saved_unix_s: u64, saved: &SavedCache) -> io::Result<()
         fs::create_dir_all(directory)?;
     }
     let partly = path.with_extension("new");
-    let mut file = File::create(&partly)?;
+    // Whom its clients ask for is nobody else's business.
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&partly)?;
+    // One that a process before left half written may have another mode.
+    file.set_permissions(Permissions::from_mode(FILE_MODE))?;
     file.write_all(&octets)?;
     file.sync_all()?;
     fs::rename(&partly, path)?;
@@ -170,6 +176,16 @@ mod tests {
     }
 
     #[test]
+    fn nobody_else_reads_what_was_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = path_of(folder.path(), 0);
+        fs::write(path.with_extension("new"), "left half written").unwrap();
+        fs::set_permissions(path.with_extension("new"), Permissions::from_mode(0o644)).unwrap();
+        save(&path, 1, &saved()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
     fn a_file_that_is_cut_anywhere_is_refused() {
         let whole = encode(7, &saved()).unwrap();
         assert_eq!(decode(&whole), Ok((7, saved())));
@@ -197,8 +213,8 @@ mod tests {
         assert_eq!(decode(b"something else").unwrap_err(), "it is no file of saved answers");
         assert_eq!(decode(&whole[..40]).unwrap_err(), "it is cut");
         let mut newer = whole.clone();
-        newer[8] = 2;
-        assert_eq!(decode(&newer).unwrap_err(), "it has version 2, and this program reads version 1");
+        newer[8] = 3;
+        assert_eq!(decode(&newer).unwrap_err(), "it has version 3, and this program reads version 2");
         let mut damaged = whole;
         *damaged.last_mut().unwrap() ^= 1;
         assert_eq!(decode(&damaged).unwrap_err(), "it is damaged: its checksum is wrong");

@@ -100,7 +100,7 @@ fn connect_upstream(worker: Weak<RefCell<Worker>>) -> ConnectUpstream {
 /// Takes TCP connections in.
 async fn accept(worker: Shared, listener: TcpListener) {
     let listener: glommio::net::TcpListener = adopt(listener);
-    let mut accepted_in_a_row = 0;
+    let (mut accepted_in_a_row, mut has_failed) = (0, false);
     loop {
         accepted_in_a_row += 1;
         if accepted_in_a_row == TCP_ACCEPTS_IN_A_ROW_MAX {
@@ -108,14 +108,19 @@ async fn accept(worker: Shared, listener: TcpListener) {
             accepted_in_a_row = 0;
             turn().await;
         }
-        let accepted = match listener.accept().await {
-            Ok(stream) => stream.peer_addr().map(|client| (stream, client)),
-            Err(error) => Err(error),
-        };
-        match accepted {
-            Ok((stream, client)) => begin(&worker, stream, client),
+        match listener.accept().await {
+            Ok(stream) => {
+                has_failed = false;
+                // One that was reset while it waited has no peer any more, and is no reason to let the others wait.
+                if let Ok(client) = stream.peer_addr() {
+                    begin(&worker, stream, client);
+                }
+            }
             Err(error) => {
-                tracing::warn!("a TCP connection could not be accepted: {error}");
+                // For as long as it lasts this goes round: it is said once.
+                if !std::mem::replace(&mut has_failed, true) {
+                    tracing::warn!("TCP connections cannot be accepted: {error}");
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -30,7 +30,7 @@ use super::wait::{Asleep, Park, Tag};
 use crate::control::protocol::{CacheUse, WorkerServer};
 use crate::decide::cache::{Flush, FlushCursor, FlushProgress};
 use crate::decide::upstream::{ServerId, ServerReport as UpstreamReport};
-use crate::decide::{Core, Now, Origin, Ready, SendId, Step, Ticket, Transport};
+use crate::decide::{Core, Now, Origin, Ready, SendId, Step, Ticket, Transport, Undelivered};
 use crate::limits::{
     BATCH_DATAGRAMS, BATCHES_IN_A_ROW_MAX, DATAGRAM_BYTES_MAX, MESSAGE_BYTES_MAX, PARK_US_MIN, QUERIES_WAITING_MAX,
     READY_SOCKETS_MAX, UPSTREAM_FAILURES_MAX,
@@ -49,7 +49,7 @@ struct Listener {
 
 /// What failed while `decide` was handing work out, and is reported to it afterwards.
 enum Failed {
-    Send(SendId),
+    Send(SendId, Undelivered),
     Socket(ServerId, u16),
 }
 
@@ -395,7 +395,7 @@ impl Worker {
                 }
             }
             match self.failed.pop_front() {
-                Some(Failed::Send(send)) => self.core.on_upstream_failed(now, send),
+                Some(Failed::Send(send, why)) => self.core.on_upstream_failed(now, send, why),
                 Some(Failed::Socket(server, slot)) => {
                     if self.core.on_socket_failed(now, server, slot) {
                         self.failed.push_front(Failed::Socket(server, slot));
@@ -507,7 +507,10 @@ impl Worker {
         let cache = self.core.save(self.clock.now());
         match saved::save(path, saved::unix_s(), &cache) {
             Ok(()) => tracing::info!(answers = cache.entries.len(), "answers saved in {}", path.display()),
-            Err(error) => tracing::warn!("answers cannot be saved in {}: {error}", path.display()),
+            Err(error) => tracing::warn!(
+                "answers cannot be saved in {}: {error}; make `cache.save_dir` a folder that this user may write to",
+                path.display()
+            ),
         }
     }
 

@@ -13,7 +13,7 @@ use corewall::decide::cache::{Flush, FlushCursor};
 use corewall::decide::rulebook::RuleBook;
 use corewall::decide::settings::Settings;
 use corewall::decide::upstream::ServerId;
-use corewall::decide::{Core, Now, Origin, Ready, SendId, Step, StoreFailed, Transport};
+use corewall::decide::{Core, Now, Origin, Ready, SendId, Step, StoreFailed, Transport, Undelivered};
 use corewall::serve::answer_here::{carry_one_out, carry_out};
 use corewall::serve::patterns::{PatternDatabase, PatternScanner};
 use corewall::serve::saved;
@@ -151,8 +151,8 @@ impl Appliance {
     }
 
     /// The message that `place` in `sent` holds could not be delivered.
-    pub fn refuse(&mut self, place: usize) -> Result<(), String> {
-        self.core.on_upstream_failed(self.now, self.sent[place].id);
+    pub fn fail(&mut self, place: usize, why: Undelivered) -> Result<(), String> {
+        self.core.on_upstream_failed(self.now, self.sent[place].id, why);
         self.drain()
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use corewall::decide::Undelivered;
 use corewall::decide::cache::Flush;
 use corewall_sharding::name::Name;
 
@@ -106,7 +107,8 @@ impl<'a> Parser<'a> {
             "CHECK_NO_ANSWER" => none(Event::CheckNoAnswer)?,
             "CHECK_NO_OUT_QUERY" => none(Event::CheckNoOutQuery)?,
             "TIMEOUT" => Event::Timeout { server: server(&arguments)? },
-            "ERROR" => Event::Error { server: server(&arguments)? },
+            "ERROR" => Event::Error { server: server(&arguments)?, why: Undelivered::Refused },
+            "UNSENT" => Event::Error { server: server(&arguments)?, why: Undelivered::NoRoom },
             "CHECK_SERVER" => match arguments[..] {
                 [address, state @ ("UP" | "DOWN")] => {
                     Event::CheckServer { server: self.check(Server::parse(address))?, is_down: state == "DOWN" }

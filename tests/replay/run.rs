@@ -83,11 +83,11 @@ impl<'a> Run<'a> {
             },
             Event::Reply { entry, server, late } => self.reply(entry, *server, *late),
             Event::Timeout { server } => self.time_out(step.number, *server),
-            Event::Error { server } => {
+            Event::Error { server, why } => {
                 let is_wanted =
                     |sent: &Sent| appliance.is_awaited(sent) && server.is_none_or(|server| server.is(sent.address));
                 match appliance.sent.iter().rposition(is_wanted) {
-                    Some(place) => appliance.refuse(place),
+                    Some(place) => appliance.fail(place, *why),
                     None if self.strictness == Strictness::Foreign => Ok(()),
                     None => Err("nothing waits for an answer".to_owned()),
                 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use corewall::decide::Undelivered;
 use corewall::decide::cache::Flush;
 
 use crate::message::{Draft, Message};
@@ -208,6 +209,7 @@ pub enum Event {
     /// The last message to an upstream server, to `server` if given, could not be delivered.
     Error {
         server: Option<Server>,
+        why: Undelivered,
     },
     /// An upstream server counts as up or down.
     CheckServer {

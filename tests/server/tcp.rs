@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
 
 use corewall::limits::MESSAGE_BYTES_MAX;
 
@@ -97,6 +98,21 @@ fn messages_too_short_to_be_answered_do_not_end_the_connection() {
     }
     client.send(&framed(&blocked(32)));
     assert_eq!(client.reply().id, 32);
+    server.stop();
+}
+
+#[test]
+fn connections_that_are_reset_before_they_are_accepted_keep_nobody_waiting() {
+    let server = server();
+    // They outlast the client's patience if each costs the accepting task a pause.
+    for _ in 0..1_000 {
+        let reset = TcpStream::connect(server.address()).unwrap();
+        socket2::SockRef::from(&reset).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+    let mut client = TcpClient::new(server.address());
+    client.send(&framed(&blocked(51)));
+    assert_eq!(client.reply().id, 51);
+    assert!(!server.output().contains("cannot be accepted"), "a client writes the log");
     server.stop();
 }
 

@@ -1,8 +1,9 @@
 //! Upstream servers asked over TCP: one connection for many questions, and servers that close, reset, stall or babble on it.
 
 use std::net::SocketAddr;
+use std::thread;
 
-use crate::client::{Reply, UdpClient, framed, next_id, question};
+use crate::client::{Reply, TcpClient, UdpClient, framed, next_id, question};
 use crate::corewall::{Server, Site};
 use crate::upstream::{Asked, Peer, TcpSide, Upstream};
 
@@ -257,4 +258,27 @@ fn a_server_that_closes_after_each_answer_still_answers_many_questions_at_a_time
     assert!(asked.try_iter().count() >= 60);
     let counts = server.stop();
     assert_eq!((counts.get("upstream_failures"), counts.get("upstream_timeouts")), (0, 0), "{counts:?}");
+}
+
+#[test]
+fn a_client_that_reads_gets_all_its_long_answers_though_they_come_at_once() {
+    let upstream = Upstream::new();
+    let tcp = upstream.listen();
+    let server = server(&[upstream.address()]);
+    let mut client = TcpClient::new(server.address());
+    let ids = [1, 2, 3, 4, 5, 6, 7, 8];
+    for id in ids {
+        client.send(&framed(&question(&format!("n{id}.example.org"), "TXT").to_wire(id)));
+        upstream.cut_short();
+    }
+    let mut peer = tcp.accept();
+    let asked = ids.map(|_| peer.hear());
+    let answers = asked.each_ref().map(|asked| framed(&asked.octets(20_000))).concat();
+    let upstream = thread::spawn(move || assert!(peer.say(&answers)));
+    let mut answered = ids.map(|_| client.reply().id);
+    answered.sort_unstable();
+    assert_eq!(answered, ids);
+    upstream.join().unwrap();
+    let counts = server.stop();
+    assert_eq!(counts.get("tcp_slow"), 0, "{counts:?}");
 }

@@ -13,7 +13,7 @@ use corewall::decide::peer::Terms;
 use corewall::decide::rulebook::RuleBook;
 use corewall::decide::settings::{Group, Settings, Strategy};
 use corewall::decide::subnet::{SubnetMode, SubnetPolicy};
-use corewall::decide::{Core, ExchangeId, Now, Origin, Ready, SendId, Step, Transport};
+use corewall::decide::{Core, ExchangeId, Now, Origin, Ready, SendId, Step, Transport, Undelivered};
 use corewall::limits::{SERVER_SOCKETS, UPSTREAM_SENDS_MAX};
 
 const SEEDS: u64 = 40;
@@ -260,7 +260,8 @@ impl Run {
             40..75 => self.hear(),
             75..80 if !self.sent.is_empty() => {
                 let place = self.dice.below(self.sent.len() as u64) as usize;
-                self.core.on_upstream_failed(self.now, self.sent[place].id);
+                let why = if self.dice.below(2) == 0 { Undelivered::Refused } else { Undelivered::NoRoom };
+                self.core.on_upstream_failed(self.now, self.sent[place].id, why);
             }
             80..83 if !self.sent.is_empty() => {
                 let place = self.dice.below(self.sent.len() as u64) as usize;

@@ -41,6 +41,8 @@ pub struct SavedEntry {
     chain: bool,
     rcode: u16,
     authentic_data: bool,
+    /// How often it was asked for again, up to 255: what the next process has of it, should it end soon.
+    hits: u8,
     /// Seconds that were left.
     ttl_s: u32,
     answers: u16,
@@ -105,6 +107,7 @@ impl Cache {
             chain,
             rcode,
             authentic_data,
+            hits: meta.hits,
             ttl_s,
             answers: meta.answers,
             authorities: meta.authorities,
@@ -147,6 +150,9 @@ impl Cache {
         let shape = Shape { bytes: entry.body.len(), answers, authorities, too_large: false };
         self.remove(&key);
         let is_kept = self.insert(&key, head, shape, &entry.places, &entry.body);
+        if let Some(meta) = self.seek(&key).and_then(|first| self.metas.get_mut(first as usize)) {
+            meta.hits = entry.hits;
+        }
         if is_kept && cuts && key.subnet == 0 {
             self.cut_at(&key);
         }

@@ -536,3 +536,23 @@ fn what_is_given_out_is_taken_in_with_its_time_gone_on() {
     }
     assert!(other.find(&CacheKey { policy: 3, subnet: 29, ..key(&names[29]) }, Now(7)).is_some());
 }
+
+#[test]
+fn what_was_taken_in_is_given_out_again_by_a_process_that_ends_soon() {
+    let mut cache = Cache::new(1 << 20, Eviction::Lru, [1, 2, 3, 4]);
+    let question = question("popular.example");
+    let (_, body) = body(&question, 2, 100);
+    cache.keep(&key(&question), HEAD, &body);
+    for _ in 0..20 {
+        cache.find(&key(&question), Now(0));
+    }
+    let given = |cache: &Cache| {
+        let mut entries = Vec::new();
+        cache.export(Now(0), 10, 0, &mut |entry| entries.push(entry));
+        entries
+    };
+    let first = given(&cache);
+    let mut next = Cache::new(1 << 20, Eviction::Lru, [5, 6, 7, 8]);
+    assert!(next.import(Now(0), 0, first[0].clone(), 0, 1, true));
+    assert_eq!(given(&next), first);
+}

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::pin::Pin;
@@ -16,7 +17,11 @@ use futures_lite::future::yield_now;
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
-use crate::limits::{UPSTREAM_ANSWER_US_MAX, UPSTREAM_ANSWERS_IN_A_ROW_MAX, UPSTREAM_TCP_READ_BYTES};
+use super::Unsent;
+use crate::decide::Undelivered;
+use crate::limits::{
+    UPSTREAM_ANSWER_US_MAX, UPSTREAM_ANSWERS_IN_A_ROW_MAX, UPSTREAM_TCP_OCTETS_IN_A_ROW_MAX, UPSTREAM_TCP_READ_BYTES,
+};
 use crate::serve::framer::Framer;
 use crate::serve::turn::turn;
 use crate::serve::worker::Worker;
@@ -26,12 +31,18 @@ use crate::serve::worker::Worker;
 pub async fn carry(worker: Weak<RefCell<Worker>>, token: u64, address: SocketAddr) {
     yield_now().await;
     let time_out = Duration::from_micros(UPSTREAM_ANSWER_US_MAX);
-    match TcpStream::connect_timeout(address, time_out).await {
-        Ok(stream) => converse(&worker, token, stream).await,
-        Err(error) => tracing::debug!(%address, "no TCP connection with an upstream server: {error}"),
-    }
+    let why = match TcpStream::connect_timeout(address, time_out).await {
+        Ok(stream) => {
+            converse(&worker, token, stream).await;
+            Undelivered::Refused
+        }
+        Err(error) => {
+            tracing::debug!(%address, "no TCP connection with an upstream server: {error}");
+            Unsent::from(&io::Error::from(error)).into()
+        }
+    };
     if let Some(worker) = worker.upgrade() {
-        worker.borrow_mut().upstream_connection_ended(token);
+        worker.borrow_mut().upstream_connection_ended(token, why);
     }
 }
 
@@ -64,11 +75,16 @@ fn step(
 ) -> Poll<ControlFlow<()>> {
     let over = Poll::Ready(ControlFlow::Break(()));
     let Some(worker) = worker.upgrade() else { return over };
+    let mut octets = 0;
     for _ in 0..UPSTREAM_ANSWERS_IN_A_ROW_MAX {
+        if octets >= UPSTREAM_TCP_OCTETS_IN_A_ROW_MAX {
+            break;
+        }
         if write(&mut worker.borrow_mut(), token, stream, task).is_break() {
             return over;
         }
         if let Some(message) = framer.message() {
+            octets += message.len();
             worker.borrow_mut().take_upstream_message(token, message);
             framer.consume();
             continue;

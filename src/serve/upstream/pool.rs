@@ -169,16 +169,16 @@ impl Pool {
         is_again: bool,
     ) -> Result<Option<u64>, Unsent> {
         if 2 + request.message.len() > UPSTREAM_TCP_OUTBOX_BYTES_MAX {
-            return Err(Unsent::Failed);
+            return Err(Unsent::NoRoom);
         }
         let known = self.connection_for(now, request, is_again);
         let index = match known {
             Some(index) => index,
-            None => self.open(now, request.server).ok_or(Unsent::Failed)?,
+            None => self.open(now, request.server).ok_or(Unsent::NoRoom)?,
         };
-        let connection = self.slots.get_mut(index as usize).ok_or(Unsent::Failed)?;
+        let connection = self.slots.get_mut(index as usize).ok_or(Unsent::NoRoom)?;
         if !connection.outbox.push(request.message, UPSTREAM_TCP_OUTBOX_BYTES_MAX) {
-            return Err(Unsent::Failed);
+            return Err(Unsent::NoRoom);
         }
         connection.in_flight.push(InFlight { id: request.id, send, is_again });
         connection.asked += 1;

@@ -77,13 +77,12 @@ impl Ports {
     pub fn send(&mut self, now: Now, request: &UpstreamRequest<'_>, epoll: &Epoll) -> Result<(), Unsent> {
         self.close_retired(now);
         let index = self.port_for(now, request, epoll)?;
-        let port = self.places.get_mut(index as usize).and_then(Option::as_mut).ok_or(Unsent::Failed)?;
+        let port = self.places.get_mut(index as usize).and_then(Option::as_mut).ok_or(Unsent::NoRoom)?;
         port.last_send = now;
         port.sends += 1;
         match port.socket.send(request.message) {
             Ok(_) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Err(Unsent::Refused),
-            Err(_) => Err(Unsent::Failed),
+            Err(error) => Err(Unsent::from(&error)),
         }
     }
 
@@ -118,7 +117,7 @@ impl Ports {
     fn port_for(&mut self, now: Now, request: &UpstreamRequest<'_>, epoll: &Epoll) -> Result<u32, Unsent> {
         let slot = usize::from(request.socket);
         if let Some(index) = self.current(request.server, slot) {
-            let port = self.places.get(index as usize).and_then(Option::as_ref).ok_or(Unsent::Failed)?;
+            let port = self.places.get(index as usize).and_then(Option::as_ref).ok_or(Unsent::NoRoom)?;
             if port.sends < UPSTREAM_PORT_SENDS_MAX {
                 return Ok(index);
             }
@@ -126,13 +125,17 @@ impl Ports {
             self.retired.push_back((port.last_send.plus_us(UPSTREAM_ANSWER_US_MAX), index));
             self.forget(request.server, slot);
         }
-        let index = self.free.pop().or_else(|| self.take_idle(now)).ok_or(Unsent::Failed)?;
+        let index = self.free.pop().or_else(|| self.take_idle(now)).ok_or(Unsent::NoRoom)?;
         let opened = open(request.address, &mut self.chance)
             .and_then(|socket| epoll.add(&socket, Tag::Port(index).into(), Interest::Readable).map(|()| socket));
-        let (Ok(socket), Some(place)) = (opened, self.places.get_mut(index as usize)) else {
-            self.free.push(index);
-            return Err(Unsent::Failed);
+        let socket = match opened {
+            Ok(socket) => socket,
+            Err(error) => {
+                self.free.push(index);
+                return Err(Unsent::from(&error));
+            }
         };
+        let place = self.places.get_mut(index as usize).ok_or(Unsent::NoRoom)?;
         *place = Some(Port { socket, server: request.server, slot: request.socket, sends: 0, last_send: now });
         if let Some(place) = self.servers.entry(request.server).or_default().get_mut(slot) {
             *place = Some(index);
@@ -345,7 +348,7 @@ mod tests {
         for (at, socket) in [(0, 0), (10, 1)] {
             ports.send(Now(at), &server.request(socket), &epoll).unwrap();
         }
-        assert_eq!(ports.send(Now(20), &server.request(2), &epoll), Err(Unsent::Failed));
+        assert_eq!(ports.send(Now(20), &server.request(2), &epoll), Err(Unsent::NoRoom));
         ports.send(Now(UPSTREAM_ANSWER_US_MAX), &server.request(2), &epoll).unwrap();
         let slots = ports.servers.get(&3).unwrap();
         assert!(slots[0].is_none() && slots[1].is_some() && slots[2].is_some());

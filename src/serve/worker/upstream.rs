@@ -1,7 +1,7 @@
 //! The worker's side towards upstream servers: what `decide` wants sent is sent, what comes is handed to it.
 
 use super::{Failed, Worker};
-use crate::decide::{ExchangeId, Now, SendId, Transport};
+use crate::decide::{ExchangeId, Now, SendId, Transport, Undelivered};
 use crate::limits::UPSTREAM_ANSWERS_IN_A_ROW_MAX;
 use crate::serve::upstream::Unsent;
 use crate::serve::upstream::pool::Connection;
@@ -53,7 +53,7 @@ impl Worker {
                     }
                     (Ok(Some(token)), None) => {
                         self.pool.close(token, now);
-                        Err(Unsent::Failed)
+                        Err(Unsent::NoRoom)
                     }
                     (Err(unsent), _) => Err(unsent),
                 }
@@ -63,7 +63,7 @@ impl Worker {
         self.counters.upstream_unsent.add(1);
         let failed = match unsent {
             Unsent::Refused => Failed::Socket(request.server, request.socket),
-            Unsent::Failed => Failed::Send(send),
+            _ => Failed::Send(send, unsent.into()),
         };
         // Reported after all that is ready now has been carried out: `decide` is in the middle of handing it out.
         self.failed.push_back(failed);
@@ -88,14 +88,14 @@ impl Worker {
         self.settle(now);
     }
 
-    /// A TCP connection with an upstream server has ended, or was never made.
-    pub fn upstream_connection_ended(&mut self, token: u64) {
+    /// A TCP connection with an upstream server has ended, or was never made. `why` is held against the server, or not.
+    pub fn upstream_connection_ended(&mut self, token: u64, why: Undelivered) {
         let now = self.clock.now();
-        self.lose(now, token);
+        self.lose(now, token, why);
         self.settle(now);
     }
 
-    fn lose(&mut self, now: Now, token: u64) {
+    fn lose(&mut self, now: Now, token: u64, why: Undelivered) {
         let lost = self.pool.close(token, now);
         for send in lost.again {
             // One that has been given up for another is not worth a second try.
@@ -104,7 +104,7 @@ impl Worker {
                 self.send_upstream(now, send, true);
             }
         }
-        self.failed.extend(lost.failed.into_iter().map(Failed::Send));
+        self.failed.extend(lost.failed.into_iter().map(|send| Failed::Send(send, why)));
     }
 
     /// Closes the TCP connections with upstream servers that are of no use any more. To be called about once a second.

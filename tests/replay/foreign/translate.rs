@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+use corewall::decide::Undelivered;
 use corewall::limits::UPSTREAM_SENDS_MAX;
 use serde_json::Value;
 
@@ -133,7 +134,7 @@ impl Reader {
             }
             "NOTHING" | "TRAFFIC" => Event::Nothing,
             "TIMEOUT" => Event::Timeout { server: None },
-            "ERROR" => Event::Error { server: None },
+            "ERROR" => Event::Error { server: None, why: Undelivered::Refused },
             "TIME_PASSES" => {
                 let seconds = arguments.iter().find_map(|word| word.parse::<f64>().ok());
                 Event::TimePasses((seconds.ok_or("TIME_PASSES without seconds")? * 1e6) as u64)

@@ -48,7 +48,7 @@ fn many_questions_share_a_connection_and_the_next_is_opened_when_it_is_full() {
             id += 1;
         }
     }
-    assert_eq!(put(&mut pool, 0, 7, id, false), Err(Unsent::Failed), "past the bounds");
+    assert_eq!(put(&mut pool, 0, 7, id, false), Err(Unsent::NoRoom), "past the bounds");
     assert!(put(&mut pool, 0, 8, id, false).unwrap().is_some(), "another server has connections of its own");
     assert_eq!(pool.take(Now(1), tokens[1], &message(UPSTREAM_TCP_PIPELINE as u16)), Some(7));
     assert_eq!(put(&mut pool, 1, 7, id + 1, false), Ok(None), "an answer makes room");
@@ -178,7 +178,7 @@ fn when_all_connections_are_open_the_idlest_makes_room_and_those_that_are_asked_
     let all: Vec<u64> = (0..UPSTREAM_TCP_CONNECTIONS_MAX as u16)
         .map(|number| connect(&mut pool, u64::from(number), u32::from(number), number))
         .collect();
-    assert_eq!(put(&mut pool, 500, 9_999, 9_999, false), Err(Unsent::Failed), "all are asked");
+    assert_eq!(put(&mut pool, 500, 9_999, 9_999, false), Err(Unsent::NoRoom), "all are asked");
     for number in [3, 2] {
         pool.take(Now(1_000 - u64::from(number)), all[usize::from(number)], &message(number));
     }
