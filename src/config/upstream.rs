@@ -170,7 +170,8 @@ pub struct Forward {
 }
 
 impl Config {
-    /// The groups that the query path works with: those of the file, and one for each `[[forward]]` entry with servers of its own.
+    /// The groups that the query path works with: those of the file, and one for each `[[forward]]` entry with servers of its
+    /// own.
     pub(super) fn groups(&self) -> Vec<Group> {
         let named = self.upstream.iter().map(|(name, group)| Group {
             strategy: group.strategy,

@@ -1,9 +1,9 @@
 //! The file that a worker's popular answers are saved in from its stop to the next start.
 //!
 //! Layout: magic, version, octets of the rest, their checksum (xxh3), then the moment of saving and the answers as `postcard`
-//! writes them. Invariant: a file is taken whole or not at all; one that is cut, damaged or of another version is refused in plain
-//! words and the worker starts with an empty cache. A file is written beside the old one, forced to the disk, and takes its
-//! place.
+//! writes them. Invariant: a file is taken whole or not at all; one that is cut, damaged or of another version is refused in
+//! plain words and the worker starts with an empty cache. A file is written beside the old one, forced to the disk, and takes
+//! its place.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};

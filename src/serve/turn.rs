@@ -1,9 +1,9 @@
 //! How a worker's tasks let its executor look at its own sockets and timers: by [`turn`], of their own accord.
 //!
-//! Invariant: the executor's preemption timer never fires ([`PREEMPT_NEVER`]). In glommio 0.9 its firing is not harmless. When it fires
-//! before the first task's turn, `run_task_queues` reports that nothing was run, which its caller takes for nothing being left to
-//! run: the executor sleeps, its tasks ready, until a socket or a timer that none of those tasks reads happens to wake it. With a
-//! timer of 1 ms on a core that the worker shared, TCP clients waited up to a second for an answer that way.
+//! Invariant: the executor's preemption timer never fires ([`PREEMPT_NEVER`]). In glommio 0.9 its firing is not harmless. When
+//! it fires before the first task's turn, `run_task_queues` reports that nothing was run, which its caller takes for nothing
+//! being left to run: the executor sleeps, its tasks ready, until a socket or a timer that none of those tasks reads happens to
+//! wake it. With a timer of 1 ms on a core that the worker shared, TCP clients waited up to a second for an answer that way.
 //!
 //! Nothing interrupts a task that is never done, then. So each task that could go on for as long as its clients want takes a turn
 //! now and then: the loop over the UDP sockets each [`TURN_US`], a TCP connection after

@@ -149,8 +149,9 @@ impl ReceiveBatch {
             self.messages.point(index, DATAGRAM_BYTES_MAX, size_of::<libc::sockaddr_storage>(), CONTROL_BYTES);
         }
         self.used = 0;
-        // SAFETY: the loop above has, in this call or an earlier one, pointed every header at memory that `messages` owns and that lives as long
-        // as it does, with the true lengths; the descriptor is open as long as it is borrowed; no timeout is passed.
+        // SAFETY: the loop above has, in this call or an earlier one, pointed every header at memory that `messages` owns and
+        // that lives as long as it does, with the true lengths; the descriptor is open as long as it is borrowed; no timeout is
+        // passed.
         let count = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),

@@ -199,8 +199,8 @@ const INSIDE: &str = "COREWALL_TEST_INSIDE";
 /// The test below, as the test program calls it.
 const GLIBC_TEST: &str = "interop::the_resolver_of_glibc_gets_right_answers";
 
-/// glibc asks port 53 of the servers in /etc/resolv.conf and no other, so Corewall runs in a network of its own, with a file of its
-/// own in that place.
+/// glibc asks port 53 of the servers in /etc/resolv.conf and no other, so Corewall runs in a network of its own, with a file of
+/// its own in that place.
 #[test]
 fn the_resolver_of_glibc_gets_right_answers() {
     if std::env::var_os(INSIDE).is_some() {

@@ -85,7 +85,8 @@ impl Upstream {
         asked
     }
 
-    /// Listens on TCP too and answers each question there with an address, on a connection of its own that it closes. What it was asked comes through the channel.
+    /// Listens on TCP too and answers each question there with an address, on a connection of its own that it closes. What it
+    /// was asked comes through the channel.
     pub fn answer_over_tcp(&self, address: [u8; 4]) -> mpsc::Receiver<Vec<u8>> {
         let listener = TcpListener::bind(self.address()).unwrap();
         let (sender, receiver) = mpsc::channel();

@@ -10,7 +10,8 @@
 //! [`UPSTREAM_TCP_UNEXPECTED_MAX`] messages that nobody waits for, loses the connection; what it does not read,
 //! [`UPSTREAM_TCP_OUTBOX_BYTES_MAX`] at most, waits here.
 //!
-//! Some servers close after their first answer and so lose what was pipelined behind it, maybe that answer too. Such a one is remembered for [`UPSTREAM_TCP_ONE_SHOT_MS`] and then gets a connection for each question,
+//! Some servers close after their first answer and so lose what was pipelined behind it, maybe that answer too. Such a one is
+//! remembered for [`UPSTREAM_TCP_ONE_SHOT_MS`] and then gets a connection for each question,
 //! [`UPSTREAM_TCP_ONE_SHOT_CONNECTIONS`] at most.
 //!
 //! Here is what a connection is and what it has to say; [`super::carry`] moves the bytes.
