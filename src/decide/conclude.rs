@@ -98,7 +98,8 @@ impl Core {
             failure,
             Failure::UpstreamsSilent | Failure::UpstreamRefused | Failure::UpstreamBroken | Failure::ChainTooLong
         );
-        let may_be_bridged = is_kept || matches!(failure, Failure::Overloaded | Failure::SendsUsedUp);
+        let may_be_bridged =
+            is_kept || matches!(failure, Failure::UpstreamsDown | Failure::Overloaded | Failure::SendsUsedUp);
         if may_be_bridged && let Some(step) = self.reply_despite(now, ticket, is_kept, out) {
             return step;
         }

@@ -51,7 +51,7 @@ impl Core {
         }
         if known.is_none() && resolver.upstreams.is_swamped(home) {
             self.counters.upstream_swamped.add(1);
-            return self.fail(now, ticket, rcode::SERVFAIL, Failure::UpstreamsSilent, out);
+            return self.fail(now, ticket, rcode::SERVFAIL, Failure::UpstreamsDown, out);
         }
         let Some(id) = known.or_else(|| resolver.exchanges.open(key, home, now)) else {
             self.counters.overloaded.add(1);

@@ -20,6 +20,7 @@ pub(super) enum Why {
 pub(super) enum Failure {
     NoUpstream,
     UpstreamsSilent,
+    UpstreamsDown,
     UpstreamRefused,
     UpstreamBroken,
     ChainTooLong,
@@ -33,9 +34,10 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    const ALL: [Failure; 12] = [
+    const ALL: [Failure; 13] = [
         Failure::NoUpstream,
         Failure::UpstreamsSilent,
+        Failure::UpstreamsDown,
         Failure::UpstreamRefused,
         Failure::UpstreamBroken,
         Failure::ChainTooLong,
@@ -53,6 +55,7 @@ impl Failure {
         match self {
             Failure::NoUpstream => (22, "no upstream server is configured"),
             Failure::UpstreamsSilent => (22, "no upstream server answered"),
+            Failure::UpstreamsDown => (22, "the upstream servers are down, and enough questions wait for them"),
             Failure::UpstreamRefused => (22, "the upstream servers failed to resolve the name"),
             Failure::UpstreamBroken => (23, "the upstream server's answer is broken"),
             Failure::ChainTooLong => (0, "the chain of aliases is a loop or too long"),
