@@ -4,6 +4,8 @@
 //! has learnt of it, is asked again after each fault.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use domain::base::iana::Rcode;
 
@@ -19,6 +21,7 @@ const WRONG: [u8; 4] = [203, 0, 113, 66];
 const OTHER: u16 = 0;
 const NO_REACHABLE_AUTHORITY: u16 = 22;
 const NETWORK_ERROR: u16 = 23;
+const STALE_ANSWER: u16 = 3;
 
 /// Messages sent to upstreams for one question at most.
 const SENDS_MAX: u64 = 4;
@@ -330,4 +333,38 @@ fn when_all_servers_are_down_each_in_its_own_way_the_client_is_told_and_they_may
     let counts = server.stop();
     assert_eq!(counts.get("servfail"), 3, "{counts:?}");
     assert!(counts.get("upstream_sends") <= SENDS_MAX + 3, "{counts:?}");
+}
+
+#[test]
+fn when_all_are_down_what_was_answered_before_is_answered_still_and_other_names_are_a_servfail() {
+    let are_down = Arc::new(AtomicBool::new(false));
+    let [first, second] = [(); 2].map(|()| {
+        let is_down = are_down.clone();
+        Played::new(move |asked, _| if is_down.load(Ordering::Relaxed) { Deed::Silence } else { right(asked) })
+    });
+    let site = Site::new().option("upstream_timeout_ms", "100");
+    // The site begins with the table of the cache.
+    let site = site.toml("ttl_s_max = 1\nstale_client_timeout_ms = 50\nfailure_ttl_s = 1");
+    let site = site.list("rules", "adblock", "", "||blocked.example.org^\n");
+    let server = site.upstream(&[first.address(), second.address()]).build_and_serve();
+    let known = question("good.example.org", "A");
+    assert!(is_right(&ask(server.address(), &known)));
+    are_down.store(true, Ordering::Relaxed);
+    // It is fresh for a second yet.
+    let expired = loop {
+        let reply = ask(server.address(), &known);
+        assert!(is_right(&reply), "{reply:?}");
+        if reply.ede.is_some() {
+            break reply;
+        }
+    };
+    assert_eq!(told(&expired), (0, Some(STALE_ANSWER)));
+    assert_eq!(expired.answers.first().map(|answer| answer.ttl_s), Some(30));
+    assert_eq!(told(&ask(server.address(), &question("other.example.org", "A"))), (2, Some(NO_REACHABLE_AUTHORITY)));
+    assert!(is_right(&ask(server.address(), &known)), "it is served as long as they are down");
+    are_down.store(false, Ordering::Relaxed);
+    // What failed is asked for again after a second.
+    while told(&ask(server.address(), &question("other.example.org", "A"))).0 != 0 {}
+    while ask(server.address(), &known).ede.is_some() {}
+    assert!(server.stop().get("stale_answers") >= 2);
 }
