@@ -15,7 +15,7 @@
 use std::num::NonZeroU64;
 
 use super::Now;
-use crate::limits::{PEER_DOUBTS_MAX, PEER_HABIT_S};
+use super::leniency::Leniency;
 
 /// Whether letter case is a secret towards an upstream group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -78,10 +78,7 @@ pub enum LetterCase {
 /// What is known of how one server treats letter case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CaseKeeping {
-    /// It does not keep it; to be tried again then.
-    spared_until: Now,
-    /// Answers in another case that TCP could not confirm, one after the other.
-    doubts: u8,
+    spared: Leniency,
 }
 
 /// What an answer's letter case means for it.
@@ -99,7 +96,7 @@ impl CaseKeeping {
     /// Whether the next question is spelled at random.
     pub fn is_asked(&self, mode: CaseRandomization, now: Now) -> bool {
         match mode {
-            CaseRandomization::Auto => self.spared_until <= now,
+            CaseRandomization::Auto => self.spared.is_over(now),
             CaseRandomization::On => true,
             CaseRandomization::Off => false,
         }
@@ -110,13 +107,13 @@ impl CaseKeeping {
     pub fn judge(&mut self, mode: CaseRandomization, now: Now, case: LetterCase, is_proven: bool) -> CaseVerdict {
         match (case, is_proven, mode) {
             (LetterCase::Kept, ..) => {
-                self.doubts = 0;
+                self.spared.note_proof();
                 CaseVerdict::Fine
             }
             (LetterCase::Changed, false, _) => CaseVerdict::Doubtful,
             (LetterCase::Changed, true, CaseRandomization::On) => CaseVerdict::Refused,
             (LetterCase::Changed, true, _) => {
-                self.spare(now);
+                self.spared.begin(now);
                 CaseVerdict::Fine
             }
         }
@@ -124,21 +121,14 @@ impl CaseKeeping {
 
     /// A doubtful answer could not be confirmed, for TCP failed.
     pub fn note_unconfirmed(&mut self, now: Now) {
-        self.doubts += 1;
-        if self.doubts >= PEER_DOUBTS_MAX {
-            self.spare(now);
-        }
-    }
-
-    fn spare(&mut self, now: Now) {
-        self.doubts = 0;
-        self.spared_until = now.plus_us(u64::from(PEER_HABIT_S) * 1_000_000);
+        self.spared.note_unconfirmed(now);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{PEER_DOUBTS_MAX, PEER_HABIT_S};
 
     const HOUR: u64 = PEER_HABIT_S as u64 * 1_000_000;
 

@@ -124,7 +124,7 @@ counters! {
     upstream_wrong_id,
     /// Upstream answers that may be forged: in another letter case than asked, without the server's cookie, or with a cookie or
     /// client subnet that is not ours.
-    upstream_suspect,
+    upstream_doubtful,
     /// Upstream servers found to know cookies (RFC 7873).
     upstream_cookies_learnt,
     /// Questions asked again of the same server in a plainer form of EDNS, for it did not take the one before.

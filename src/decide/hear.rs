@@ -57,7 +57,7 @@ impl Resolver {
             self.counters.upstream_cookies_learnt.add(1);
         }
         if matches!(verdict, Verdict::Wait | Verdict::AskOverTcp(_)) {
-            self.counters.upstream_suspect.add(1);
+            self.counters.upstream_doubtful.add(1);
         }
         verdict
     }

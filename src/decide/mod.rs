@@ -46,6 +46,7 @@ pub mod reply;
 
 // What the stages share.
 pub mod case;
+pub mod leniency;
 pub mod cookie;
 pub mod subnet;
 pub mod query;
@@ -176,8 +177,9 @@ impl Core {
 
     /// Says that `unix_s` seconds have passed since 1970 at the moment `now`. Cookies for clients bear the time, so that other
     /// machines with the same secret take them (RFC 9018 §4.3); nothing else depends on it.
-    pub fn set_wall_clock(&mut self, now: Now, unix_s: u32) {
-        self.unix_s_at_zero = unix_s.wrapping_sub(now.seconds_since(Now(0)));
+    pub fn set_wall_clock(&mut self, now: Now, unix_s: u64) {
+        // A cookie bears 32 bits, which go round in 2106.
+        self.unix_s_at_zero = (unix_s as u32).wrapping_sub(now.seconds_since(Now(0)));
     }
 
     /// What the client of the next message over TCP is told, should it ask how long its connection may be idle, in units of

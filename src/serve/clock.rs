@@ -25,7 +25,7 @@ impl Clock {
     }
 }
 
-/// Seconds since 1970, which go round in 2106; 0 before.
-pub fn unix_s() -> u32 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |passed| passed.as_secs() as u32)
+/// Seconds since 1970; 0 before.
+pub fn unix_s() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |passed| passed.as_secs())
 }

@@ -9,7 +9,6 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -27,11 +26,6 @@ const HEAD_BYTES: usize = 8 + 4 + 8 + 8;
 /// The file of one worker in the directory for them.
 pub fn path_of(directory: &Path, worker: usize) -> PathBuf {
     directory.join(format!("cache-of-worker-{worker}"))
-}
-
-/// Seconds since 1970.
-pub fn unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Seconds between two moments, in seconds since 1970; by a clock that went back nobody knows, and it is more than any answer

@@ -491,7 +491,7 @@ impl Worker {
     pub fn load_cache(&mut self, path: &Path) {
         match saved::load(path) {
             Ok(Some((saved_unix_s, cache))) => {
-                let elapsed_s = saved::elapsed_s(saved_unix_s, saved::unix_s());
+                let elapsed_s = saved::elapsed_s(saved_unix_s, unix_s());
                 let taken = self.core.load(self.clock.now(), elapsed_s, cache);
                 tracing::info!(answers = taken, "saved answers taken from {}", path.display());
             }
@@ -505,7 +505,7 @@ impl Worker {
     /// Saves the popular answers for the next process.
     pub fn save_cache(&self, path: &Path) {
         let cache = self.core.save(self.clock.now());
-        match saved::save(path, saved::unix_s(), &cache) {
+        match saved::save(path, unix_s(), &cache) {
             Ok(()) => tracing::info!(answers = cache.entries.len(), "answers saved in {}", path.display()),
             Err(error) => tracing::warn!(
                 "answers cannot be saved in {}: {error}; make `cache.save_dir` a folder that this user may write to",

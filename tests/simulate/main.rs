@@ -337,7 +337,7 @@ fn whatever_happens_each_question_ends_once_and_nothing_is_left_behind() {
         "upstream_truncated",
         "upstream_wrong_id",
         "upstream_unexpected",
-        "upstream_suspect",
+        "upstream_doubtful",
         "upstream_cookies_learnt",
         "upstream_plainer",
     ] {

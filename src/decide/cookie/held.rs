@@ -3,13 +3,14 @@
 //!
 //! Invariants: no two servers get the same client cookie, and none gets one for longer than [`CLIENT_COOKIE_S_MAX`]. A server
 //! that has once answered with cookies is believed without one over TCP only, and after such an answer for
-//! [`PEER_HABIT_S`]: some of the machines behind one address may know cookies and others not. The same when TCP fails again
+//! [`PEER_HABIT_S`](crate::limits::PEER_HABIT_S): some of the machines behind one address may know cookies and others not. The same when TCP fails again
 //! and again.
 
 use super::{CLIENT_COOKIE_BYTES, ClientCookie, Cookie, ServerCookie};
+use crate::decide::leniency::Leniency;
 use crate::decide::wire::rcode;
 use crate::decide::{Now, Transport};
-use crate::limits::{CLIENT_COOKIE_S_MAX, PEER_DOUBTS_MAX, PEER_HABIT_S};
+use crate::limits::CLIENT_COOKIE_S_MAX;
 
 /// What is known of one server.
 #[derive(Clone, Copy, Debug)]
@@ -21,10 +22,8 @@ pub struct HeldCookies {
     server: Option<ServerCookie>,
     /// It has answered with cookies.
     knows_cookies: bool,
-    /// It has shown over TCP that it does not always: an answer without one is no wonder before then.
-    lenient_until: Now,
-    /// Answers without one that TCP could not confirm, one after the other.
-    doubts: u8,
+    /// It has shown over TCP that it does not always: an answer without one is no wonder for a while.
+    leniency: Leniency,
 }
 
 /// A cookie in an answer, as far as it could be read.
@@ -62,8 +61,7 @@ impl Default for HeldCookies {
             drawn: None,
             server: None,
             knows_cookies: false,
-            lenient_until: Now(0),
-            doubts: 0,
+            leniency: Leniency::default(),
         }
     }
 }
@@ -107,19 +105,19 @@ impl HeldCookies {
             CookieSeen::Read(_) | CookieSeen::Malformed => return CookieVerdict::Forged,
             CookieSeen::None if over_tcp => {
                 if self.knows_cookies {
-                    self.be_lenient(now);
+                    self.leniency.begin(now);
                 }
                 return CookieVerdict::Fine;
             }
             CookieSeen::None => {
                 // A BADCOOKIE speaks of cookies and so must bear one (RFC 7873 §5.2.3).
-                let is_missed = self.knows_cookies && self.lenient_until <= now;
+                let is_missed = self.knows_cookies && self.leniency.is_over(now);
                 let is_doubtful = is_missed || rcode == rcode::BADCOOKIE;
                 return if is_doubtful { CookieVerdict::Doubtful } else { CookieVerdict::Fine };
             }
         };
         self.knows_cookies = true;
-        self.doubts = 0;
+        self.leniency.note_proof();
         if cookie.server.is_some() && self.client == sent {
             self.server = cookie.server;
         }
@@ -133,21 +131,14 @@ impl HeldCookies {
 
     /// A doubtful answer could not be confirmed, for TCP failed.
     pub fn note_unconfirmed(&mut self, now: Now) {
-        self.doubts += 1;
-        if self.doubts >= PEER_DOUBTS_MAX {
-            self.be_lenient(now);
-        }
-    }
-
-    fn be_lenient(&mut self, now: Now) {
-        self.doubts = 0;
-        self.lenient_until = now.plus_us(u64::from(PEER_HABIT_S) * 1_000_000);
+        self.leniency.note_unconfirmed(now);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{PEER_DOUBTS_MAX, PEER_HABIT_S};
 
     const HOUR: u64 = PEER_HABIT_S as u64 * 1_000_000;
     const UDP: Transport = Transport::Udp;
