@@ -2,8 +2,8 @@
 //!
 //! In two steps, because the cheapest wait and the one that lets the executor's other tasks run are not the same:
 //!
-//! 1. It **naps** in one `epoll_wait` over all of its sockets, at most [`NAP_MS_MAX`]: under traffic a batch costs three
-//!    system calls (wait, receive, send). While it naps no other task of the executor runs, but their sockets are among
+//! 1. It **naps** in one `epoll_wait` over all of its sockets, at most [`NAP_MS_MAX`](crate::limits::NAP_MS_MAX): under
+//!    traffic a batch costs three system calls (wait, receive, send). While it naps no other task of the executor runs, but their sockets are among
 //!    those waited for, so their traffic ends the nap at once.
 //!    A nap's end is an alarm among the sockets and not a time limit of `epoll_wait`: it is set once and outlives the naps that
 //!    traffic ends, while each limit sets the processor's timer anew, twice; on a virtual machine that more than doubled the

@@ -3,8 +3,8 @@
 //!
 //! Invariants: no two servers get the same client cookie, and none gets one for longer than [`CLIENT_COOKIE_S_MAX`]. A server
 //! that has once answered with cookies is believed without one over TCP only, and after such an answer for
-//! [`PEER_HABIT_S`](crate::limits::PEER_HABIT_S): some of the machines behind one address may know cookies and others not. The same when TCP fails again
-//! and again.
+//! [`PEER_HABIT_S`](crate::limits::PEER_HABIT_S): some of the machines behind one address may know cookies and others not. The
+//! same when TCP fails again and again.
 
 use super::{CLIENT_COOKIE_BYTES, ClientCookie, Cookie, ServerCookie};
 use crate::decide::leniency::Leniency;
