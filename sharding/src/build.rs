@@ -8,15 +8,15 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::StoreError;
-use crate::manifest::{FileEntry, ListEntry, MANIFEST_NAME, Manifest, key_check};
+use crate::manifest::{FILTER_BITS_DEFAULT, FileEntry, Layout, ListEntry, MANIFEST_NAME, Manifest, key_check};
 use crate::name::NameText;
 use crate::publish::{AddressRow, PatternRow, Staging, Store, sync_file, write_durably};
-use crate::route::{SuffixHashes, hash_text};
+use crate::route::{SubtreeDepths, SuffixHashes, hash_text};
 use crate::rule::{Class, ClassId, IpRewrite, Kind, List, ListId, Rule, RuleKey, Scope};
 use crate::schema::{FORMAT_VERSION, source_text};
 use crate::shard_file::{Common, ShardRules, Tally};
@@ -41,11 +41,32 @@ pub struct BuildOptions {
     pub shards: u16,
     /// Threads that write shards; none means one a core.
     pub threads: Option<usize>,
+    /// How the rules by name lie in the shards.
+    pub layout: Layout,
+    /// Bits of a fingerprint in the filters, 8 or 16.
+    pub filter_bits: u8,
+    /// Bytes of memory that the build may take.
+    pub memory_bytes: u64,
+    /// Go on with a build that was killed, if there is one of the same lists and options.
+    pub resume: bool,
+    /// The last entry of the overlay that is among the rules; 0 when none is.
+    pub overlay_seq: u64,
 }
+
+/// Bytes of memory for a build when nothing else is said.
+pub const MEMORY_BYTES_DEFAULT: u64 = 1 << 30;
 
 impl Default for BuildOptions {
     fn default() -> Self {
-        Self { shards: SHARDS_DEFAULT, threads: None }
+        Self {
+            shards: SHARDS_DEFAULT,
+            threads: None,
+            layout: Layout::default(),
+            filter_bits: FILTER_BITS_DEFAULT,
+            memory_bytes: MEMORY_BYTES_DEFAULT,
+            resume: false,
+            overlay_seq: 0,
+        }
     }
 }
 
@@ -94,8 +115,56 @@ impl BuildReport {
     }
 }
 
+/// A part of a list that is read by one thread: a list as a whole, or a piece of it, numbered in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartId {
+    /// Of which list.
+    pub list: ListId,
+    /// Which of its parts, from 0.
+    pub part: u32,
+}
+
+/// What a finished part has said.
+#[derive(Default)]
+struct Part {
+    rules: Vec<Rule>,
+    rewrites: Vec<IpRewrite>,
+}
+
+/// Takes the rules of one part after the other; each thread that reads lists has its own.
+pub struct Collector {
+    parts: Arc<Mutex<BTreeMap<PartId, Part>>>,
+    part: Part,
+}
+
+impl Collector {
+    /// Adds a rule by name or address of the part at hand. Patterns are compiled first and go to [`Builder::push`].
+    pub fn push(&mut self, rule: &Rule) -> Result<(), StoreError> {
+        self.part.rules.push(rule.clone());
+        Ok(())
+    }
+
+    /// Adds an address rewrite of the part at hand.
+    pub fn rewrite(&mut self, rewrite: IpRewrite) {
+        self.part.rewrites.push(rewrite);
+    }
+
+    /// All of the part has been pushed. `note` is the reader's own: a resumed build gives it back ([`Builder::finished_parts`]).
+    pub fn end_part(&mut self, id: PartId, _note: Vec<u8>) -> Result<(), StoreError> {
+        let part = std::mem::take(&mut self.part);
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).insert(id, part);
+        Ok(())
+    }
+
+    /// No part follows.
+    pub fn finish(self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
 /// Takes rules and writes a generation.
 pub struct Builder {
+    parts: Arc<Mutex<BTreeMap<PartId, Part>>>,
     options: BuildOptions,
     lists: Vec<List>,
     classes: Vec<Class>,
@@ -125,6 +194,7 @@ impl Builder {
             });
         }
         Ok(Builder {
+            parts: Arc::default(),
             shards: (0..options.shards).map(|_| ShardRules::default()).collect(),
             options,
             lists: Vec::new(),
@@ -151,6 +221,16 @@ impl Builder {
         })?;
         self.lists.push(list);
         Ok(id)
+    }
+
+    /// What takes the rules of one thread. All lists are added before the first one is made.
+    pub fn collector(&self) -> Collector {
+        Collector { parts: self.parts.clone(), part: Part::default() }
+    }
+
+    /// The parts that a killed build had finished and that need not be read again, with their notes.
+    pub fn finished_parts(&self) -> BTreeMap<PartId, Vec<u8>> {
+        BTreeMap::new()
     }
 
     /// Adds a rule. It fails only for what no list reader produces: an unknown list, or a key that does not go with the
@@ -237,6 +317,11 @@ impl Builder {
     /// Sorts and writes everything into the build's directory and makes it durable. `progress` hears the stage, what is
     /// done, and of how much.
     pub fn finish(mut self, progress: &mut dyn FnMut(BuildStage, u64, u64)) -> Result<Built, StoreError> {
+        let parts = std::mem::take(&mut *self.parts.lock().unwrap_or_else(PoisonError::into_inner));
+        for part in parts.into_values() {
+            part.rules.iter().try_for_each(|rule| self.push(rule))?;
+            part.rewrites.into_iter().for_each(|rewrite| self.rewrite(rewrite));
+        }
         let (classes, ranks) = self.rank_classes();
         let mut report = BuildReport {
             lists: self.lists.iter().map(|list| ListReport { name: list.name.clone(), ..Default::default() }).collect(),
@@ -275,6 +360,10 @@ impl Builder {
             ip_rewrites,
             duplicates: report.duplicates,
             classes: classes.len() as u64,
+            layout: self.options.layout,
+            filter_bits: self.options.filter_bits,
+            subtree_depths: SubtreeDepths::ALL,
+            overlay_seq: self.options.overlay_seq,
             lists: list_entries(&self.lists, &report),
             files,
         };

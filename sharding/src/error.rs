@@ -30,7 +30,7 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// Written by another version of this software.
-    #[error("{path}: is in format {found}, this version reads format {expected}; build the store again with this version", path = .path.display())]
+    #[error("{path}: is in format {found}, this version reads formats up to {expected}; build the store again with this version", path = .path.display())]
     Format {
         /// The file.
         path: PathBuf,

@@ -15,7 +15,7 @@ use xorf::{BinaryFuse8, BinaryFuse8Ref, DmaSerializable, Filter as _, FilterRef}
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::StoreError;
-use crate::schema::FORMAT_VERSION;
+use crate::schema::{self, FORMAT_VERSION};
 
 /// First bytes of a filter file.
 const MAGIC: [u8; 8] = *b"CWFILTER";
@@ -53,7 +53,7 @@ impl Filter {
             return Err(StoreError::damaged(path, "it does not begin as a filter does"));
         }
         let version = u32::from_le_bytes(field(header, 8));
-        if version != FORMAT_VERSION || header[14] != FINGERPRINT_BITS {
+        if !schema::is_readable(version) || header[14] != FINGERPRINT_BITS {
             let found = format!("{version} with {} fingerprint bits", header[14]);
             return Err(StoreError::Format { path: path.to_path_buf(), found, expected: FORMAT_VERSION });
         }

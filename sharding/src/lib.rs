@@ -10,6 +10,7 @@ pub mod filter;
 pub mod generation;
 pub mod manifest;
 pub mod name;
+pub mod overlay;
 pub mod publish;
 pub mod route;
 pub mod rows;

@@ -6,6 +6,7 @@
 
 use std::hash::Hasher;
 
+use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
 use crate::name::{LABELS_MAX, Name};
@@ -25,6 +26,52 @@ pub enum Reach {
     Itself,
     /// Subtree and below rules.
     Under,
+}
+
+/// Which numbers of labels have subtree or below rules: suffixes of other lengths need no look. Written as a hexadecimal
+/// number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SubtreeDepths(
+    /// Bit `n` set: some name of `n` labels has such a rule.
+    pub u128,
+);
+
+impl SubtreeDepths {
+    /// No such rules.
+    pub const NONE: SubtreeDepths = SubtreeDepths(0);
+    /// Nothing is known.
+    pub const ALL: SubtreeDepths = SubtreeDepths(u128::MAX);
+
+    /// Notes such a rule on a name of so many labels.
+    pub fn add(&mut self, labels: usize) {
+        self.0 |= 1 << labels.min(LABELS_MAX);
+    }
+
+    /// Whether a suffix of so many labels may have such a rule.
+    pub fn may_hold(self, labels: usize) -> bool {
+        self.0 & 1 << labels.min(LABELS_MAX) != 0
+    }
+}
+
+impl Default for SubtreeDepths {
+    fn default() -> Self {
+        Self::ALL
+    }
+}
+
+impl From<SubtreeDepths> for String {
+    fn from(depths: SubtreeDepths) -> String {
+        format!("{:x}", depths.0)
+    }
+}
+
+impl TryFrom<String> for SubtreeDepths {
+    type Error = std::num::ParseIntError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        u128::from_str_radix(&text, 16).map(Self)
+    }
 }
 
 impl NameHash {

@@ -104,7 +104,7 @@ pub(crate) fn connect(path: &Path, mmap: bool) -> Result<Connection, StoreError>
     if application != APPLICATION_ID {
         return Err(StoreError::damaged(path, "it is not a shard of a store"));
     }
-    if version != FORMAT_VERSION {
+    if !schema::is_readable(version) {
         let found = version.to_string();
         return Err(StoreError::Format { path: path.to_path_buf(), found, expected: FORMAT_VERSION });
     }

@@ -19,7 +19,14 @@ use crate::rule::{
 };
 
 /// Version of every format in a generation: shards, filters and manifest change together.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
+/// The oldest version that is read. Version 1 has the same tables and filters; its manifest lacks the fields that have a default.
+pub const FORMAT_VERSION_MIN: u32 = 1;
+
+/// Whether this program reads generations of this version.
+pub fn is_readable(version: u32) -> bool {
+    (FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&version)
+}
 /// `PRAGMA application_id` of a shard: `CWRL` in ASCII.
 pub const APPLICATION_ID: u32 = 0x4357_524c;
 

@@ -37,7 +37,8 @@ fn child() {
             println!("step published");
         }
     }
-    let mut builder = Builder::new(&store, BuildOptions { shards: 4, threads: Some(2) }).unwrap();
+    let mut builder =
+        Builder::new(&store, BuildOptions { shards: 4, threads: Some(2), ..BuildOptions::default() }).unwrap();
     println!("step begun");
     builder.list(list("test")).unwrap();
     names().for_each(|rule| builder.push(&rule).unwrap());

@@ -136,7 +136,8 @@ fn rules_of_every_kind_scope_condition_and_answer_read_back_equal() {
 fn rules_on_addresses_read_back_and_of_equal_ones_the_first_stays() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::create_or_open(dir.path()).unwrap();
-    let mut builder = Builder::new(&store, BuildOptions { shards: 3, threads: None }).unwrap();
+    let mut builder =
+        Builder::new(&store, BuildOptions { shards: 3, threads: None, ..BuildOptions::default() }).unwrap();
     add_lists(&mut builder);
     let class = |kind, list| Class::plain(kind, Scope::Address, list);
     let rules = [
@@ -282,7 +283,8 @@ fn duplicates_within_a_list_are_counted_and_left_out_but_not_those_of_another_li
 fn the_classic_views_together_give_the_classic_rows() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::create_or_open(dir.path()).unwrap();
-    let mut builder = Builder::new(&store, BuildOptions { shards: 5, threads: None }).unwrap();
+    let mut builder =
+        Builder::new(&store, BuildOptions { shards: 5, threads: None, ..BuildOptions::default() }).unwrap();
     builder.list(list("test")).unwrap();
     let class = |kind, scope| Class::plain(kind, scope, 0);
     let servers = |text: &[&str]| text.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
@@ -375,7 +377,7 @@ fn rules_that_no_reader_produces_are_refused_in_words() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::create_or_open(dir.path()).unwrap();
     for shards in [0, 4_097] {
-        assert!(Builder::new(&store, BuildOptions { shards, threads: None }).is_err());
+        assert!(Builder::new(&store, BuildOptions { shards, threads: None, ..BuildOptions::default() }).is_err());
     }
     let mut builder = Builder::new(&store, BuildOptions::default()).unwrap();
     assert!(builder.push(&blocked("a.example")).is_err(), "no list was added");
@@ -395,7 +397,8 @@ fn the_same_rules_give_the_same_bytes_whatever_the_number_of_threads() {
     std::fs::copy(dirs[0].path().join("key"), dirs[1].path().join("key")).unwrap();
     let second = Store::create_or_open(dirs[1].path()).unwrap();
     for (store, threads) in [(&first, 1), (&second, 4)] {
-        let mut builder = Builder::new(store, BuildOptions { shards: 4, threads: Some(threads) }).unwrap();
+        let mut builder =
+            Builder::new(store, BuildOptions { shards: 4, threads: Some(threads), ..BuildOptions::default() }).unwrap();
         add_lists(&mut builder);
         for (number, class) in every_class().iter().cycle().take(3_000).enumerate() {
             builder.push(&named(class, &format!("{}.example", number % 2_500))).unwrap();

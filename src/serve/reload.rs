@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::Duration;
 
+use corewall_sharding::overlay::LiveUpdate;
 use corewall_sharding::publish::{Generation, Store};
 use corewall_sharding::rule::Kind;
 
@@ -154,6 +155,13 @@ pub enum Order {
         what: Arc<Flush>,
         /// Whom to tell.
         done: SyncSender<u64>,
+    },
+    /// Rules were added or removed by hand: take the change over, cached answers included, and say when that is done.
+    Live {
+        /// What has changed.
+        update: Arc<LiveUpdate>,
+        /// Whom to tell.
+        done: SyncSender<Result<(), String>>,
     },
     /// Say how it is.
     Report {

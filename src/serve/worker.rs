@@ -14,6 +14,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use corewall_sharding::overlay::LiveUpdate;
+
 use super::answer_here::carry_out;
 use super::clock::{Clock, unix_s};
 use super::kernel::{Alarm, Epoll, Events, Interest};
@@ -485,6 +487,11 @@ impl Worker {
         self.patterns = patterns;
         (self.generation, self.rule_count) = (knowledge.generation(), knowledge.rule_count());
         Ok(())
+    }
+
+    /// Takes over rules that were added or removed by hand; cached answers are judged again.
+    pub fn change_live(&mut self, update: &LiveUpdate) -> Result<(), String> {
+        self.core.change_live(update)
     }
 
     /// Takes in the popular answers of the process before, if their file is there and whole.

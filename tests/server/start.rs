@@ -236,7 +236,8 @@ fn sigterm_and_sigint_during_the_start_are_a_clean_end() {
 /// Publishes a generation whose patterns, one for each of these texts, nobody has compiled.
 fn publish_uncompiled(site: &Site, patterns: impl Iterator<Item = String>) {
     let store = Store::create_or_open(&site.path("store")).unwrap();
-    let mut builder = Builder::new(&store, BuildOptions { shards: 1, threads: Some(1) }).unwrap();
+    let mut builder =
+        Builder::new(&store, BuildOptions { shards: 1, threads: Some(1), ..BuildOptions::default() }).unwrap();
     let list = List::named("patterns");
     let list = builder.list(list).unwrap();
     for regex in patterns {

@@ -29,7 +29,7 @@ pub fn blocked(text: &str) -> Rule {
 
 /// Builds a generation out of `rules` of the list 0 in `shards` shards, not yet published.
 pub fn build(store: &Store, shards: u16, rules: impl IntoIterator<Item = Rule>) -> Result<Built, StoreError> {
-    let mut builder = Builder::new(store, BuildOptions { shards, threads: Some(2) })?;
+    let mut builder = Builder::new(store, BuildOptions { shards, threads: Some(2), ..BuildOptions::default() })?;
     builder.list(list("test"))?;
     for rule in rules {
         builder.push(&rule)?;

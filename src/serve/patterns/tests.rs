@@ -11,7 +11,8 @@ use super::*;
 /// Publishes a generation with these patterns; `sidecar` is put beside them.
 fn generation(dir: &Path, regexes: &[&str], sidecar: impl FnOnce(&mut Built)) -> Generation {
     let store = Store::create_or_open(dir).unwrap();
-    let mut builder = Builder::new(&store, BuildOptions { shards: 2, threads: Some(1) }).unwrap();
+    let mut builder =
+        Builder::new(&store, BuildOptions { shards: 2, threads: Some(1), ..BuildOptions::default() }).unwrap();
     let list = List::named("patterns");
     let list = builder.list(list).unwrap();
     for regex in regexes {
