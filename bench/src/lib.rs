@@ -5,6 +5,8 @@
 
 pub mod questions;
 
+pub mod name_model;
+
 pub mod fresh_names;
 
 pub mod answer;
