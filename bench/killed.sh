@@ -100,7 +100,7 @@ for turn in $(seq "$kills"); do
     # Each name is noted only when its command has come back.
     (
         place=0
-        while place=$((place + 1)) && "$corewall" rule add "k$turn-$place.killed.example" --config "$work/a.toml" > /dev/null 2>&1; do
+        while place=$((place + 1)) && kill -0 "$server" 2> /dev/null && "$corewall" rule add "k$turn-$place.killed.example" --config "$work/a.toml" > /dev/null 2>&1; do
             echo "k$turn-$place.killed.example A blocked" >> "$work/rules.names"
         done
     ) &
