@@ -72,14 +72,14 @@ rules=$(awk '$1 == "rules" { print $3; exit }' "$work/store/current/manifest.tom
 store_bytes=$(du -sbL "$work/store/current" | cut -f1)
 filter_bytes=$(cat "$work"/store/current/*.filter | wc -c)
 
-first_name=$(head -1 "$work/blocked.names" | cut -d' ' -f1)
+head -1 "$work/blocked.names" > "$work/first.names"
 # Milliseconds from the start of the process to its first right answer.
 start_server() {
     local started now
     started=$(date +%s%N)
     target/release/corewall serve --config "$work/corewall.toml" > "$work/corewall.log" 2>&1 &
     server=$!
-    until [ "$(dig +short +tries=1 +time=1 -p "${listen##*:}" @"${listen%:*}" "$first_name" A 2> /dev/null)" = 0.0.0.0 ]; do
+    until target/release/load --server "$listen" --names "$work/first.names" --each-once --timeout-ms 100 > /dev/null 2>&1; do
         kill -0 "$server" 2> /dev/null || { cat "$work/corewall.log" >&2; exit 2; }
     done
     now=$(date +%s%N)
