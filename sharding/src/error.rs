@@ -79,6 +79,14 @@ pub enum StoreError {
         /// The lock's file.
         path: PathBuf,
     },
+    /// A build that failed, and may be gone on with once the cause is removed.
+    #[error("{source}; what is finished is kept in {dir}: build the same lists with `--resume` to go on from there, or without to begin anew", dir = .dir.display())]
+    Unfinished {
+        /// Why it failed.
+        source: Box<StoreError>,
+        /// The build's directory.
+        dir: PathBuf,
+    },
     /// A value out of its bounds.
     #[error("{what}; {remedy}")]
     Bounds {

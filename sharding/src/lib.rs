@@ -13,6 +13,7 @@ pub mod name;
 pub mod overlay;
 pub mod publish;
 pub mod route;
+mod row_key;
 pub mod rows;
 pub mod rule;
 pub mod schema;

@@ -360,6 +360,21 @@ impl NameText {
     }
 }
 
+/// Appends the presentation format of one label: what [`NameText`] writes of it.
+pub(crate) fn write_label_text(label: &[u8], to: &mut Vec<u8>) {
+    let is_plain = |&octet: &u8| matches!(octet, 0x21..=0x7e) && octet != b'.' && octet != b'\\';
+    if label.iter().all(is_plain) {
+        return to.extend_from_slice(label);
+    }
+    for octet in label {
+        match octet {
+            b'.' | b'\\' => to.extend([b'\\', *octet]),
+            _ if is_plain(octet) => to.push(*octet),
+            _ => to.extend([b'\\', b'0' + octet / 100, b'0' + octet / 10 % 10, b'0' + octet % 10]),
+        }
+    }
+}
+
 struct NameBuilder {
     name: Name,
     at: usize,

@@ -4,7 +4,7 @@
 //! STORE/key                       the installation's hash key, 32 hexadecimal digits, mode 0600
 //! STORE/lock                      held (flock) by the one build that may run
 //! STORE/generations/00000001/     a generation, complete since its directory has this name
-//! STORE/generations/.building-PID a build under way, or left by one that was killed
+//! STORE/generations/.building-PID a build under way, or left by one that was killed: its `generation`, beside what it needs
 //! STORE/current                   symlink to the generation being served
 //! ```
 //!
@@ -26,6 +26,8 @@ const GENERATIONS: &str = "generations";
 const CURRENT: &str = "current";
 /// What the directory of an unfinished build is called before its process id.
 const BUILDING_PREFIX: &str = ".building-";
+/// Within that directory, what becomes the generation.
+pub(crate) const GENERATION: &str = "generation";
 /// What the next `current` is called before it is renamed.
 const NEXT_PREFIX: &str = ".current-";
 /// What the key is called until it is complete.
@@ -145,21 +147,27 @@ impl Store {
     }
 }
 
-/// The directory of a build under way; removed when dropped without being published.
+/// The directory of a build under way; removed when dropped without being published or kept.
 pub(crate) struct Staging {
     store: Store,
-    /// Where the build writes.
+    /// Where the build puts what it needs on its way.
+    pub(crate) root: PathBuf,
+    /// Within it, what becomes the generation.
     pub(crate) dir: PathBuf,
     /// The number that it will get.
     pub(crate) number: u64,
-    published: bool,
+    stays: bool,
     // Held to the end: the lock goes with the file, also when the process is killed.
     _lock: File,
 }
 
 impl Staging {
-    /// Takes the store's lock, removes what killed builds left, and makes a directory.
-    pub(crate) fn begin(store: &Store) -> Result<Staging, StoreError> {
+    /// Takes the store's lock and makes a directory, or takes over one that a killed build left and that `take_over` finds good.
+    /// All others are removed.
+    pub(crate) fn begin<T>(
+        store: &Store,
+        mut take_over: impl FnMut(&Path) -> Option<T>,
+    ) -> Result<(Staging, Option<T>), StoreError> {
         let lock_path = store.dir.join(LOCK);
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
         let lock = lock.map_err(StoreError::io(&lock_path, "open the lock"))?;
@@ -168,18 +176,50 @@ impl Staging {
             Err(TryLockError::WouldBlock) => return Err(StoreError::Busy { path: lock_path }),
             Err(TryLockError::Error(error)) => return Err(StoreError::io(&lock_path, "take the lock")(error)),
         }
-        remove_leftovers(store)?;
+        let mut taken = None;
+        remove_leftovers(store, |dir| {
+            let value = if taken.is_none() { take_over(dir) } else { None };
+            let keep = value.is_some();
+            if let Some(value) = value {
+                taken = Some((dir.to_path_buf(), value));
+            }
+            keep
+        })?;
         // A symlink that leads nowhere does not hinder the build that will replace it.
         let current = store.current_number().ok().flatten();
         let number = store.numbers()?.last().copied().max(current).unwrap_or(0) + 1;
-        let dir = store.dir.join(GENERATIONS).join(format!("{BUILDING_PREFIX}{}", std::process::id()));
-        fs::create_dir(&dir).map_err(StoreError::io(&dir, "make the directory"))?;
-        Ok(Staging { store: store.clone(), dir, number, published: false, _lock: lock })
+        let (root, value) = match taken {
+            Some((root, value)) => (root, Some(value)),
+            None => {
+                let root = store.dir.join(GENERATIONS).join(format!("{BUILDING_PREFIX}{}", std::process::id()));
+                fs::create_dir(&root).map_err(StoreError::io(&root, "make the directory"))?;
+                (root, None)
+            }
+        };
+        let dir = root.join(GENERATION);
+        // From here on the directory goes with the value.
+        let staging = Staging { store: store.clone(), dir, root, number, stays: false, _lock: lock };
+        if value.is_none() {
+            fs::create_dir(&staging.dir).map_err(StoreError::io(&staging.dir, "make the directory"))?;
+        }
+        Ok((staging, value))
     }
 
     /// The store's key.
     pub(crate) fn key(&self) -> HashKey {
         self.store.key
+    }
+
+    /// Makes the directories themselves durable.
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
+        sync_dir(&self.root)?;
+        sync_dir(&self.store.dir.join(GENERATIONS))
+    }
+
+    /// Leaves the directory for a build that goes on with this one, and gives it.
+    pub(crate) fn keep(&mut self) -> PathBuf {
+        self.stays = true;
+        self.root.clone()
     }
 
     /// Makes the finished directory a generation and that the current one. Every file in it is on the disk already.
@@ -188,8 +228,10 @@ impl Staging {
         Generation::load(&self.dir, self.number, self.store.key, &self.store.dir.join(KEY))?;
         let dir = self.store.generation_dir(self.number);
         fs::rename(&self.dir, &dir).map_err(StoreError::io(&dir, "rename the finished build"))?;
-        self.published = true;
         sync_dir(&self.store.dir.join(GENERATIONS))?;
+        // The runs are not needed any more. What cannot be removed now is removed by the next build.
+        self.stays = true;
+        let _ = fs::remove_dir_all(&self.root);
         self.store.switch(self.number)?;
         Ok(self.number)
     }
@@ -197,9 +239,9 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if !self.published {
+        if !self.stays {
             // What cannot be removed now is removed by the next build.
-            let _ = fs::remove_dir_all(&self.dir);
+            let _ = fs::remove_dir_all(&self.root);
         }
     }
 }
@@ -221,17 +263,21 @@ pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), StoreError>
 }
 
 /// Makes the names in a directory durable.
-fn sync_dir(path: &Path) -> Result<(), StoreError> {
+pub(crate) fn sync_dir(path: &Path) -> Result<(), StoreError> {
     let dir = File::open(path).map_err(StoreError::io(path, "open the directory"))?;
     dir.sync_all().map_err(StoreError::io(path, "make the directory durable"))
 }
 
-/// Only called with the lock held, so no build that could own them is alive.
-fn remove_leftovers(store: &Store) -> Result<(), StoreError> {
+/// Only called with the lock held, so no build that could own them is alive. `keep` says which directory stays.
+fn remove_leftovers(store: &Store, mut keep: impl FnMut(&Path) -> bool) -> Result<(), StoreError> {
     let generations = store.dir.join(GENERATIONS);
-    for name in names_in(&generations)?.iter().filter(|name| name.starts_with(BUILDING_PREFIX)) {
+    let mut names = names_in(&generations)?;
+    names.sort_unstable();
+    for name in names.iter().filter(|name| name.starts_with(BUILDING_PREFIX)) {
         let dir = generations.join(name);
-        fs::remove_dir_all(&dir).map_err(StoreError::io(&dir, "remove what a killed build left"))?;
+        if !keep(&dir) {
+            fs::remove_dir_all(&dir).map_err(StoreError::io(&dir, "remove what a killed build left"))?;
+        }
     }
     for name in names_in(&store.dir)?.iter().filter(|name| name.starts_with(NEXT_PREFIX)) {
         let path = store.dir.join(name);

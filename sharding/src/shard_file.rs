@@ -1,233 +1,212 @@
-//! The rules of one shard while a generation is built, and the two files they become.
+//! The two files of one shard, written from rows that come in key order.
 //!
-//! Invariant: the bytes written depend on nothing but the rules, their order, the hash key and the generation's number.
-//! Rows go in sorted by name, so SQLite fills page after page and never splits one; there is no journal, for a build
-//! that dies is thrown away whole.
+//! Invariant: the bytes written depend on nothing but the rows, the tables beside them and the generation's number. Rows go in sorted, so
+//! SQLite fills page after page and never splits one; there is no journal, for a shard that is not finished is thrown away whole.
 
-use std::path::Path;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, OpenFlags, Statement, params};
 
 use crate::StoreError;
 use crate::filter;
-use crate::generation::{AddressRow, PatternRow, filter_name, shard_name};
-use crate::manifest::FileEntry;
-use crate::route::{NameHash, Reach};
-use crate::rule::{Class, ClassId, IpRewrite, List, Scope};
+use crate::generation::{AddressRow, PatternRow};
+use crate::manifest::{FileEntry, Layout};
+use crate::rule::{Class, ClassId, IpRewrite, List};
 use crate::schema::{self, APPLICATION_ID, FORMAT_VERSION};
 
 /// Bytes of a shard's page. Measured, see the table in `README.md`.
 const PAGE_BYTES: u32 = 4_096;
-/// KiB of pages that SQLite may hold back while it writes.
-const CACHE_KIB: i64 = 8_192;
-/// Rows between two calls of the progress function.
-const PROGRESS_ROWS: u64 = 16_384;
-/// Bytes of all names of one shard: their places are kept in 32 bits.
-const TEXT_BYTES_MAX: usize = u32::MAX as usize;
+/// KiB of pages that SQLite may hold back while it writes: the last leaf and the few pages above it are all that it needs.
+const CACHE_KIB: i64 = 2_048;
+/// Bytes of memory of a shard being written, the rows that wait for their statement among them.
+pub(crate) const SHARD_FILE_BYTES: u64 = (CACHE_KIB as u64 + 512) * 1_024;
+/// Rows of one statement. A statement of its own for each row takes twice as long: the place to insert is looked for anew.
+const ROWS_A_STATEMENT: usize = 256;
 
 /// What each shard's file says alike.
 pub(crate) struct Common<'a> {
-    pub(crate) dir: &'a Path,
     pub(crate) generation: u64,
+    pub(crate) layout: Layout,
     pub(crate) lists: &'a [List],
     /// By final id.
     pub(crate) classes: &'a [Class],
-    /// The final id of each class by its id while collecting.
-    pub(crate) ranks: &'a [ClassId],
 }
 
-/// What writing a shard found, by final class id.
-pub(crate) struct Tally {
-    pub(crate) kept: Vec<u64>,
-    pub(crate) duplicates: Vec<u64>,
-}
-
-impl Tally {
-    pub(crate) fn new(classes: usize) -> Tally {
-        Tally { kept: vec![0; classes], duplicates: vec![0; classes] }
-    }
-
-    pub(crate) fn add(&mut self, other: &Tally) {
-        for (sum, part) in self.kept.iter_mut().zip(&other.kept) {
-            *sum += part;
-        }
-        for (sum, part) in self.duplicates.iter_mut().zip(&other.duplicates) {
-            *sum += part;
-        }
-    }
-}
-
-/// A rule by name: 32 bytes beside its text.
-struct Entry {
-    hash: NameHash,
-    /// The first eight octets of the text, so that most comparisons touch no text.
-    head: u64,
-    at: u32,
-    class: ClassId,
-    len: u16,
-}
-
-struct AliasEntry {
-    name: Box<str>,
-    class: ClassId,
-    target: Box<str>,
-}
-
-/// The rules of one shard, collected.
+/// What a shard holds beside rules by name, with final class ids.
 #[derive(Default)]
-pub(crate) struct ShardRules {
-    text: Vec<u8>,
-    entries: Vec<Entry>,
-    aliases: Vec<AliasEntry>,
-    /// With final class ids.
+pub(crate) struct Beside {
     pub(crate) patterns: Vec<PatternRow>,
-    /// Likewise.
     pub(crate) addresses: Vec<AddressRow>,
     pub(crate) rewrites: Vec<IpRewrite>,
 }
 
-impl ShardRules {
-    /// Adds a rule by name with the class's id while collecting.
-    pub(crate) fn push(&mut self, name: &str, hash: NameHash, class: ClassId) -> Result<(), StoreError> {
-        if self.text.len() + name.len() > TEXT_BYTES_MAX {
-            return Err(StoreError::Bounds {
-                what: format!("the names of one shard exceed {TEXT_BYTES_MAX} bytes"),
-                remedy: "build with more shards",
-            });
+/// What takes the rows of a shard, in the order of their keys ([`crate::row_key`]); those of one name come one after the other in the
+/// order of their classes, and no name and class comes twice.
+pub(crate) trait RowSink {
+    /// Takes a rule: the name's text, its class, and the target's text when it is an alias.
+    fn row(&mut self, name: &str, class: ClassId, target: Option<&str>) -> Result<(), StoreError>;
+
+    /// No row follows.
+    fn finish(&mut self) -> Result<(), StoreError>;
+}
+
+/// A shard's database being written, in one transaction.
+pub(crate) struct ShardFile {
+    conn: Connection,
+    path: PathBuf,
+}
+
+impl ShardFile {
+    /// Makes the file with the tables that every shard has a copy of, in the place of one that a killed build left.
+    pub(crate) fn create(path: &Path, common: &Common<'_>) -> Result<ShardFile, StoreError> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(StoreError::io(path, "remove what a killed build left")(error));
+            }
+            _ => {}
         }
-        let at = self.text.len() as u32;
-        self.text.extend_from_slice(name.as_bytes());
-        self.entries.push(Entry { hash, head: head(name.as_bytes()), at, class, len: name.len() as u16 });
+        let begin = || -> rusqlite::Result<Connection> {
+            let conn = connect(path)?;
+            conn.execute_batch("BEGIN")?;
+            for tables in schema::TABLES {
+                conn.execute_batch(tables)?;
+            }
+            schema::write_common(&conn, common.lists, common.classes)?;
+            Ok(conn)
+        };
+        let conn = begin().map_err(StoreError::sqlite(path, "begin the shard"))?;
+        Ok(ShardFile { conn, path: path.to_path_buf() })
+    }
+
+    /// What writes the rules by name in this layout.
+    pub(crate) fn rows(&self, layout: Layout) -> Result<Box<dyn RowSink + '_>, StoreError> {
+        match layout {
+            Layout::Sql => Ok(Box::new(SqlRows::new(self)?)),
+            Layout::Packed => Err(StoreError::Bounds {
+                what: "this version does not write the layout `packed`".to_owned(),
+                remedy: "choose the layout `sql`",
+            }),
+        }
+    }
+
+    /// Writes what is beside the rules by name and ends the file. It is not durable yet.
+    pub(crate) fn finish(self, beside: &Beside) -> Result<(), StoreError> {
+        let ShardFile { conn, path } = self;
+        let finish = || -> rusqlite::Result<()> {
+            write_beside(&conn, beside)?;
+            conn.execute_batch("COMMIT")?;
+            conn.close().map_err(|(_, error)| error)
+        };
+        finish().map_err(StoreError::sqlite(&path, "write the shard"))
+    }
+}
+
+/// Writes the filter over `keys`, which are sorted and without duplicates.
+pub(crate) fn write_filter(
+    path: &Path,
+    name: &str,
+    keys: &[u64],
+    generation: u64,
+    shard: u16,
+) -> Result<FileEntry, StoreError> {
+    let bytes = filter::file_bytes(keys, generation, shard).ok_or_else(|| StoreError::Bounds {
+        what: format!("no filter was found for the {} names of shard {shard}", keys.len()),
+        remedy: "build with another number of shards",
+    })?;
+    fs::write(path, &bytes).map_err(StoreError::io(path, "write the filter"))?;
+    Ok(FileEntry::of_bytes(name, &bytes))
+}
+
+/// The layout `sql`: a row each in `rule`, and in `alias` where it leads.
+struct SqlRows<'conn> {
+    path: &'conn Path,
+    many: Statement<'conn>,
+    one: Statement<'conn>,
+    alias: Statement<'conn>,
+    /// Names of the rows that wait, one behind the other.
+    text: String,
+    /// Where each ends, and its class.
+    waiting: Vec<(usize, ClassId)>,
+}
+
+impl<'conn> SqlRows<'conn> {
+    fn new(shard: &'conn ShardFile) -> Result<SqlRows<'conn>, StoreError> {
+        let places = ["(?,?)"; ROWS_A_STATEMENT].join(",");
+        let prepare = |sql: &str| shard.conn.prepare(sql).map_err(StoreError::sqlite(&shard.path, "write the shard"));
+        Ok(SqlRows {
+            path: &shard.path,
+            many: prepare(&format!("INSERT INTO rule VALUES {places}"))?,
+            one: prepare("INSERT INTO rule VALUES (?,?)")?,
+            alias: prepare("INSERT INTO alias VALUES (?,?,?)")?,
+            text: String::new(),
+            waiting: Vec::with_capacity(ROWS_A_STATEMENT),
+        })
+    }
+
+    fn insert(&mut self) -> rusqlite::Result<()> {
+        let SqlRows { many, one, text, waiting, .. } = self;
+        let whole = waiting.len() == ROWS_A_STATEMENT;
+        let mut start = 0;
+        for (place, &(end, class)) in waiting.iter().enumerate() {
+            let statement = if whole { &mut *many } else { &mut *one };
+            let parameter = if whole { 2 * place + 1 } else { 1 };
+            statement.raw_bind_parameter(parameter, text.get(start..end).unwrap_or_default())?;
+            statement.raw_bind_parameter(parameter + 1, class)?;
+            if !whole {
+                statement.raw_execute()?;
+            }
+            start = end;
+        }
+        if whole {
+            many.raw_execute()?;
+        }
+        text.clear();
+        waiting.clear();
         Ok(())
     }
+}
 
-    /// Adds where a rule leads that was pushed as well.
-    pub(crate) fn push_alias(&mut self, name: &str, class: ClassId, target: &str) {
-        self.aliases.push(AliasEntry { name: name.into(), class, target: target.into() });
-    }
-
-    /// Writes the shard and its filter and gives their sums back; neither is durable yet. `progress` hears of rules done.
-    pub(crate) fn write(
-        mut self,
-        shard: u16,
-        common: &Common<'_>,
-        tally: &mut Tally,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<[FileEntry; 2], StoreError> {
-        self.sort(common.ranks, tally, progress);
-        let path = common.dir.join(shard_name(shard));
-        self.write_rows(&path, common, progress).map_err(StoreError::sqlite(&path, "write the shard"))?;
-        let filter_path = common.dir.join(filter_name(shard));
-        let keys = self.filter_keys(common.classes);
-        drop(self);
-        let bytes = filter::file_bytes(&keys, common.generation, shard).ok_or_else(|| StoreError::Bounds {
-            what: format!("no filter was found for the {} names of shard {shard}", keys.len()),
-            remedy: "build with another number of shards",
-        })?;
-        std::fs::write(&filter_path, &bytes).map_err(StoreError::io(&filter_path, "write the filter"))?;
-        Ok([FileEntry::of(&path, &shard_name(shard))?, FileEntry::of_bytes(&filter_name(shard), &bytes)])
-    }
-
-    /// Sorts by name, class and order of arrival, and keeps the first of each name and class.
-    fn sort(&mut self, ranks: &[ClassId], tally: &mut Tally, progress: &mut dyn FnMut(u64)) {
-        let rank = |class: ClassId| ranks[class as usize];
-        self.entries.iter_mut().for_each(|entry| entry.class = rank(entry.class));
-        self.aliases.iter_mut().for_each(|alias| alias.class = rank(alias.class));
-        let text = &self.text;
-        self.entries.sort_unstable_by(|a, b| {
-            let by_name = a.head.cmp(&b.head).then_with(|| a.text(text).cmp(b.text(text)));
-            by_name.then(a.class.cmp(&b.class)).then(a.at.cmp(&b.at))
-        });
-        let before = self.entries.len();
-        self.entries.dedup_by(|later, first| {
-            let same = later.class == first.class && later.head == first.head && later.text(text) == first.text(text);
-            if same {
-                tally.duplicates[first.class as usize] += 1;
+impl RowSink for SqlRows<'_> {
+    fn row(&mut self, name: &str, class: ClassId, target: Option<&str>) -> Result<(), StoreError> {
+        self.text.push_str(name);
+        self.waiting.push((self.text.len(), class));
+        let write = |rows: &mut Self| -> rusqlite::Result<()> {
+            if let Some(target) = target {
+                rows.alias.execute(params![name, class, target])?;
             }
-            same
-        });
-        self.entries.iter().for_each(|entry| tally.kept[entry.class as usize] += 1);
-        progress((before - self.entries.len()) as u64);
-        // A stable sort: of two targets for one name and class, the one that came first stays.
-        self.aliases.sort_by(|a, b| a.name.cmp(&b.name).then(a.class.cmp(&b.class)));
-        self.aliases.dedup_by(|later, first| later.class == first.class && later.name == first.name);
-    }
-
-    fn write_rows(&self, path: &Path, common: &Common<'_>, progress: &mut dyn FnMut(u64)) -> rusqlite::Result<()> {
-        let conn = create(path)?;
-        conn.execute_batch("BEGIN")?;
-        for tables in schema::TABLES {
-            conn.execute_batch(tables)?;
-        }
-        schema::write_common(&conn, common.lists, common.classes)?;
-        let mut rule_row = conn.prepare("INSERT INTO rule VALUES (?1, ?2)")?;
-        let mut unsaid = 0;
-        for entry in &self.entries {
-            // Every text came in as a str and was cut nowhere.
-            rule_row.raw_bind_parameter(1, std::str::from_utf8(entry.text(&self.text)).unwrap_or_default())?;
-            rule_row.raw_bind_parameter(2, entry.class)?;
-            rule_row.raw_execute()?;
-            unsaid += 1;
-            if unsaid == PROGRESS_ROWS {
-                progress(std::mem::take(&mut unsaid));
-            }
-        }
-        progress(unsaid);
-        drop(rule_row);
-        let mut alias_row = conn.prepare("INSERT INTO alias VALUES (?1, ?2, ?3)")?;
-        for alias in &self.aliases {
-            alias_row.execute(params![alias.name, alias.class, alias.target])?;
-        }
-        let mut pattern_row = conn.prepare("INSERT INTO pattern VALUES (?1, ?2, ?3, ?4)")?;
-        for pattern in &self.patterns {
-            let target = pattern.target.map(|target| target.to_text().as_str().to_owned());
-            pattern_row.execute(params![pattern.id, pattern.regex, pattern.class, target])?;
-        }
-        let mut address_row = conn.prepare("INSERT INTO address VALUES (?1, ?2, ?3)")?;
-        for AddressRow { net, class, target } in &self.addresses {
-            let target = target.as_ref().map(|target| target.to_text().as_str().to_owned());
-            address_row.execute(params![schema::source_text(net), class, target])?;
-        }
-        let mut rewrite_row = conn.prepare("INSERT INTO ip_rewrite VALUES (?1, ?2, ?3, ?4)")?;
-        for rewrite in &self.rewrites {
-            let family = if rewrite.from.addr().is_ipv4() { 4 } else { 6 };
-            let source = schema::source_text(&rewrite.from);
-            rewrite_row.execute(params![source, rewrite.to.to_string(), family, rewrite.list])?;
-        }
-        drop((alias_row, pattern_row, address_row, rewrite_row));
-        conn.execute_batch("COMMIT")?;
-        conn.close().map_err(|(_, error)| error)
-    }
-
-    /// Sorted, each once.
-    fn filter_keys(&self, classes: &[Class]) -> Vec<u64> {
-        let key = |entry: &Entry| {
-            let exact = classes.get(entry.class as usize).is_some_and(|class| class.scope == Scope::Exact);
-            entry.hash.filter_key(if exact { Reach::Itself } else { Reach::Under })
+            if rows.waiting.len() == ROWS_A_STATEMENT { rows.insert() } else { Ok(()) }
         };
-        let mut keys: Vec<u64> = self.entries.iter().map(key).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        keys
+        write(self).map_err(StoreError::sqlite(self.path, "write the shard"))
+    }
+
+    fn finish(&mut self) -> Result<(), StoreError> {
+        self.insert().map_err(StoreError::sqlite(self.path, "write the shard"))
     }
 }
 
-impl Entry {
-    fn text<'a>(&self, text: &'a [u8]) -> &'a [u8] {
-        let at = self.at as usize;
-        &text[at..at + usize::from(self.len)]
+fn write_beside(conn: &Connection, beside: &Beside) -> rusqlite::Result<()> {
+    let mut pattern_row = conn.prepare("INSERT INTO pattern VALUES (?1, ?2, ?3, ?4)")?;
+    for pattern in &beside.patterns {
+        let target = pattern.target.map(|target| target.to_text().as_str().to_owned());
+        pattern_row.execute(params![pattern.id, pattern.regex, pattern.class, target])?;
     }
+    let mut address_row = conn.prepare("INSERT INTO address VALUES (?1, ?2, ?3)")?;
+    for AddressRow { net, class, target } in &beside.addresses {
+        let target = target.as_ref().map(|target| target.to_text().as_str().to_owned());
+        address_row.execute(params![schema::source_text(net), class, target])?;
+    }
+    let mut rewrite_row = conn.prepare("INSERT INTO ip_rewrite VALUES (?1, ?2, ?3, ?4)")?;
+    for rewrite in &beside.rewrites {
+        let family = if rewrite.from.addr().is_ipv4() { 4 } else { 6 };
+        let source = schema::source_text(&rewrite.from);
+        rewrite_row.execute(params![source, rewrite.to.to_string(), family, rewrite.list])?;
+    }
+    Ok(())
 }
 
-/// Orders as the text does, up to its first eight octets: no text holds a zero octet.
-fn head(text: &[u8]) -> u64 {
-    let mut octets = [0; 8];
-    let len = text.len().min(8);
-    octets[..len].copy_from_slice(&text[..len]);
-    u64::from_be_bytes(octets)
-}
-
-fn create(path: &Path) -> rusqlite::Result<Connection> {
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;
     conn.pragma_update(None, "page_size", PAGE_BYTES)?;

@@ -1,0 +1,44 @@
+//! A generation that is written and not yet published.
+
+use super::report::BuildReport;
+use crate::StoreError;
+use crate::generation::PatternRow;
+use crate::manifest::{FileEntry, MANIFEST_NAME, Manifest};
+use crate::publish::{Staging, write_durably};
+
+/// A generation on the disk that no server reads yet. Dropped without [`Built::publish`], it is removed.
+pub struct Built {
+    /// The number that it will have.
+    pub number: u64,
+    /// Its patterns, to be compiled into a sidecar; index is the pattern's id.
+    pub patterns: Vec<PatternRow>,
+    /// What was built.
+    pub report: BuildReport,
+    pub(super) manifest: Manifest,
+    pub(super) staging: Staging,
+}
+
+impl Built {
+    /// Writes a further file beside the shards, to be read by [`crate::publish::Generation::sidecar`].
+    pub fn add_sidecar(&mut self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let plain = !name.is_empty()
+            && name.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"._-".contains(&octet))
+            && !name.starts_with('.');
+        if !plain || name == MANIFEST_NAME || self.manifest.file(name).is_some() {
+            return Err(StoreError::Bounds {
+                what: format!("a file called `{name}` in a generation"),
+                remedy: "choose a new name of letters, digits, dots, dashes and underscores",
+            });
+        }
+        write_durably(&self.staging.dir.join(name), bytes)?;
+        self.manifest.files.push(FileEntry::of_bytes(name, bytes));
+        Ok(())
+    }
+
+    /// Opens and verifies what was built, then makes it the current generation. On failure the old one stays.
+    pub fn publish(self) -> Result<u64, StoreError> {
+        let text = self.manifest.to_text()?;
+        write_durably(&self.staging.dir.join(MANIFEST_NAME), text.as_bytes())?;
+        self.staging.publish()
+    }
+}
