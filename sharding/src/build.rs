@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::StoreError;
+use crate::filter::is_filter_bits;
 use crate::manifest::{FILTER_BITS_DEFAULT, FileEntry, Layout, ListEntry, MANIFEST_NAME, Manifest, key_check};
 use crate::name::NameText;
 use crate::publish::{AddressRow, PatternRow, Staging, Store, sync_file, write_durably};
@@ -181,6 +182,7 @@ pub struct Builder {
     text: Box<NameText>,
     hashes: Box<SuffixHashes>,
     last_class: ClassId,
+    subtree_depths: SubtreeDepths,
     staging: Staging,
 }
 
@@ -191,6 +193,12 @@ impl Builder {
             return Err(StoreError::Bounds {
                 what: format!("{} shards", options.shards),
                 remedy: "choose between 1 and 4096 shards",
+            });
+        }
+        if !is_filter_bits(options.filter_bits) {
+            return Err(StoreError::Bounds {
+                what: format!("{} bits a fingerprint", options.filter_bits),
+                remedy: "choose 8 or 16 bits",
             });
         }
         Ok(Builder {
@@ -209,6 +217,7 @@ impl Builder {
             text: Box::new(NameText::EMPTY),
             hashes: Box::new(SuffixHashes::EMPTY),
             last_class: 0,
+            subtree_depths: SubtreeDepths::NONE,
             staging: Staging::begin(store)?,
         })
     }
@@ -243,6 +252,9 @@ impl Builder {
                 self.text.write(name);
                 self.hashes.compute(self.staging.key(), name);
                 let hash = self.hashes.whole();
+                if rule.class.scope != Scope::Exact {
+                    self.subtree_depths.add(name.label_count());
+                }
                 let shard = &mut self.shards[usize::from(hash.shard(self.options.shards))];
                 shard.push(self.text.as_str(), hash, class)?;
                 if let Some(target) = target {
@@ -334,6 +346,7 @@ impl Builder {
         let common = Common {
             dir: &self.staging.dir,
             generation: self.staging.number,
+            filter_bits: self.options.filter_bits,
             lists: &self.lists,
             classes: &classes,
             ranks: &ranks,
@@ -362,7 +375,7 @@ impl Builder {
             classes: classes.len() as u64,
             layout: self.options.layout,
             filter_bits: self.options.filter_bits,
-            subtree_depths: SubtreeDepths::ALL,
+            subtree_depths: self.subtree_depths,
             overlay_seq: self.options.overlay_seq,
             lists: list_entries(&self.lists, &report),
             files,

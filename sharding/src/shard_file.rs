@@ -29,6 +29,7 @@ const TEXT_BYTES_MAX: usize = u32::MAX as usize;
 pub(crate) struct Common<'a> {
     pub(crate) dir: &'a Path,
     pub(crate) generation: u64,
+    pub(crate) filter_bits: u8,
     pub(crate) lists: &'a [List],
     /// By final id.
     pub(crate) classes: &'a [Class],
@@ -120,7 +121,7 @@ impl ShardRules {
         let filter_path = common.dir.join(filter_name(shard));
         let keys = self.filter_keys(common.classes);
         drop(self);
-        let bytes = filter::file_bytes(&keys, common.generation, shard).ok_or_else(|| StoreError::Bounds {
+        let bytes = filter::file_bytes(&keys, common.filter_bits, common.generation, shard).ok_or_else(|| StoreError::Bounds {
             what: format!("no filter was found for the {} names of shard {shard}", keys.len()),
             remedy: "build with another number of shards",
         })?;
