@@ -159,7 +159,7 @@ impl Filter {
 
     /// Copies of `filters` in memory of their own, one behind the other, in huge pages where the kernel gives them. The
     /// calling thread is the first to touch that memory, which so lies near the core that it runs on.
-    pub(crate) fn copies(filters: &[Arc<Filter>]) -> io::Result<Vec<Filter>> {
+    pub fn copies(filters: &[Arc<Filter>]) -> io::Result<Vec<Filter>> {
         let room = |filter: &Arc<Filter>| filter.bytes.next_multiple_of(COPY_ALIGNMENT_BYTES);
         let mut memory = anonymous(filters.iter().map(room).sum())?;
         let mut at = 0;
@@ -308,7 +308,7 @@ pub(crate) fn is_filter_bits(bits: u8) -> bool {
 
 /// The file of a filter over `keys`, which are sorted and without duplicates: xorf fails on those. `bits` are 8 or 16. None
 /// when no filter was found for these keys, which has a negligible probability.
-pub(crate) fn file_bytes(keys: &[u64], bits: u8, generation: u64, shard: u16) -> Option<Vec<u8>> {
+pub fn file_bytes(keys: &[u64], bits: u8, generation: u64, shard: u16) -> Option<Vec<u8>> {
     let (descriptor, fingerprints) = made(keys, bits)?;
     let mut header = [0u8; HEADER_BYTES];
     header[..8].copy_from_slice(&MAGIC);
@@ -466,7 +466,8 @@ mod tests {
         assert_eq!(copies.len(), filters.len());
         for (copy, filter) in copies.iter().zip(&filters) {
             assert!(copy.fingerprints() == filter.fingerprints());
-            assert!(copy.bytes() == 0 || copy.fingerprints().as_ptr() as usize % COPY_ALIGNMENT_BYTES == 0);
+            let address = copy.fingerprints().as_ptr() as usize;
+            assert!(copy.bytes() == 0 || address.is_multiple_of(COPY_ALIGNMENT_BYTES));
             assert!((0..20_000).all(|key| copy.contains(key) == filter.contains(key)));
         }
         assert!(Filter::copies(&[]).unwrap().is_empty());

@@ -121,9 +121,11 @@ impl ShardRules {
         let filter_path = common.dir.join(filter_name(shard));
         let keys = self.filter_keys(common.classes);
         drop(self);
-        let bytes = filter::file_bytes(&keys, common.filter_bits, common.generation, shard).ok_or_else(|| StoreError::Bounds {
-            what: format!("no filter was found for the {} names of shard {shard}", keys.len()),
-            remedy: "build with another number of shards",
+        let bytes = filter::file_bytes(&keys, common.filter_bits, common.generation, shard).ok_or_else(|| {
+            StoreError::Bounds {
+                what: format!("no filter was found for the {} names of shard {shard}", keys.len()),
+                remedy: "build with another number of shards",
+            }
         })?;
         std::fs::write(&filter_path, &bytes).map_err(StoreError::io(&filter_path, "write the filter"))?;
         Ok([FileEntry::of(&path, &shard_name(shard))?, FileEntry::of_bytes(&filter_name(shard), &bytes)])
