@@ -31,6 +31,7 @@ pub use self::upstream::{Forward, Upstream, Upstreams};
 pub use self::value::{CookieSecret, Cores, LogLevel, WildcardAction, parse_server};
 use crate::decide::settings::OnStoreError;
 use crate::lists::{AdblockModifiers, Format};
+use crate::serve::filters::FilterPlacement;
 use crate::serve::wait::Wait;
 
 /// Where the configuration is looked for when no `--config` is given.
@@ -55,6 +56,8 @@ pub struct Config {
     pub control_socket: Option<PathBuf>,
     /// Whether shards are mapped into memory.
     pub mmap: bool,
+    /// Where the filters lie.
+    pub filter_placement: FilterPlacement,
     /// What a store that cannot be read does to the answer.
     pub on_store_error: OnStoreError,
     /// Clients that are answered; empty means all.
@@ -126,6 +129,7 @@ impl Default for Config {
             store: PathBuf::from("/var/lib/corewall"),
             control_socket: Some(PathBuf::from("/run/corewall/control.sock")),
             mmap: true,
+            filter_placement: FilterPlacement::Mapped,
             on_store_error: OnStoreError::Servfail,
             clients_allowed: Vec::new(),
             client_cookies: true,

@@ -232,6 +232,9 @@ pub const POLICIES_MAX: usize = 256;
 /// Lists in a generation.
 pub const LISTS_MAX: usize = 4_096;
 
+/// Bad filters of one generation that are told one by one: a folder without any has as many as shards.
+pub const FILTERS_SAID_MAX: usize = 16;
+
 /// Generations that a store keeps, the current one included: the others are to roll back to.
 pub const GENERATIONS_KEPT: usize = 3;
 /// Refused lines of one list that a build's report shows.

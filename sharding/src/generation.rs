@@ -1,22 +1,29 @@
 //! One immutable generation, opened for reading.
 //!
-//! Invariant: when a [`Generation`] exists, its manifest matched its checksum, every file had its size, every filter and
-//! its checksum, and every class, pattern, address rule and rewrite was readable and consistent. The rule rows themselves are not read:
-//! that would take minutes for a large store; [`Generation::verify`] does it on demand.
+//! Invariant: when a [`Generation`] exists, its manifest matched its checksum, every file but the filters had its size, and every
+//! class, pattern, address rule and rewrite was readable and consistent. The rule rows themselves are not read: that would take
+//! minutes for a large store; [`Generation::verify`] does it on demand. A filter that is bad or not read yet is known as such
+//! ([`Filters`]) and does not keep a generation from being served: the shards hold all the rules.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use crate::StoreError;
-use crate::filter::Filter;
+use crate::filter::{Filter, FilterNotMade};
+use crate::filters::Filters;
 use crate::manifest::{FileEntry, MANIFEST_NAME, Manifest, key_check};
 use crate::name::Name;
-use crate::route::{self, HashKey};
+use crate::route::{self, HashKey, Reach};
 use crate::rows::{Shard, connect};
-use crate::rule::{Class, ClassId, IpRewrite, List};
+use crate::rule::{Class, ClassId, IpRewrite, List, Scope};
 use crate::schema;
+
+/// Rules of one shard that its filter is made again from: 8 bytes each and then 25 in xorf, 2.2 GB while it lasts. The filter
+/// of a larger shard is done without, for want of memory would end the server.
+const REBUILD_RULES_MAX: usize = 1 << 26;
 
 /// A pattern rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,13 +71,20 @@ pub struct Generation {
     pub rewrites: Vec<IpRewrite>,
     /// The classes of the rules on the root name: they speak of every question, and are better had at hand than read.
     pub root: Vec<ClassId>,
-    /// Index is the shard.
-    pub filters: Vec<Arc<Filter>>,
+    /// What tells which rules cannot be there.
+    pub filters: Arc<Filters>,
 }
 
 impl Generation {
-    /// Opens the generation in `dir`, which the store's `key` belongs to.
-    pub(crate) fn load(dir: &Path, number: u64, key: HashKey, key_file: &Path) -> Result<Generation, StoreError> {
+    /// Opens the generation in `dir`, which the store's `key` belongs to. Its filters are opened and not read; `copies` as in
+    /// [`Filters::open`].
+    pub(crate) fn load(
+        dir: &Path,
+        number: u64,
+        key: HashKey,
+        key_file: &Path,
+        copies: Option<usize>,
+    ) -> Result<Generation, StoreError> {
         let path = dir.join(MANIFEST_NAME);
         let manifest = Manifest::read(&path)?;
         if manifest.generation != number {
@@ -80,14 +94,15 @@ impl Generation {
         if manifest.key_check != key_check(key) {
             return Err(StoreError::WrongKey { path: key_file.to_path_buf(), generation: number });
         }
-        for file in &manifest.files {
+        // A bad filter is done without.
+        let filters: HashSet<String> = (0..manifest.shards).map(filter_name).collect();
+        for file in manifest.files.iter().filter(|file| !filters.contains(&file.name)) {
             file.check_size(&dir.join(&file.name))?;
         }
         let (lists, classes) = load_common(dir, &manifest)?;
         let Scattered { patterns, addresses, rewrites } = load_scattered(dir, &manifest, &lists, &classes)?;
         let root = load_root(dir, &manifest, key, &classes)?;
-        let filters = (0..manifest.shards).map(|shard| load_filter(dir, &manifest, shard));
-        let filters = filters.collect::<Result<_, _>>()?;
+        let filters = Arc::new(Filters::open(dir, &manifest, copies));
         Ok(Generation {
             number,
             dir: dir.to_path_buf(),
@@ -123,6 +138,57 @@ impl Generation {
     /// Reads every file whole and compares its checksum: as long as the disk needs for all of it.
     pub fn verify(&self) -> Result<(), StoreError> {
         self.manifest.files.iter().try_for_each(|file| file.check_sum(&self.dir.join(&file.name)))
+    }
+
+    /// Fails unless every filter is as it was built; reads those that have not been read yet.
+    pub fn require_filters(&self) -> Result<(), StoreError> {
+        self.filters.verify(u64::MAX, &|| true);
+        match self.filters.bad().into_iter().next() {
+            Some((shard, what)) => Err(StoreError::damaged(&self.dir.join(filter_name(shard)), what)),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the bad filter of a shard again from the shard's rows, in memory; it can be asked when this returns. Reads the
+    /// whole shard twice: whether it is as it was built comes first, for a rule that is missing there would be missed.
+    pub fn rebuild_filter(&self, shard: u16) -> Result<(), StoreError> {
+        let name = shard_name(shard);
+        let path = self.dir.join(&name);
+        let entry = self.manifest.file(&name).ok_or_else(|| StoreError::damaged(&path, "the manifest lacks it"))?;
+        entry.check_sum(&path)?;
+        let (mut keys, mut rules, mut unreadable) = (Vec::new(), 0usize, None);
+        Shard::open(&path, false)?.each_rule(&mut |text, class, _| {
+            rules += 1;
+            let parsed = if text.is_empty() { Ok(Name::ROOT) } else { Name::from_text(text) };
+            match (parsed, self.classes.get(class as usize)) {
+                _ if rules > REBUILD_RULES_MAX => keys = Vec::new(),
+                (Ok(name), Some(class)) => {
+                    let reach = if class.scope == Scope::Exact { Reach::Itself } else { Reach::Under };
+                    keys.push(route::hash(self.key, &name).filter_key(reach));
+                }
+                _ => unreadable = unreadable.take().or_else(|| Some(text.to_owned())),
+            }
+        })?;
+        if let Some(text) = unreadable {
+            return Err(StoreError::damaged(&path, format!("the rule on `{text}` has no class or no name")));
+        }
+        if rules > REBUILD_RULES_MAX {
+            return Err(StoreError::Bounds {
+                what: format!("{}: a filter of {rules} rules takes too much memory to be made again", path.display()),
+                remedy: "build the store again",
+            });
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        let made = Filter::of_keys(&keys, self.manifest.filter_bits, self.number, shard);
+        self.filters.put_rebuilt(
+            shard,
+            made.map_err(|error| match error {
+                FilterNotMade::NotFound => StoreError::damaged(&path, "no filter was found for its names"),
+                FilterNotMade::NoMemory(source) => StoreError::io(&path, "take memory for its filter")(source),
+            })?,
+        );
+        Ok(())
     }
 
     /// Shards.
@@ -214,16 +280,6 @@ fn load_root(dir: &Path, manifest: &Manifest, key: HashKey, classes: &[Class]) -
         return Err(StoreError::damaged(&path, "a rule on the root name has no class"));
     }
     Ok(root)
-}
-
-fn load_filter(dir: &Path, manifest: &Manifest, shard: u16) -> Result<Arc<Filter>, StoreError> {
-    let path = dir.join(filter_name(shard));
-    let filter = Filter::open(&path)?;
-    if filter.generation() != manifest.generation || filter.shard() != shard {
-        let what = format!("it is the filter of shard {} of generation {}", filter.shard(), filter.generation());
-        return Err(StoreError::damaged(&path, what));
-    }
-    Ok(Arc::new(filter))
 }
 
 // All workers share one generation; a cold read opens shards of its own on another thread.

@@ -7,6 +7,7 @@ pub mod ancestor;
 pub mod build;
 pub mod error;
 pub mod filter;
+pub mod filters;
 pub mod generation;
 pub mod manifest;
 pub mod name;

@@ -74,6 +74,22 @@ impl Shard {
         name.map_err(StoreError::sqlite(&self.path, "find an example"))
     }
 
+    /// Calls `each` with every rule by name: the name as [`crate::name::NameText`] spells it, its class and, for an alias, where it
+    /// leads. Reads the whole shard. A damaged page is an error, also after some calls of `each`.
+    pub fn each_rule(&mut self, each: &mut dyn FnMut(&str, ClassId, Option<&str>)) -> Result<(), StoreError> {
+        let sql = "SELECT name, class, target FROM rule LEFT JOIN alias USING (name, class) ORDER BY name, class";
+        let conn = self.cell.borrow_owner();
+        let mut read = || -> rusqlite::Result<()> {
+            let mut statement = conn.prepare(sql)?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                each(row.get_ref(0)?.as_str()?, row.get(1)?, row.get_ref(2)?.as_str_or_null()?);
+            }
+            Ok(())
+        };
+        read().map_err(StoreError::sqlite(&self.path, "read every rule"))
+    }
+
     /// Where the alias rule of this name and class leads; none when there is no such rule.
     pub fn target_of(&mut self, name_text: &str, class: ClassId) -> Result<Option<Name>, StoreError> {
         let read = self.cell.with_dependent_mut(|_, statements| -> rusqlite::Result<_> {

@@ -29,6 +29,7 @@ const ROWS_A_STATEMENT: usize = 256;
 pub(crate) struct Common<'a> {
     pub(crate) generation: u64,
     pub(crate) layout: Layout,
+    pub(crate) filter_bits: u8,
     pub(crate) lists: &'a [List],
     /// By final id.
     pub(crate) classes: &'a [Class],
@@ -108,13 +109,14 @@ pub(crate) fn write_filter(
     path: &Path,
     name: &str,
     keys: &[u64],
-    generation: u64,
+    common: &Common<'_>,
     shard: u16,
 ) -> Result<FileEntry, StoreError> {
-    let bytes = filter::file_bytes(keys, generation, shard).ok_or_else(|| StoreError::Bounds {
-        what: format!("no filter was found for the {} names of shard {shard}", keys.len()),
-        remedy: "build with another number of shards",
-    })?;
+    let bytes =
+        filter::file_bytes(keys, common.filter_bits, common.generation, shard).ok_or_else(|| StoreError::Bounds {
+            what: format!("no filter was found for the {} names of shard {shard}", keys.len()),
+            remedy: "build with another number of shards",
+        })?;
     fs::write(path, &bytes).map_err(StoreError::io(path, "write the filter"))?;
     Ok(FileEntry::of_bytes(name, &bytes))
 }

@@ -33,7 +33,7 @@ fn a_file_that_is_missing_short_or_long_is_refused_at_opening() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let generation = store.current().unwrap().dir;
-    for file in ["dns_shard_00.db", "dns_shard_01.db", "dns_shard_00.filter", "manifest.toml"] {
+    for file in ["dns_shard_00.db", "dns_shard_01.db", "manifest.toml"] {
         let path = generation.join(file);
         let good = fs::read(&path).unwrap();
         for bad in [&good[..good.len() / 2], &good[..good.len() - 1], &good[..0], &[&good[..], b"x"].concat()] {
@@ -102,18 +102,6 @@ fn a_lookup_on_a_page_of_zeros_is_an_error_not_an_empty_answer() {
         }
     }
     assert!(failed > 0);
-}
-
-#[test]
-fn two_filters_that_were_exchanged_are_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = store(dir.path());
-    let generation = store.current().unwrap().dir;
-    let [first, second] = ["dns_shard_00.filter", "dns_shard_01.filter"].map(|name| generation.join(name));
-    fs::copy(&first, generation.join("kept")).unwrap();
-    fs::copy(&second, &first).unwrap();
-    fs::copy(generation.join("kept"), &second).unwrap();
-    assert!(store.current().is_err());
 }
 
 #[test]

@@ -85,6 +85,9 @@ fn summarise(config: &Config, full: bool) -> Result<String, String> {
     if let Some(why) = patterns.recompiled() {
         let _ = writeln!(text, "  patterns are compiled at each start ({why}); build the store again on this machine");
     }
+    for (shard, reason) in generation.filters.bad() {
+        let _ = writeln!(text, "  the filter of shard {shard} is bad, and made again at each start: {reason}");
+    }
     for list in &manifest.lists {
         let _ = writeln!(text, "  {:>10}  {}", list.rules, list.name);
     }

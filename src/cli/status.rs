@@ -2,7 +2,7 @@
 
 use super::Failure;
 use super::control::{ControlArguments, bytes_text, row, table};
-use crate::control::protocol::{Request, Status};
+use crate::control::protocol::{FilterStatus, Request, Status};
 
 /// Asks the server.
 pub(super) fn run(control: ControlArguments) -> Result<(), Failure> {
@@ -13,9 +13,10 @@ fn text(status: &Status) -> String {
     let Status { program_version, pid, uptime_s, .. } = status;
     let addresses: Vec<String> = status.listen.iter().map(ToString::to_string).collect();
     let mut text = format!(
-        "corewall {program_version}, process {pid}, serving for {}\nlistens on {}\n\n",
+        "corewall {program_version}, process {pid}, serving for {}\nlistens on {}\n{}\n",
         uptime_text(*uptime_s),
-        addresses.join(", ")
+        addresses.join(", "),
+        filters_text(&status.filters)
     );
     let mut rows =
         vec![row([&"core", &"generation", &"rules", &"waiting", &"connections", &"cached answers", &"cache used"])];
@@ -35,6 +36,32 @@ fn text(status: &Status) -> String {
     let counters = status.counters.iter().filter(|(_, value)| **value > 0).map(|(name, value)| row([name, value]));
     let counters: Vec<Vec<String>> = std::iter::once(row([&"counter", &"since the start"])).chain(counters).collect();
     text + "\n" + &table(&counters)
+}
+
+/// A line on the filters; nothing without a store.
+fn filters_text(filters: &FilterStatus) -> String {
+    let counted = [
+        ("verified", filters.verified),
+        ("not verified yet", filters.unverified),
+        ("rebuilt", filters.rebuilt),
+        ("missing", filters.missing),
+    ];
+    let counted: Vec<String> =
+        counted.iter().filter(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}")).collect();
+    if counted.is_empty() {
+        return String::new();
+    }
+    let mut text = format!("filters of {} bits: {}; ", filters.bits, counted.join(", "));
+    match filters.copies {
+        0 => text += &format!("{} mapped", bytes_text(filters.file_bytes)),
+        1 => text += "one copy in memory",
+        copies => text += &format!("{copies} copies in memory"),
+    }
+    if filters.memory_bytes > 0 {
+        let (all, huge) = (bytes_text(filters.memory_bytes), bytes_text(filters.huge_page_bytes));
+        text += &format!("; {all} of the process's own memory, of which the system holds {huge} in huge pages");
+    }
+    text + "\n"
 }
 
 /// The two largest units of a time.

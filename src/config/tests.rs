@@ -163,6 +163,10 @@ fn bad_values_are_told_with_line_key_and_remedy() {
         ),
         ("[cache]\nprefetch_percent = 91", "2: cache.prefetch_percent: 91 is out of bounds; use 1 to 90 percent"),
         ("[cache]\nfailure_ttl_s = 0", "2: cache.failure_ttl_s: 0 is out of bounds; use 1 to 300 seconds"),
+        (
+            "filter_placement = \"numa\"",
+            "1: filter_placement: unknown value `numa`; use one of mapped, shared, node, worker",
+        ),
         ("on_store_error = \"fail\"", "1: on_store_error: unknown value `fail`; use one of servfail, allow, block"),
         (
             "clients_allowed = [\"10.0.0.0/33\"]",

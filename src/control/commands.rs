@@ -11,13 +11,16 @@ use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use corewall_sharding::filters::{FilterCounts, Filters};
+
 use super::conversation::CarryOut;
 use super::protocol::{
-    Answer, CacheStats, FlushWhat, Flushed, Refusal, RefusalKind, Reloaded, Request, Status, Stopping, UpstreamServer,
-    UpstreamServers, WorkerCache, WorkerFlushed, WorkerServer, WorkerStatus,
+    Answer, CacheStats, FilterStatus, FlushWhat, Flushed, Refusal, RefusalKind, Reloaded, Request, Status, Stopping,
+    UpstreamServer, UpstreamServers, WorkerCache, WorkerFlushed, WorkerServer, WorkerStatus,
 };
 use crate::decide::cache::Flush;
 use crate::limits::CONTROL_ORDER_MS_MAX;
+use crate::serve::filters::huge_page_bytes;
 use crate::serve::metrics::{ServerReport, Totals, WorkerReport};
 use crate::serve::reload::{Commander, Order};
 
@@ -79,6 +82,7 @@ impl Commands {
             pid: process::id(),
             uptime_s: self.ready_since.elapsed().as_secs(),
             listen: self.listen.clone(),
+            filters: reports.first().map(|(_, report)| filter_status(&report.filters)).unwrap_or_default(),
             workers: reports.iter().map(worker).collect(),
             counters: totals(&reports).each().map(|(name, value)| (name.to_owned(), value)).collect(),
         })
@@ -159,6 +163,23 @@ impl Commands {
         // Every one of them is waited for, also when one has failed: then the others have done it.
         let ended: Vec<_> = begun.into_iter().map(end).collect();
         ended.into_iter().collect()
+    }
+}
+
+fn filter_status(filters: &Filters) -> FilterStatus {
+    let FilterCounts { verified, unverified, rebuilt, missing } = filters.counts();
+    let memory_bytes = filters.bytes_in_memory();
+    FilterStatus {
+        verified,
+        unverified,
+        rebuilt,
+        missing,
+        bits: filters.bits(),
+        file_bytes: filters.file_bytes(),
+        copies: filters.copies().map_or(0, |copies| copies as u64),
+        memory_bytes,
+        // The kernel walks all of the process's memory for it.
+        huge_page_bytes: if memory_bytes > 0 { huge_page_bytes().unwrap_or(0) } else { 0 },
     }
 }
 

@@ -70,10 +70,36 @@ pub struct Status {
     pub uptime_s: u64,
     /// Where it listens, over UDP and TCP.
     pub listen: Vec<SocketAddr>,
+    /// The filters of the generation that the first worker serves.
+    #[serde(default)]
+    pub filters: FilterStatus,
     /// In the order of the configuration's cores.
     pub workers: Vec<WorkerStatus>,
     /// What all workers together have counted since the start, by name.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// How the filters of a generation are, which lie beside its shards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterStatus {
+    /// As the build wrote them.
+    pub verified: u64,
+    /// Not read yet: the shards answer.
+    pub unverified: u64,
+    /// Bad in their files, and made again from the shards.
+    pub rebuilt: u64,
+    /// Bad in their files: the shards answer.
+    pub missing: u64,
+    /// Bits of a fingerprint; 0 without a store.
+    pub bits: u8,
+    /// Bytes of the files.
+    pub file_bytes: u64,
+    /// Copies of them in memory; 0 when the files are mapped.
+    pub copies: u64,
+    /// Bytes of memory beside the mapped files.
+    pub memory_bytes: u64,
+    /// Bytes of the process's memory that are in huge pages; 0 where the system does not tell.
+    pub huge_page_bytes: u64,
 }
 
 /// How one worker is.

@@ -1,7 +1,7 @@
 //! Stage 5, filter: which suffixes of a name the store may know, told by the filters in memory.
 
 use corewall_sharding::name::{LABELS_MAX, Name, NameText};
-use corewall_sharding::route::{Reach, SuffixHashes};
+use corewall_sharding::route::SuffixHashes;
 
 use super::rulebook::RuleBook;
 
@@ -21,6 +21,8 @@ pub struct Lookup {
     text: NameText,
     hashes: SuffixHashes,
     shards: u16,
+    /// Which copy of the filters is asked; see [`corewall_sharding::filters::Filters`].
+    place: usize,
     /// Bit `n` set: the suffix of `n` labels may be listed.
     wanted: u128,
 }
@@ -30,7 +32,12 @@ const _: () = assert!(LABELS_MAX < u128::BITS as usize, "a bit for each suffix")
 impl Lookup {
     /// Nothing to look up.
     pub fn new() -> Self {
-        Self { text: NameText::EMPTY, hashes: SuffixHashes::EMPTY, shards: 1, wanted: 0 }
+        Self { text: NameText::EMPTY, hashes: SuffixHashes::EMPTY, shards: 1, place: 0, wanted: 0 }
+    }
+
+    /// Has the copy of the filters asked that lies at this place.
+    pub fn set_place(&mut self, place: usize) {
+        self.place = place;
     }
 
     /// Asks the filters about every suffix of `name` but the root, whose rules are at hand; true when the store must be
@@ -40,15 +47,7 @@ impl Lookup {
         self.shards = rules.shard_count();
         if !rules.is_empty() {
             self.hashes.compute(rules.key(), name);
-            let whole = name.label_count();
-            if whole > 0 && rules.may_hold(self.hashes.whole(), Reach::Itself) {
-                self.wanted |= 1 << whole;
-            }
-            for labels in 1..=whole {
-                if rules.may_hold(self.hashes.suffix(labels), Reach::Under) {
-                    self.wanted |= 1 << labels;
-                }
-            }
+            self.wanted = rules.filters().probe(self.place, &self.hashes);
         }
         // The text costs a pass over the name: only when store, patterns or an alias on the root will read it.
         if self.wanted != 0 || rules.has_patterns() || rules.has_root_rules() {

@@ -176,6 +176,17 @@ impl Core {
         self.rules = rules;
     }
 
+    /// Has the filters asked that lie at this place from now on, see [`corewall_sharding::filters::Filters`]: those near this
+    /// worker. Of a place that there is not, every answer is "maybe".
+    pub fn set_filter_place(&mut self, place: usize) {
+        self.lookup.set_place(place);
+    }
+
+    /// The rules at hand.
+    pub fn rules(&self) -> &RuleBook {
+        &self.rules
+    }
+
     /// Takes over rules that were added or removed by hand. Cached answers are judged again when they are asked for.
     pub fn change_live(&mut self, _update: &LiveUpdate) -> Result<(), String> {
         self.rules_stamp += 1;

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use corewall_sharding::filter::Filter;
+use corewall_sharding::filters::Filters;
 use corewall_sharding::name::Name;
 use corewall_sharding::publish::Generation;
-use corewall_sharding::route::{HashKey, NameHash, Reach};
+use corewall_sharding::route::HashKey;
 use corewall_sharding::rule::{AnswerRecord, Class, ClassId, Kind, List, ListId, TypedAnswer};
 
 use super::address::AddressRules;
@@ -49,7 +49,7 @@ pub struct RuleBook {
     key: HashKey,
     classes: Vec<Class>,
     lists: Vec<ListBook>,
-    filters: Vec<Arc<Filter>>,
+    filters: Arc<Filters>,
     patterns: Vec<(ClassId, Option<Name>)>,
     /// Some pattern may overrule a block or alias by name, so that names found in the store are scanned too.
     patterns_overrule: bool,
@@ -89,7 +89,7 @@ impl RuleBook {
             key: HashKey([0; 16]),
             classes: Vec::new(),
             lists: Vec::new(),
-            filters: Vec::new(),
+            filters: Arc::new(Filters::none()),
             patterns: Vec::new(),
             patterns_overrule: false,
             root: RootRules::default(),
@@ -139,13 +139,12 @@ impl RuleBook {
 
     /// Shards, at least one.
     pub fn shard_count(&self) -> u16 {
-        (self.filters.len() as u16).max(1)
+        self.filters.shard_count()
     }
 
-    /// Whether the store may hold a rule of this name and reach; false is certain.
-    pub fn may_hold(&self, hash: NameHash, reach: Reach) -> bool {
-        let filter = self.filters.get(usize::from(hash.shard(self.shard_count())));
-        filter.is_none_or(|filter| filter.contains(hash.filter_key(reach)))
+    /// What tells which names the store certainly does not list.
+    pub fn filters(&self) -> &Arc<Filters> {
+        &self.filters
     }
 
     /// Whether names are scanned at all.

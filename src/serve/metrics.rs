@@ -3,6 +3,9 @@
 //! Invariant: only the worker writes its counters; others read them relaxed. No two workers' counters share a cache line.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+
+use corewall_sharding::filters::Filters;
 
 use crate::control::protocol::{CacheUse, WorkerServer};
 use crate::decide::counters::{Counter, Counters};
@@ -105,12 +108,14 @@ impl Totals {
 }
 
 /// What one worker says of itself when it is asked.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct WorkerReport {
     /// The generation that it serves; none without a store.
     pub generation: Option<u64>,
     /// Rules of that generation.
     pub rules: u64,
+    /// Its filters.
+    pub filters: Arc<Filters>,
     /// Queries taken in and not answered yet.
     pub queries_waiting: u64,
     /// TCP connections with clients.

@@ -13,6 +13,7 @@ pub mod answer_here;
 pub mod clock;
 pub mod cores;
 mod error;
+pub mod filters;
 pub mod framer;
 mod kernel;
 mod listen;
@@ -48,6 +49,7 @@ use signal_hook::iterator::Signals;
 
 pub use self::error::ServeError;
 
+use self::filters::{FilterWork, Readiness};
 use self::listen::{Sockets, listen};
 use self::metrics::Totals;
 use self::reload::{Commander, Knowledge, Order, Orders, Wanted};
@@ -176,10 +178,11 @@ pub fn run(plan: Plan, reread: Reread, signals: CaughtSignals) -> Result<(), Ser
         totals: Totals::default(),
         must_reload: false,
         reload_asked: Vec::new(),
+        filter_work: None,
         plan,
         reread,
     };
-    let knowledge = match server.load(server.plan.wanted.clone())? {
+    let knowledge = match server.load(server.plan.wanted.clone(), Readiness::Start)? {
         Load::Done(knowledge) => knowledge,
         Load::Unusable(reason) => return Err(ServeError::Store(reason)),
         Load::Stopped => return Ok(()),
@@ -189,6 +192,7 @@ pub fn run(plan: Plan, reread: Reread, signals: CaughtSignals) -> Result<(), Ser
             return Ok(());
         }
         server.say_ready(&knowledge, started);
+        server.filter_work = knowledge.tend_filters();
         drop(knowledge);
         if let Some(socket) = &control_socket {
             server.answer_on(socket)?;
@@ -234,6 +238,8 @@ struct Server {
     must_reload: bool,
     /// Who is to be told what becomes of it: at most one for each connection of the control socket.
     reload_asked: Vec<SyncSender<Result<Reloaded, String>>>,
+    /// What is still done for the filters of the generation being served.
+    filter_work: Option<FilterWork>,
     plan: Plan,
     reread: Reread,
 }
@@ -241,10 +247,10 @@ struct Server {
 impl Server {
     /// Reads the store, on a thread of its own: it may take long, and neither SIGTERM nor a worker's end is to wait for it.
     /// When one of them comes first the thread, which changes nothing, ends with the process.
-    fn load(&mut self, wanted: Wanted) -> Result<Load, ServeError> {
-        let sender = self.sender.clone();
+    fn load(&mut self, wanted: Wanted, filters: Readiness) -> Result<Load, ServeError> {
+        let (sender, cores) = (self.sender.clone(), self.plan.cores.clone());
         let load = move || {
-            let loaded = panic::catch_unwind(|| Knowledge::load(&wanted));
+            let loaded = panic::catch_unwind(|| Knowledge::load(&wanted, &cores, filters));
             let loaded = loaded.unwrap_or_else(|_| Err("reading the store panicked".to_owned()));
             // The control thread has stopped waiting when the server ends.
             let _ = sender.send(Event::Loaded(loaded.map(Arc::new)));
@@ -303,7 +309,7 @@ impl Server {
                 // Its thread for blocking calls would else compete for this very core.
                 .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
                 .preempt_timer(turn::PREEMPT_NEVER)
-                .spawn(move || work(knowledge, sockets, orders, wait, saved, report))
+                .spawn(move || work(knowledge, core, sockets, orders, wait, saved, report))
                 .map_err(|error| ServeError::Worker { core, reason: format!("its executor did not start: {error}") })?;
             self.threads.push(Some(thread));
         }
@@ -404,7 +410,7 @@ impl Server {
     fn go_over(&mut self) -> Result<Option<Reloaded>, NotReloaded> {
         let started = Instant::now();
         let plan = (self.reread)().map_err(NotReloaded::Unusable)?;
-        let knowledge = match self.load(plan.wanted.clone()).map_err(NotReloaded::Stopped)? {
+        let knowledge = match self.load(plan.wanted.clone(), Readiness::Whole).map_err(NotReloaded::Stopped)? {
             Load::Done(knowledge) => knowledge,
             Load::Unusable(reason) => return Err(NotReloaded::Unusable(reason)),
             Load::Stopped => return Ok(None),
@@ -414,6 +420,7 @@ impl Server {
             tracing::warn!("{} change at a restart only; the rest of the configuration is taken over", kept.join(", "));
         }
         let failures = reload::switch_all(&self.commanders, &knowledge);
+        self.filter_work = knowledge.tend_filters();
         if !failures.is_empty() {
             let failures = failures.into_iter().map(|(core, reason)| format!("core {core} ({reason})"));
             let failures: Vec<String> = failures.collect();
@@ -501,6 +508,7 @@ impl Drop for Report {
 /// The life of one worker, in its executor.
 async fn work(
     knowledge: Arc<Knowledge>,
+    core: usize,
     sockets: Sockets,
     orders: Orders,
     wait: Wait,
@@ -508,7 +516,7 @@ async fn work(
     report: Report,
 ) {
     let seeds = [rand::random(), rand::random()];
-    let worker = match Worker::new(&knowledge, sockets.udp, seeds) {
+    let worker = match Worker::new(&knowledge, core, sockets.udp, seeds) {
         Ok(worker) => Rc::new(RefCell::new(worker)),
         Err(reason) => return report.ended(Err(reason)),
     };

@@ -16,6 +16,7 @@ use corewall_sharding::overlay::LiveUpdate;
 use corewall_sharding::publish::{Generation, Store};
 use corewall_sharding::rule::Kind;
 
+use super::filters::{FilterPlacement, FilterPlaces, FilterWork, Readiness, prepare};
 use super::metrics::{ServerReport, WorkerReport};
 use super::patterns::{PatternDatabase, PatternScanner};
 use super::store::StoreReader;
@@ -36,6 +37,8 @@ pub struct Wanted {
     pub store: Option<PathBuf>,
     /// Map the shards into memory.
     pub mmap: bool,
+    /// Where the filters lie.
+    pub filter_placement: FilterPlacement,
 }
 
 /// Everything immutable that the workers share.
@@ -49,18 +52,23 @@ pub struct Knowledge {
     patterns: Arc<PatternDatabase>,
     generation: Option<Arc<Generation>>,
     mmap: bool,
+    filter_places: FilterPlaces,
 }
 
 impl Knowledge {
-    /// Opens the newest generation of the store and makes it ready. Errors say what to do.
-    pub fn load(wanted: &Wanted) -> Result<Self, String> {
-        let Wanted { settings, tcp, store, mmap } = wanted;
+    /// Opens the newest generation of the store and makes it ready for workers on these cores, its filters as far as
+    /// `filters` says. Errors say what to do.
+    pub fn load(wanted: &Wanted, cores: &[usize], filters: Readiness) -> Result<Self, String> {
+        let Wanted { settings, tcp, store, mmap, filter_placement } = wanted;
+        let filter_places = FilterPlaces::new(*filter_placement, cores);
         let (settings, tcp, mmap) = (settings.clone(), *tcp, *mmap);
         let Some(dir) = store else {
             let (rules, patterns) = (Arc::new(RuleBook::empty(&settings)), Arc::new(PatternDatabase::empty()));
-            return Ok(Self { settings, tcp, rules, patterns, generation: None, mmap });
+            return Ok(Self { settings, tcp, rules, patterns, generation: None, mmap, filter_places });
         };
-        let generation = Store::open(dir).and_then(|store| store.current()).map_err(|error| error.to_string())?;
+        let generation = Store::open(dir).and_then(|store| store.current_unverified(filter_places.copies()));
+        let generation = generation.map_err(|error| error.to_string())?;
+        prepare(&generation, &filter_places, filters);
         let rules = RuleBook::new(&generation, &settings).map_err(|error| error.to_string())?;
         let patterns = PatternDatabase::load(&generation).map_err(|error| error.to_string())?;
         let knowledge = Self {
@@ -70,6 +78,7 @@ impl Knowledge {
             patterns: Arc::new(patterns),
             generation: Some(Arc::new(generation)),
             mmap,
+            filter_places,
         };
         // Every worker will do the same: better to fail here, once and before anything has changed.
         knowledge.open_store()?;
@@ -88,6 +97,16 @@ impl Knowledge {
     /// A worker's own scanner.
     pub fn open_patterns(&self) -> Result<PatternScanner, String> {
         PatternScanner::new(self.patterns.clone()).map_err(|error| error.to_string())
+    }
+
+    /// Which copy of the filters the worker on this core asks.
+    pub fn filter_place(&self, core: usize) -> usize {
+        self.filter_places.of_core(core)
+    }
+
+    /// Goes on with the filters beside the workers; none when there is nothing left to do.
+    pub fn tend_filters(&self) -> Option<FilterWork> {
+        self.generation.as_ref().and_then(|generation| FilterWork::begin(generation, &self.filter_places))
     }
 
     /// The generation's number; none without a store.

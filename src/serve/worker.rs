@@ -70,6 +70,8 @@ pub struct Round {
 /// One core's share of the server.
 pub struct Worker {
     clock: Clock,
+    /// The number of the core that it runs on.
+    cpu: usize,
     core: Core,
     store: StoreReader,
     patterns: PatternScanner,
@@ -103,8 +105,14 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Takes all memory that the query path will need, opens this worker's connections to the shards.
-    pub fn new(knowledge: &Knowledge, listeners: Vec<UdpSocket>, seeds: [[u8; 32]; 2]) -> Result<Self, String> {
+    /// Takes all memory that the query path will need, opens this worker's connections to the shards. `cpu`: the number of the
+    /// core that it runs on.
+    pub fn new(
+        knowledge: &Knowledge,
+        cpu: usize,
+        listeners: Vec<UdpSocket>,
+        seeds: [[u8; 32]; 2],
+    ) -> Result<Self, String> {
         let epoll = Epoll::new().map_err(|error| format!("cannot make an epoll instance: {error}"))?;
         for (socket, index) in listeners.iter().zip(0u32..) {
             let added = epoll.add(socket, Tag::Listener(index).into(), Interest::Readable);
@@ -116,9 +124,11 @@ impl Worker {
         let [core_seed, port_seed] = seeds;
         let clock = Clock::start();
         let mut core = Core::new(knowledge.settings.clone(), knowledge.rules.clone(), core_seed);
+        core.set_filter_place(knowledge.filter_place(cpu));
         core.set_wall_clock(clock.now(), unix_s());
         Ok(Self {
             clock,
+            cpu,
             core,
             store: knowledge.open_store()?,
             patterns: knowledge.open_patterns()?,
@@ -189,6 +199,7 @@ impl Worker {
         WorkerReport {
             generation: self.generation,
             rules: self.rule_count,
+            filters: self.core.rules().filters().clone(),
             queries_waiting: self.core.queries_waiting() as u64,
             tcp_connections: self.connections.open_count() as u64,
             cache: CacheUse {
@@ -480,6 +491,7 @@ impl Worker {
     pub fn switch(&mut self, knowledge: &Knowledge) -> Result<(), String> {
         let (store, patterns) = (knowledge.open_store()?, knowledge.open_patterns()?);
         self.core.switch(knowledge.settings.clone(), knowledge.rules.clone());
+        self.core.set_filter_place(knowledge.filter_place(self.cpu));
         // It may have been set since the start.
         self.core.set_wall_clock(self.clock.now(), unix_s());
         self.connections.set_limits(knowledge.tcp);

@@ -44,6 +44,7 @@ use self::run::{READER_BYTES, RunFile, WRITER_BYTES};
 use self::shards::{Writing, Written};
 use self::workspace::Workspace;
 use crate::StoreError;
+use crate::filter::is_filter_bits;
 use crate::generation::PatternRow;
 use crate::manifest::{FILTER_BITS_DEFAULT, Layout, Manifest, key_check};
 use crate::publish::{Staging, Store};
@@ -191,6 +192,12 @@ impl Builder {
             return Err(StoreError::Bounds {
                 what: format!("{} shards", options.shards),
                 remedy: "choose between 1 and 4096 shards",
+            });
+        }
+        if !is_filter_bits(options.filter_bits) {
+            return Err(StoreError::Bounds {
+                what: format!("{} bits a fingerprint", options.filter_bits),
+                remedy: "choose 8 or 16 bits",
             });
         }
         let resumable = !options.identity.is_empty();
@@ -380,6 +387,7 @@ impl Builder {
         let common = Common {
             generation: self.staging.number,
             layout: self.options.layout,
+            filter_bits: self.options.filter_bits,
             lists: &self.lists,
             classes: &classes.classes,
         };

@@ -240,7 +240,7 @@ impl Writing<'_> {
             keys.sort_unstable();
             keys.dedup();
             let name = filter_name(shard);
-            write_filter(&self.dir.join(&name), &name, &keys, self.common.generation, shard)
+            write_filter(&self.dir.join(&name), &name, &keys, self.common, shard)
         })?;
         let _ = say.send(Said::Rules(unsaid + duplicates.iter().sum::<u64>()));
         let files = vec![database, filter];

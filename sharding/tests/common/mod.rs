@@ -67,8 +67,7 @@ impl Reader {
 
     pub fn may_hold(&self, text: &str, reach: route::Reach) -> bool {
         let hash = route::hash(self.generation.key, &name(text));
-        let shard = usize::from(hash.shard(self.generation.shard_count()));
-        self.generation.filters[shard].contains(hash.filter_key(reach))
+        self.generation.filters.contains(hash, reach)
     }
 }
 
