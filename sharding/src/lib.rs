@@ -17,5 +17,6 @@ pub mod rows;
 pub mod rule;
 pub mod schema;
 mod shard_file;
+mod vfs;
 
 pub use error::StoreError;

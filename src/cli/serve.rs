@@ -91,7 +91,13 @@ fn plan_of(config: &Config, hosts: &Hosts, hints: bool) -> Result<Plan, cores::C
         control_socket: config.control_socket.clone(),
         save_dir: config.cache.save_dir.clone(),
         hints,
-        wanted: Wanted { settings, tcp: config.tcp.limits(), store: Some(config.store.clone()), mmap: config.mmap },
+        wanted: Wanted {
+            settings,
+            tcp: config.tcp.limits(),
+            store: Some(config.store.clone()),
+            mmap: config.mmap,
+            store_readers: config.store_readers,
+        },
     })
 }
 

@@ -303,7 +303,7 @@ impl Server {
                 // Its thread for blocking calls would else compete for this very core.
                 .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
                 .preempt_timer(turn::PREEMPT_NEVER)
-                .spawn(move || work(knowledge, sockets, orders, wait, saved, report))
+                .spawn(move || work(knowledge, sockets, core, orders, wait, saved, report))
                 .map_err(|error| ServeError::Worker { core, reason: format!("its executor did not start: {error}") })?;
             self.threads.push(Some(thread));
         }
@@ -502,13 +502,14 @@ impl Drop for Report {
 async fn work(
     knowledge: Arc<Knowledge>,
     sockets: Sockets,
+    core: usize,
     orders: Orders,
     wait: Wait,
     saved: Option<PathBuf>,
     report: Report,
 ) {
     let seeds = [rand::random(), rand::random()];
-    let worker = match Worker::new(&knowledge, sockets.udp, seeds) {
+    let worker = match Worker::new(&knowledge, core, sockets.udp, seeds) {
         Ok(worker) => Rc::new(RefCell::new(worker)),
         Err(reason) => return report.ended(Err(reason)),
     };
