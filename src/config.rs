@@ -58,6 +58,12 @@ pub struct Config {
     pub mmap: bool,
     /// Where the filters lie.
     pub filter_placement: FilterPlacement,
+    /// Threads of each worker that read what is not in memory; 0: the worker itself does, and waits.
+    #[serde(deserialize_with = "value::store_readers")]
+    pub store_readers: usize,
+    /// Milliseconds that a question may wait for the store.
+    #[serde(deserialize_with = "value::store_wait_ms_max")]
+    pub store_wait_ms_max: u64,
     /// What a store that cannot be read does to the answer.
     pub on_store_error: OnStoreError,
     /// Clients that are answered; empty means all.
@@ -130,6 +136,8 @@ impl Default for Config {
             control_socket: Some(PathBuf::from("/run/corewall/control.sock")),
             mmap: true,
             filter_placement: FilterPlacement::Mapped,
+            store_readers: 2,
+            store_wait_ms_max: 50,
             on_store_error: OnStoreError::Servfail,
             clients_allowed: Vec::new(),
             client_cookies: true,

@@ -64,6 +64,19 @@ pub const EXCHANGE_CLIENTS_MAX: u16 = 1_024;
 /// Microseconds after which an upstream answer is dropped whatever the timers say (DNSBomb, CVE-2024-33655).
 pub const UPSTREAM_ANSWER_US_MAX: u64 = 1_900_000;
 
+/// Upstream answers of one worker that are kept while the store is read for a name in their chain, 64 KiB each at most:
+/// at 10 ms a read, 6,400 of them a second. Clients of one question share theirs.
+pub const ANSWERS_KEPT_MAX: usize = 64;
+/// Lookups that one worker has read at a time by its reader threads: more would be too late, at 10 ms a read and
+/// two threads after 2.5 s. Equal ones count once.
+pub const STORE_READS_MAX: usize = 512;
+/// Queries that wait for one of these lookups, or have waited for it in vain while it still is being read.
+pub const STORE_READ_WAITERS_MAX: usize = EXCHANGE_CLIENTS_MAX as usize;
+/// Reader threads of one worker that may be configured: what a fast disk serves at a time.
+pub const STORE_READERS_MAX: usize = 64;
+/// Milliseconds that a query may be configured to wait for the store.
+pub const STORE_WAIT_MS_MAX: u64 = 10_000;
+
 /// Upstream groups of a configuration: an installation has a handful.
 pub const UPSTREAM_GROUPS_MAX: usize = 64;
 /// Bytes of a group's name, which is shown in logs and metrics.

@@ -6,6 +6,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::vfs;
+
 /// A store that cannot be read, built or published.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -28,6 +30,12 @@ pub enum StoreError {
         doing: &'static str,
         /// SQLite's reason.
         source: rusqlite::Error,
+    },
+    /// A page that a lookup needs is not in memory, and the shard was opened never to wait for the disk.
+    #[error("{path}: the page is not in memory; read it where the disk may be waited for", path = .path.display())]
+    WouldWait {
+        /// The shard.
+        path: PathBuf,
     },
     /// Written by another version of this software.
     #[error("{path}: is in format {found}, this version reads formats up to {expected}; build the store again with this version", path = .path.display())]
@@ -103,7 +111,10 @@ impl StoreError {
     }
 
     pub(crate) fn sqlite(path: &Path, doing: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError {
-        move |source| StoreError::Sqlite { path: path.to_path_buf(), doing, source }
+        move |source| match vfs::would_wait(&source) {
+            true => StoreError::WouldWait { path: path.to_path_buf() },
+            false => StoreError::Sqlite { path: path.to_path_buf(), doing, source },
+        }
     }
 
     pub(crate) fn damaged(path: &Path, what: impl Into<String>) -> StoreError {

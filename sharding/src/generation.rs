@@ -17,7 +17,7 @@ use crate::filters::Filters;
 use crate::manifest::{FileEntry, MANIFEST_NAME, Manifest, key_check};
 use crate::name::Name;
 use crate::route::{self, HashKey, Reach};
-use crate::rows::{Shard, connect};
+use crate::rows::{Reads, Shard, connect};
 use crate::rule::{Class, ClassId, IpRewrite, List, Scope};
 use crate::schema;
 
@@ -120,7 +120,13 @@ impl Generation {
 
     /// Opens a connection to each shard, in their order, for the calling worker alone. `mmap` maps the shards.
     pub fn open_shards(&self, mmap: bool) -> Result<Vec<Shard>, StoreError> {
-        (0..self.manifest.shards).map(|shard| Shard::open(&self.dir.join(shard_name(shard)), mmap)).collect()
+        let reads = if mmap { Reads::Mapped } else { Reads::Waiting };
+        (0..self.manifest.shards).map(|shard| self.open_shard(shard, reads)).collect()
+    }
+
+    /// Opens a connection to one shard, for the calling thread alone.
+    pub fn open_shard(&self, shard: u16, reads: Reads) -> Result<Shard, StoreError> {
+        Shard::open(&self.dir.join(shard_name(shard)), reads)
     }
 
     /// The content of a further file that the build put beside the shards, its checksum verified; none when the build
@@ -157,7 +163,7 @@ impl Generation {
         let entry = self.manifest.file(&name).ok_or_else(|| StoreError::damaged(&path, "the manifest lacks it"))?;
         entry.check_sum(&path)?;
         let (mut keys, mut rules, mut unreadable) = (Vec::new(), 0usize, None);
-        Shard::open(&path, false)?.each_rule(&mut |text, class, _| {
+        Shard::open(&path, Reads::Waiting)?.each_rule(&mut |text, class, _| {
             rules += 1;
             let parsed = if text.is_empty() { Ok(Name::ROOT) } else { Name::from_text(text) };
             match (parsed, self.classes.get(class as usize)) {
@@ -225,7 +231,7 @@ fn load_common(dir: &Path, manifest: &Manifest) -> Result<(Vec<List>, Vec<Class>
 }
 
 fn load_common_of(path: &Path, manifest: &Manifest) -> Result<(Vec<List>, Vec<Class>), StoreError> {
-    let conn = connect(path, false)?;
+    let conn = connect(path, Reads::Waiting)?;
     let lists = schema::read_lists(&conn, path)?;
     let classes = schema::read_classes(&conn, path)?;
     let counted = lists.len() == manifest.lists.len() && classes.len() as u64 == manifest.classes;
@@ -248,7 +254,7 @@ fn load_scattered(dir: &Path, manifest: &Manifest, lists: &[List], classes: &[Cl
     let Scattered { patterns, addresses, rewrites } = &mut scattered;
     for shard in 0..manifest.shards {
         let path = dir.join(shard_name(shard));
-        let conn = connect(&path, false)?;
+        let conn = connect(&path, Reads::Waiting)?;
         schema::read_patterns(&conn, &path, patterns)?;
         schema::read_addresses(&conn, &path, addresses)?;
         schema::read_rewrites(&conn, &path, rewrites)?;
@@ -275,7 +281,7 @@ fn load_root(dir: &Path, manifest: &Manifest, key: HashKey, classes: &[Class]) -
     let shard = route::hash(key, &Name::ROOT).shard(manifest.shards);
     let path = dir.join(shard_name(shard));
     let mut root = Vec::new();
-    Shard::open(&path, false)?.classes_of(Name::ROOT.to_text().as_str(), &mut |class| root.push(class))?;
+    Shard::open(&path, Reads::Waiting)?.classes_of(Name::ROOT.to_text().as_str(), &mut |class| root.push(class))?;
     if root.iter().any(|&class| class as usize >= classes.len()) {
         return Err(StoreError::damaged(&path, "a rule on the root name has no class"));
     }

@@ -19,5 +19,6 @@ pub mod rows;
 pub mod rule;
 pub mod schema;
 mod shard_file;
+mod vfs;
 
 pub use error::StoreError;

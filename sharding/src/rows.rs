@@ -13,9 +13,22 @@ use crate::StoreError;
 use crate::name::Name;
 use crate::rule::{ClassId, Kind};
 use crate::schema::{self, APPLICATION_ID, FORMAT_VERSION};
+use crate::vfs;
 
 /// KiB of page cache of one connection when the file is not mapped; mapped pages need none.
 const CACHE_KIB: i64 = 2_048;
+
+/// How a connection reads its shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// SQLite maps the file: the fastest while it fits in memory; far beyond that, page-fault storms make plain reads the
+    /// better choice. A page that is not in memory is waited for.
+    Mapped,
+    /// Pages are read into SQLite's own cache. One that is not in memory is waited for.
+    Waiting,
+    /// The same, but a page that is not in memory is not waited for: the lookup fails with [`StoreError::WouldWait`].
+    InMemory,
+}
 
 /// A shard opened for reading.
 pub struct Shard {
@@ -37,10 +50,9 @@ self_cell!(
 );
 
 impl Shard {
-    /// Opens a shard of a published generation. `mmap` maps the whole file, the fastest while it fits in memory; far
-    /// beyond that, page-fault storms make plain reads the better choice.
-    pub(crate) fn open(path: &Path, mmap: bool) -> Result<Shard, StoreError> {
-        let conn = connect(path, mmap)?;
+    /// Opens a shard of a published generation. Waits for the disk, whatever `reads` says of the lookups.
+    pub(crate) fn open(path: &Path, reads: Reads) -> Result<Shard, StoreError> {
+        let conn = connect(path, reads)?;
         let cell = Cell::try_new(conn, |conn| {
             Ok(Statements {
                 classes: conn.prepare("SELECT class FROM rule WHERE name = ?1")?,
@@ -48,11 +60,22 @@ impl Shard {
             })
         });
         let cell = cell.map_err(StoreError::sqlite(path, "prepare the lookups"))?;
+        if reads == Reads::InMemory {
+            let conn = cell.borrow_owner();
+            vfs::stop_waiting(conn).map_err(StoreError::sqlite(path, "stop waiting for the disk"))?;
+        }
         Ok(Shard { path: path.to_path_buf(), cell })
     }
 
+    /// Whether a shard opened with [`Reads::InMemory`] can tell what is in memory: not on every file system. Where it
+    /// cannot, each page that SQLite's own cache does not hold counts as one that would be waited for.
+    pub fn knows_what_is_in_memory(&self) -> bool {
+        vfs::knows_what_is_in_memory(self.cell.borrow_owner()).unwrap_or(false)
+    }
+
     /// Calls `found` with the class of each rule for this very name, as [`crate::name::NameText`] spells it. On the
-    /// query path: allocates nothing of its own unless it fails. A damaged page is an error, also after some calls of `found`.
+    /// query path: allocates nothing of its own unless it fails. A damaged page is an error, and so is one that would be
+    /// waited for ([`StoreError::WouldWait`]), also after some calls of `found`.
     pub fn classes_of(&mut self, name_text: &str, found: &mut dyn FnMut(ClassId)) -> Result<(), StoreError> {
         let read = self.cell.with_dependent_mut(|_, statements| -> rusqlite::Result<()> {
             statements.classes.raw_bind_parameter(1, name_text)?;
@@ -105,11 +128,14 @@ impl Shard {
 }
 
 /// A read-only connection to a shard of this version.
-pub(crate) fn connect(path: &Path, mmap: bool) -> Result<Connection, StoreError> {
+pub(crate) fn connect(path: &Path, reads: Reads) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
     let opened = || -> rusqlite::Result<(Connection, u32, u32)> {
-        let conn = Connection::open_with_flags(immutable_uri(path), flags)?;
-        conn.pragma_update(None, "mmap_size", if mmap { i64::MAX } else { 0 })?;
+        let conn = match reads {
+            Reads::InMemory => vfs::open(immutable_uri(path), flags)?,
+            Reads::Mapped | Reads::Waiting => Connection::open_with_flags(immutable_uri(path), flags)?,
+        };
+        conn.pragma_update(None, "mmap_size", if reads == Reads::Mapped { i64::MAX } else { 0 })?;
         conn.pragma_update(None, "cache_size", -CACHE_KIB)?;
         conn.pragma_update(None, "trusted_schema", false)?;
         let application = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;

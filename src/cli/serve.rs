@@ -97,6 +97,7 @@ fn plan_of(config: &Config, hosts: &Hosts, hints: bool) -> Result<Plan, cores::C
             store: Some(config.store.clone()),
             mmap: config.mmap,
             filter_placement: config.filter_placement,
+            store_readers: config.store_readers,
         },
     })
 }

@@ -373,6 +373,16 @@ pub(super) fn prefetch_percent<'de, D: Deserializer<'de>>(deserializer: D) -> Re
     between(deserializer, 1, 90, "percent").map(narrow)
 }
 
+/// Threads of each worker that read what is not in memory.
+pub(super) fn store_readers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    between(deserializer, 0, limits::STORE_READERS_MAX as u64, "threads").map(|count| count as usize)
+}
+
+/// Milliseconds that a question may wait for the store.
+pub(super) fn store_wait_ms_max<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    between(deserializer, 1, limits::STORE_WAIT_MS_MAX, "milliseconds")
+}
+
 pub(super) fn upstream_timeout_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     between(deserializer, limits::UPSTREAM_TIMEOUT_MS_MIN, limits::UPSTREAM_TIMEOUT_MS_MAX, "milliseconds")
 }

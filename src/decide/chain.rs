@@ -6,16 +6,16 @@ use corewall_sharding::rule::{AliasLabels, ClassId};
 use super::answer::{self, Answer};
 use super::query::{Link, Stage, Subject};
 use super::question::Question;
-use super::step::{Now, Step, StoreFailed, Ticket, Transport};
+use super::step::{Now, Step, Ticket, Transport, Unread};
 use super::why::Failure;
 use super::wire::{CLASS_IN, rcode, rtype};
 use super::{Core, cache, lost, rewrite, subject_name};
 
 impl Core {
-    /// Whose target is wanted after [`Step::AskTarget`]: shard, name of the rule as the shards write it, and class.
-    pub fn alias_asked(&mut self, ticket: Ticket) -> Option<(u16, &str, ClassId)> {
+    /// Whose target is wanted after [`Step::AskTarget`], and maybe after [`Step::ReadStore`]: shard, name of the rule as the shards write it, and class.
+    pub fn alias_asked(&self, ticket: Ticket) -> Option<(u16, &str, ClassId)> {
         let query = self.queries.get(ticket)?;
-        let Stage::Target(subject, asked) = query.stage else { return None };
+        let (Stage::Target(subject, asked) | Stage::Reading(subject, Some(asked))) = query.stage else { return None };
         let name = subject_name(query, &self.answer, subject)?;
         // The lookup is still of this name, but may have skipped the text of a name that only patterns read.
         let shard = self.lookup.shard_of_suffix(usize::from(asked.labels));
@@ -28,14 +28,18 @@ impl Core {
         &mut self,
         now: Now,
         ticket: Ticket,
-        target: Result<Option<Name>, StoreFailed>,
+        target: Result<Option<Name>, Unread>,
         out: &mut [u8],
     ) -> Step {
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
         let Stage::Target(subject, asked) = query.stage else { return lost() };
         let Some(name) = subject_name(query, &self.answer, subject) else { return lost() };
-        // A rule without its target is a broken store.
-        let Ok(Some(target)) = target else { return self.on_store_failure(now, ticket, subject, out) };
+        let target = match target {
+            Ok(Some(target)) => target,
+            Err(Unread::WouldWait) => return self.wait_for_store(now, ticket, subject, Some(asked), out),
+            // A rule without its target is a broken store.
+            Ok(None) | Err(Unread::Failed) => return self.on_store_failure(now, ticket, subject, out),
+        };
         let below = name.label_count().saturating_sub(usize::from(asked.labels));
         let kept = match self.rules.class(asked.class).map(|class| class.alias_labels) {
             Some(AliasLabels::All) => name.label_count(),
@@ -112,6 +116,7 @@ impl Core {
         query.is_linked_upstream = true;
         let recalled = std::mem::take(&mut self.recalled);
         let message = recalled.get(..bytes).unwrap_or_default();
+        self.recalled_bytes = bytes;
         let step = self.accept_response(now, ticket, message, head.rcode, head.authentic_data, out);
         self.recalled = recalled;
         step
@@ -127,29 +132,43 @@ impl Core {
         authentic_data: bool,
         out: &mut [u8],
     ) -> Step {
-        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
+        // It is another answer than the one that the store may have been waited for.
+        self.let_go_of_answer(ticket);
         if rcode != rcode::NOERROR && rcode != rcode::NXDOMAIN {
             return self.fail(now, ticket, rcode::SERVFAIL, Failure::UpstreamRefused, out);
         }
+        match self.read_response(ticket, message, rcode, authentic_data) {
+            Ok(()) => {
+                let links = self.queries.get(ticket).map_or(0, |query| query.links().len());
+                self.uncloak(now, ticket, links, out)
+            }
+            Err(failure) => self.fail(now, ticket, rcode::SERVFAIL, failure, out),
+        }
+    }
+
+    /// Puts the query's links and an upstream's answer into `answer`.
+    pub(super) fn read_response(
+        &mut self,
+        ticket: Ticket,
+        message: &[u8],
+        rcode: u16,
+        authentic_data: bool,
+    ) -> Result<(), Failure> {
+        let Some(query) = self.queries.get(ticket) else { return Err(Failure::UpstreamBroken) };
         self.answer.clear();
         let links = query.links().len();
         let Question { name, qtype, .. } = query.question;
         let read = push_links(&mut self.answer, &name, query.links())
             .map_err(|answer::AnswerFull| answer::ResponseError::TooLarge)
             .and_then(|()| self.answer.append_response(message, query.resolved(), qtype, query.question.dnssec_ok()));
-        match read {
-            Ok(()) => {}
-            Err(answer::ResponseError::ChainTooLong) => {
-                return self.fail(now, ticket, rcode::SERVFAIL, Failure::ChainTooLong, out);
-            }
-            Err(answer::ResponseError::Malformed | answer::ResponseError::TooLarge) => {
-                return self.fail(now, ticket, rcode::SERVFAIL, Failure::UpstreamBroken, out);
-            }
-        }
+        read.map_err(|error| match error {
+            answer::ResponseError::ChainTooLong => Failure::ChainTooLong,
+            answer::ResponseError::Malformed | answer::ResponseError::TooLarge => Failure::UpstreamBroken,
+        })?;
         self.answer.rcode = rcode;
         // What we put in front was never signed.
         self.answer.authentic_data = authentic_data && links == 0;
-        self.uncloak(now, ticket, links, out)
+        Ok(())
     }
 
     /// Judges the targets of the chain from `index` on, then the addresses.

@@ -135,6 +135,7 @@ impl Core {
     }
 
     pub(super) fn end(&mut self, ticket: Ticket) {
+        self.let_go_of_answer(ticket);
         if let Some(query) = self.queries.get(ticket) {
             if query.is_counted {
                 self.quota.give_back(query.origin.client.ip());

@@ -74,7 +74,13 @@ counters! {
     store_reads,
     /// Questions for which the store then had no row: the filters' false positives.
     store_reads_empty,
-    /// Reads of store or patterns that failed.
+    /// Times that a query waited because a page of the store was not in memory.
+    store_reads_waited,
+    /// Times that this took longer than `store_wait_ms_max`.
+    store_waits_over,
+    /// Times that a query could not wait: too many did already, or too much was being read.
+    store_queue_full,
+    /// Reads of store or patterns that failed, those that took too long or could not wait among them.
     store_failures,
     /// Names scanned by the patterns.
     pattern_scans,

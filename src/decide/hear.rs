@@ -359,10 +359,11 @@ impl Core {
         true
     }
 
-    /// Does what is due: gives up sends whose time is over, hedges, probes, serves clients that have waited long enough. Call
+    /// Does what is due: gives up sends whose time is over, hedges, probes, serves clients that have waited long enough, for
+    /// upstreams or the store. Call
     /// until it returns false, draining [`Core::next_ready`] in between.
     pub fn on_tick(&mut self, now: Now) -> bool {
-        if self.pop_client_timer(now) {
+        if self.pop_client_timer(now) || self.pop_read_deadline(now) {
             return true;
         }
         let resolver = &mut self.resolver;
@@ -383,7 +384,8 @@ impl Core {
     pub fn next_deadline(&mut self) -> Option<Now> {
         let served = self.client_timers.next_deadline(&self.queries);
         let Resolver { exchanges, upstreams, .. } = &self.resolver;
-        [exchanges.next_deadline(), upstreams.next_probe(), served].into_iter().flatten().min()
+        let read = self.reads.first().map(|(at, _)| at);
+        [exchanges.next_deadline(), upstreams.next_probe(), served, read].into_iter().flatten().min()
     }
 
     /// Exchanges in flight, probes included.

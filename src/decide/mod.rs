@@ -5,6 +5,7 @@
 //!                                                         ├─ AskStore ──── on_rows ────┐
 //!                                                         │                            ├─ AskPatterns ── on_matches ─┐
 //!                                                         └────────────────────────────┴── verdict ◄─────────────────┘
+//!     not in memory: ReadStore, or Wait ── on_read ── (AskStore or AskTarget again)
 //!        alias: AskTarget ── on_target ── (cache ... verdict again for the target) ◄──────────┤
 //!        not blocked: AskUpstream, or Wait for an equal question in flight ◄──────────────────┘
 //!        on_upstream / on_tick ── next_ready ── resume ── uncloak (AskStore ... again) ─ rebinding ─ addresses ─ rewrite ─ keep ─ Reply
@@ -27,6 +28,7 @@ pub mod block;
 pub mod forward;
 mod route;
 mod resolve;
+mod reading;
 mod recall;
 mod hear;
 mod resume;
@@ -50,6 +52,7 @@ pub mod leniency;
 pub mod cookie;
 pub mod subnet;
 pub mod query;
+pub mod kept;
 pub mod quota;
 pub mod answer;
 pub mod rulebook;
@@ -67,7 +70,7 @@ use corewall_sharding::overlay::LiveUpdate;
 use corewall_sharding::rule::{ClassId, Kind};
 
 pub use self::step::{
-    DropReason, ExchangeId, Now, Origin, Ready, SendId, Step, StoreFailed, Ticket, Transport, Undelivered,
+    DropReason, ExchangeId, Now, Origin, Ready, SendId, Step, StoreFailed, Ticket, Transport, Undelivered, Unread,
     UpstreamRequest,
 };
 
@@ -77,7 +80,9 @@ use self::cache::Cache;
 use self::chain::push_links;
 use self::conclude::Shared;
 use self::counters::Counters;
+use self::deadlines::Deadlines;
 use self::filter::Lookup;
+use self::kept::KeptAnswers;
 use self::pattern::Matches;
 use self::query::{AliasAsked, Link, Queries, Stage, Subject};
 use self::question::{Question, Rejection};
@@ -110,6 +115,9 @@ pub struct Core {
     quota: Quota,
     resolver: Resolver,
     client_timers: ClientTimers,
+    /// When the queries that wait for the store have waited for long enough, by their slots.
+    reads: Deadlines,
+    kept: KeptAnswers,
     /// Queries under way that no client waits for any more.
     refreshes: usize,
     routes: Routes,
@@ -122,6 +130,7 @@ pub struct Core {
     answer: Answer,
     body: Body,
     recalled: Vec<u8>,
+    recalled_bytes: usize,
     /// What the last client of the exchange at hand was answered, for the next ones: see [`Core::resume`].
     shared: Option<Shared>,
 }
@@ -142,6 +151,8 @@ impl Core {
             quota: Quota::new(resolver.chance.seeds()),
             resolver,
             client_timers: ClientTimers::new(),
+            reads: Deadlines::new(query::SLOTS),
+            kept: KeptAnswers::new(),
             refreshes: 0,
             routes: Routes::default(),
             trusted_groups: Vec::new(),
@@ -150,6 +161,7 @@ impl Core {
             answer: Answer::new(),
             body: Body::new(),
             recalled: vec![0; crate::limits::MESSAGE_BYTES_MAX],
+            recalled_bytes: 0,
             shared: None,
             settings: settings.clone(),
             rules: rules.clone(),
@@ -297,7 +309,6 @@ impl Core {
         query.judgement = judgement;
         query.stage = Stage::Judging(subject);
         if self.lookup.probe(&self.rules, &name) {
-            self.counters.store_reads.add(1);
             return Step::AskStore(ticket);
         }
         self.scan_or_decide(now, ticket, out)
@@ -310,12 +321,12 @@ impl Core {
 
     /// Stage 6: the rules of the name at hand. `read` is told what to look up, and hands over each row that it finds: the
     /// number of labels and the class. On the hot path.
-    pub fn on_rows(
+    pub fn on_rows<E: Into<Unread>>(
         &mut self,
         now: Now,
         ticket: Ticket,
         out: &mut [u8],
-        read: impl FnOnce(&Lookup, &mut dyn FnMut(u8, ClassId)) -> Result<(), StoreFailed>,
+        read: impl FnOnce(&Lookup, &mut dyn FnMut(u8, ClassId)) -> Result<(), E>,
     ) -> Step {
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
         let Stage::Judging(subject) = query.stage else { return lost() };
@@ -326,6 +337,11 @@ impl Core {
             rows += 1;
             judgement.consider_row(rules, &asked, labels, class);
         });
+        let read = read.map_err(Into::into);
+        if read == Err(Unread::WouldWait) {
+            return self.wait_for_store(now, ticket, subject, None, out);
+        }
+        self.counters.store_reads.add(1);
         if read.is_err() {
             return self.on_store_failure(now, ticket, subject, out);
         }

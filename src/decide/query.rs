@@ -6,10 +6,11 @@ use corewall_sharding::name::Name;
 use corewall_sharding::rule::ClassId;
 
 use super::cache::CacheKey;
+use super::kept::KeptId;
 use super::question::Question;
 use super::rule::{Asked, Judgement};
 use super::settings::PolicyId;
-use super::step::{ExchangeId, Origin, Ticket, Transport};
+use super::step::{ExchangeId, Now, Origin, Ticket, Transport};
 use super::subnet::Network;
 use super::upstream::{GroupId, NO_SERVERS};
 use crate::limits::{CHAIN_LINKS_MAX, QUERIES_WAITING_MAX};
@@ -45,6 +46,8 @@ pub enum Stage {
     Judging(Subject),
     /// The store is asked for the target of this class's rule.
     Target(Subject, AliasAsked),
+    /// The same rows, or that target, are being read by somebody who may wait for the disk.
+    Reading(Subject, Option<AliasAsked>),
     /// An exchange is in flight.
     Upstream(ExchangeId),
 }
@@ -108,6 +111,14 @@ pub struct Query {
     pub asks_anew: bool,
     /// Counted among its client's waiting queries.
     pub is_counted: bool,
+    /// Since when it waits for the store, and under which rules.
+    pub reading_since: Now,
+    /// See `reading_since`.
+    pub reading_rules: u64,
+    /// Microseconds that it has waited for the store before.
+    pub store_waited_us: u64,
+    /// The upstream's answer that is being judged, if the store was waited for meanwhile.
+    pub kept: Option<KeptId>,
     /// Upstream sends made on behalf of this query.
     pub sends: u8,
     /// The next client of the same exchange.
@@ -144,6 +155,10 @@ impl Query {
             is_answered: false,
             asks_anew: false,
             is_counted: false,
+            reading_since: Now(0),
+            reading_rules: 0,
+            store_waited_us: 0,
+            kept: None,
             sends: 0,
             next: None,
             links: [Link { ttl_s: 0, target: Name::ROOT }; CHAIN_LINKS_MAX],
@@ -172,8 +187,28 @@ impl Query {
         self.is_answered = false;
         self.asks_anew = false;
         self.is_counted = false;
+        self.store_waited_us = 0;
+        self.kept = None;
         self.sends = 0;
         self.next = None;
+        self.link_count = 0;
+    }
+
+    /// Goes back to the asked name, to be judged by other rules than before: what was found out under the old ones is
+    /// forgotten, but not that its answer is for few.
+    pub fn begin_again(&mut self, rules: u64) {
+        self.stage = Stage::Begun;
+        self.rules = rules;
+        self.network = None;
+        self.group = NO_SERVERS;
+        self.is_allowed = false;
+        self.is_led_on = false;
+        self.is_linked_upstream = false;
+        self.is_recalled = false;
+        self.is_judged_again = false;
+        self.is_below_cut = false;
+        self.may_have_stale = false;
+        self.has_stale = false;
         self.link_count = 0;
     }
 
@@ -241,7 +276,7 @@ impl Query {
 
 /// Places for the queries that wait, and one more for the query at hand: that many waiting questions must not keep blocked
 /// and cached names from being answered.
-const SLOTS: usize = QUERIES_WAITING_MAX + 1;
+pub const SLOTS: usize = QUERIES_WAITING_MAX + 1;
 
 /// All queries of one worker; memory fixed at start.
 pub struct Queries {
@@ -301,6 +336,12 @@ impl Queries {
             query.turn = query.turn.wrapping_add(1);
             self.free.push(ticket.index);
         }
+    }
+
+    /// The ticket of the query in this slot, if one is under way there.
+    pub fn ticket_of(&self, index: u32) -> Option<Ticket> {
+        let query = self.slots.get(index as usize).filter(|query| query.stage != Stage::Idle)?;
+        Some(Ticket { index, turn: query.turn })
     }
 
     /// Queries under way.

@@ -1,6 +1,5 @@
 //! Stage 8 where queries and exchanges meet: a query begins to wait for an answer, and goes on when there is one.
 
-use super::client;
 use super::query::Stage;
 use super::resolve::Outcome;
 use super::step::{Now, Ready, Step, Ticket};
@@ -15,22 +14,18 @@ impl Core {
     /// Puts the query among those that wait for its question's answer; sends the question if nobody has.
     pub(super) fn ask_upstream(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
-        let resolver = &mut self.resolver;
+        let resolver = &self.resolver;
         let home = resolver.upstreams.find(query.group).filter(|group| resolver.upstreams.has_servers(*group));
         let Some(home) = home else { return self.fail(now, ticket, rcode::SERVFAIL, Failure::NoUpstream, out) };
         if query.sends >= UPSTREAM_SENDS_MAX {
             return self.fail(now, ticket, rcode::SERVFAIL, Failure::SendsUsedUp, out);
         }
         // Only now does the query take a place that others may need: what could be answered at once has been.
-        let (is_counted, client) = (query.is_counted, query.origin.client.ip());
-        // Who waits for nothing has taken its place already.
-        let has_place = is_counted || query.is_answered || (self.queries.may_wait() && self.quota.take(client));
-        if !has_place {
+        if !self.take_place(ticket) {
             self.counters.overloaded.add(1);
             return self.fail(now, ticket, rcode::SERVFAIL, Failure::Overloaded, out);
         }
-        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
-        query.is_counted = !query.is_answered || is_counted;
+        let (resolver, Some(query)) = (&mut self.resolver, self.queries.get_mut(ticket)) else { return lost() };
         let mut key = ExchangeKey {
             name: *query.resolved(),
             qtype: query.question.qtype,
@@ -90,6 +85,7 @@ impl Core {
             if let Ready::Done(_) = ready {
                 // The next clients to be resumed wait for another exchange.
                 self.shared = None;
+                self.kept.end_sharing();
             }
             if let Ready::Send(_) = ready {
                 self.counters.upstream_sends.add(1);
@@ -101,7 +97,8 @@ impl Core {
         Some(Ready::Query(ticket))
     }
 
-    /// Goes on with a query whose exchange has ended, whose client has waited long enough, or that no client waits for.
+    /// Goes on with a query whose exchange has ended, whose client or that itself has waited long enough, or that no client
+    /// waits for.
     pub fn resume(&mut self, now: Now, ticket: Ticket, out: &mut [u8]) -> Step {
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
         match query.stage {
@@ -109,6 +106,7 @@ impl Core {
                 self.shared = None;
                 return self.answer_locally(now, ticket, out);
             }
+            Stage::Reading(..) => return self.give_up_reading(now, ticket, out),
             Stage::Upstream(id) if self.resolver.exchanges.get(id).is_some() => {
                 return self.reply_stale_meanwhile(now, ticket, out);
             }
@@ -119,16 +117,10 @@ impl Core {
         if let Outcome::Answered { answer_for, scope_bits, .. } = self.resolver.outcome {
             query.note_answer_for(answer_for, scope_bits);
         }
-        if query.rules != self.rules_stamp {
-            // Its policy may have another number since the reload, by which its answer is judged now.
-            let client = query.origin.client.ip();
-            let Some(policy) = client::admit(&self.settings, client) else {
-                self.counters.refused_clients.add(1);
-                return self.fail(now, ticket, rcode::REFUSED, Failure::ClientNotAllowed, out);
-            };
-            query.policy = policy;
-            query.is_private |= self.rules.singles_out(policy, client);
+        if query.rules != self.rules_stamp && !self.admit_again(ticket) {
+            return self.fail(now, ticket, rcode::REFUSED, Failure::ClientNotAllowed, out);
         }
+        let Some(query) = self.queries.get(ticket) else { return lost() };
         // Whoever asked the same under the same policy has the same answer: it is read, judged and composed once, however
         // many wait for it.
         if let Some(shared) = self.shared

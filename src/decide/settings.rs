@@ -186,6 +186,8 @@ pub struct Settings {
     pub rebinding: Rebinding,
     /// What a store that cannot be read does to the answer.
     pub on_store_error: OnStoreError,
+    /// Milliseconds that a query may wait for the store, before it counts as not to be read.
+    pub store_wait_ms_max: u64,
 }
 
 impl Default for Settings {
@@ -210,6 +212,7 @@ impl Default for Settings {
             chaos: Chaos::default(),
             rebinding: Rebinding::default(),
             on_store_error: OnStoreError::default(),
+            store_wait_ms_max: 50,
         }
     }
 }

@@ -105,6 +105,10 @@ pub enum Step {
     AskTarget(Ticket),
     /// Scan the text of [`super::Core::lookup`] and call [`super::Core::on_matches`].
     AskPatterns(Ticket),
+    /// What was asked last is not in memory: have it read where the disk may be waited for, [`super::Core::alias_asked`]
+    /// and the rows of [`super::Core::lookup`], then call [`super::Core::on_read`]; or at once
+    /// [`super::Core::on_read_refused`]. The query waits.
+    ReadStore(Ticket),
     /// The query waits for an upstream; see [`super::Core::next_ready`].
     Wait(Ticket),
 }
@@ -115,7 +119,7 @@ pub enum Ready {
     /// Send [`super::Core::upstream_request`].
     Send(SendId),
     /// Call [`super::Core::resume`]: an upstream has answered or failed, its client has waited long enough for an expired
-    /// answer, or the query is a new one that no client waits for.
+    /// answer, the store has been waited for for too long, or the query is a new one that no client waits for.
     Query(Ticket),
     /// The exchange is over: no answer to any of its sends is waited for any more.
     Done(ExchangeId),
@@ -125,6 +129,21 @@ pub enum Ready {
 /// query ([`super::counters::Counters::store_failures`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreFailed;
+
+/// Why rows, or the target of an alias, are not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// They could not be read.
+    Failed,
+    /// The disk would have to be waited for.
+    WouldWait,
+}
+
+impl From<StoreFailed> for Unread {
+    fn from(_: StoreFailed) -> Unread {
+        Unread::Failed
+    }
+}
 
 /// Why a message gets no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

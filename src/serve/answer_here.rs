@@ -1,12 +1,13 @@
 //! What a query needs of this machine alone: rows from the shards, scans by the patterns, until it is answered or waits for
-//! an upstream. The server and the tests that run scenarios share it, so that both walk the same stages.
+//! an upstream or the disk. The server and the tests that run scenarios share it, so that both walk the same stages.
 
 use super::patterns::PatternScanner;
 use super::store::StoreReader;
+use super::store::readers::TooManyReads;
 use crate::decide::pattern::Matches;
-use crate::decide::{Core, Now, Step, StoreFailed};
+use crate::decide::{Core, Now, Step, Unread};
 
-/// Carries out the steps that need no network and returns the first other one: reply, drop or wait. `out` is the buffer
+/// Carries out the steps that need no waiting and returns the first other one: reply, drop or wait. `out` is the buffer
 /// that the step's event was given. Does not allocate while the store can be read. On the hot path.
 ///
 /// The loop ends because `decide` bounds a chain of names ([`crate::limits::CHAIN_LINKS_MAX`]) and asks at most three times
@@ -19,7 +20,7 @@ pub fn carry_out(
     patterns: &mut PatternScanner,
     out: &mut [u8],
 ) -> Step {
-    while let Step::AskStore(_) | Step::AskTarget(_) | Step::AskPatterns(_) = step {
+    while let Step::AskStore(_) | Step::AskTarget(_) | Step::AskPatterns(_) | Step::ReadStore(_) = step {
         step = carry_one_out(core, now, step, store, patterns, out);
     }
     step
@@ -39,7 +40,7 @@ pub fn carry_one_out(
         Step::AskTarget(ticket) => {
             let target = match core.alias_asked(ticket) {
                 Some((shard, name, class)) => store.target(shard, name, class),
-                None => Err(StoreFailed),
+                None => Err(Unread::Failed),
             };
             core.on_target(now, ticket, target, out)
         }
@@ -48,6 +49,10 @@ pub fn carry_one_out(
             let scanned = patterns.scan(core.lookup().text(), &mut matches);
             core.on_matches(now, ticket, scanned.map(|()| &matches), out)
         }
+        Step::ReadStore(ticket) => match store.have_read(ticket, core.lookup(), core.alias_asked(ticket)) {
+            Ok(()) => Step::Wait(ticket),
+            Err(TooManyReads) => core.on_read_refused(now, ticket, out),
+        },
         Step::Reply { .. } | Step::Drop(_) | Step::Refreshed | Step::Wait(_) => step,
     }
 }

@@ -1,5 +1,5 @@
 //! The few system calls that neither the standard library nor glommio offers safely: readiness of many sockets at once,
-//! a timer among them, packet information, process limits, a thread's CPU time, a trial ring.
+//! a timer among them, packet information, process limits, a thread's CPU time and cores, a trial ring.
 //!
 //! Invariant: with `udp.rs` this is the only file of `serve` with `unsafe` in it (`tests/architecture.rs` holds that), and
 //! nothing unsafe leaves it: every function takes and returns owned or borrowed descriptors and plain values.
@@ -52,6 +52,23 @@ pub fn thread_cpu_time() -> Duration {
         (0, Ok(seconds), Ok(nanoseconds)) => Duration::new(seconds, nanoseconds),
         _ => Duration::ZERO,
     }
+}
+
+/// Lets the calling thread run on every core that the process may use but `core`, or on that one too if there is no other.
+pub fn leave_core(core: usize) -> io::Result<()> {
+    let bytes = size_of::<libc::cpu_set_t>();
+    // SAFETY: a set of processors is plain bits, and all of them clear is a valid one.
+    let mut cores: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    let process = libc::pid_t::try_from(std::process::id()).unwrap_or(0);
+    // SAFETY: `cores` is writable and has `bytes` bytes. The process's number is that of its first thread, which is not pinned.
+    check(unsafe { libc::sched_getaffinity(process, bytes, &mut cores) })?;
+    // SAFETY: counting reads the set alone.
+    if unsafe { libc::CPU_COUNT(&cores) } > 1 && core < 8 * bytes {
+        // SAFETY: the bit of `core` lies within the set.
+        unsafe { libc::CPU_CLR(core, &mut cores) };
+    }
+    // SAFETY: `cores` has `bytes` bytes that the kernel only reads; 0 is the calling thread.
+    check(unsafe { libc::sched_setaffinity(0, bytes, &cores) }).map(drop)
 }
 
 /// Sets a small io_uring up and closes it again.

@@ -14,12 +14,14 @@ use std::time::Duration;
 
 use corewall_sharding::overlay::LiveUpdate;
 use corewall_sharding::publish::{Generation, Store};
+use corewall_sharding::rows::Reads;
 use corewall_sharding::rule::Kind;
 
 use super::filters::{FilterPlacement, FilterPlaces, FilterWork, Readiness, prepare};
 use super::metrics::{ServerReport, WorkerReport};
 use super::patterns::{PatternDatabase, PatternScanner};
 use super::store::StoreReader;
+use super::store::readers::{Bell, ReaderSettings, Readers};
 use super::tcp::TcpLimits;
 use crate::decide::cache::Flush;
 use crate::decide::rulebook::RuleBook;
@@ -39,6 +41,8 @@ pub struct Wanted {
     pub mmap: bool,
     /// Where the filters lie.
     pub filter_placement: FilterPlacement,
+    /// Threads of each worker that read what is not in memory; 0: the worker itself does, and waits.
+    pub store_readers: usize,
 }
 
 /// Everything immutable that the workers share.
@@ -53,18 +57,19 @@ pub struct Knowledge {
     generation: Option<Arc<Generation>>,
     mmap: bool,
     filter_places: FilterPlaces,
+    store_readers: usize,
 }
 
 impl Knowledge {
     /// Opens the newest generation of the store and makes it ready for workers on these cores, its filters as far as
     /// `filters` says. Errors say what to do.
     pub fn load(wanted: &Wanted, cores: &[usize], filters: Readiness) -> Result<Self, String> {
-        let Wanted { settings, tcp, store, mmap, filter_placement } = wanted;
+        let Wanted { settings, tcp, store, mmap, filter_placement, store_readers } = wanted;
         let filter_places = FilterPlaces::new(*filter_placement, cores);
-        let (settings, tcp, mmap) = (settings.clone(), *tcp, *mmap);
+        let (settings, tcp, mmap, store_readers) = (settings.clone(), *tcp, *mmap, *store_readers);
         let Some(dir) = store else {
             let (rules, patterns) = (Arc::new(RuleBook::empty(&settings)), Arc::new(PatternDatabase::empty()));
-            return Ok(Self { settings, tcp, rules, patterns, generation: None, mmap, filter_places });
+            return Ok(Self { settings, tcp, rules, patterns, generation: None, mmap, filter_places, store_readers });
         };
         let generation = Store::open(dir).and_then(|store| store.current_unverified(filter_places.copies()));
         let generation = generation.map_err(|error| error.to_string())?;
@@ -79,19 +84,40 @@ impl Knowledge {
             generation: Some(Arc::new(generation)),
             mmap,
             filter_places,
+            store_readers,
         };
         // Every worker will do the same: better to fail here, once and before anything has changed.
-        knowledge.open_store()?;
+        knowledge.open_store(None)?;
         knowledge.open_patterns()?;
+        knowledge.warn_of_its_file_system()?;
         Ok(knowledge)
     }
 
-    /// A worker's own connections to the shards.
-    pub fn open_store(&self) -> Result<StoreReader, String> {
-        match &self.generation {
-            Some(generation) => StoreReader::open(generation, self.mmap).map_err(|error| error.to_string()),
-            None => Ok(StoreReader::empty()),
+    /// Says once where lookups will be slow because nobody can tell what is in memory.
+    fn warn_of_its_file_system(&self) -> Result<(), String> {
+        let Some(generation) = self.generation.as_ref().filter(|_| self.store_readers > 0) else { return Ok(()) };
+        let shard = generation.open_shard(0, Reads::InMemory).map_err(|error| error.to_string())?;
+        if !shard.knows_what_is_in_memory() {
+            tracing::warn!(
+                "the store's file system cannot tell what is in memory (no RWF_NOWAIT), so that reader threads read nearly \
+                 everything: put the store on ext4, XFS or Btrfs, or set store_readers = 0 if it stays in memory"
+            );
         }
+        Ok(())
+    }
+
+    /// A worker's own connections to the shards, and its reader threads, which ring the worker's bell; none, to see whether
+    /// they can be opened.
+    pub fn open_store(&self, worker: Option<(usize, &Bell)>) -> Result<StoreReader, String> {
+        let Some(generation) = &self.generation else { return Ok(StoreReader::empty()) };
+        let Some((core, bell)) = worker.filter(|_| self.store_readers > 0) else {
+            return StoreReader::open(generation, self.mmap).map_err(|error| error.to_string());
+        };
+        let settings =
+            ReaderSettings { threads: self.store_readers, core, wait_ms_max: self.settings.store_wait_ms_max };
+        let readers = Readers::start(generation, settings, bell)
+            .map_err(|error| format!("cannot start a thread that reads the store: {error}"))?;
+        StoreReader::open_in_memory(generation, readers).map_err(|error| error.to_string())
     }
 
     /// A worker's own scanner.

@@ -1,44 +1,63 @@
 //! Stage 6, rule, the reading half: the rows of a name's suffixes, from this worker's own connection to each shard.
 //!
-//! Invariant: a read that fails is said and handed on as [`StoreFailed`], which `decide` counts; it is never an empty result,
-//! for that would let a blocked name pass. One line is logged for a failing spell, not one a query.
+//! Invariants: a read that fails is said and handed on as [`Unread::Failed`], which `decide` counts; it is never an empty
+//! result, for that would let a blocked name pass. One line is logged for a failing spell, not one a query. With reader
+//! threads ([`readers`]) the worker never waits for the disk: what is not in memory is [`Unread::WouldWait`], is read by
+//! them, and is at hand for the one event in which the query goes on.
+
+pub mod readers;
 
 use corewall_sharding::StoreError;
 use corewall_sharding::name::Name;
 use corewall_sharding::publish::Generation;
-use corewall_sharding::rows::Shard;
+use corewall_sharding::rows::{Reads, Shard};
 use corewall_sharding::rule::ClassId;
 
-use crate::decide::StoreFailed;
+use self::readers::{Finding, ReadJob, Readers, TooManyReads, WantedRows};
 use crate::decide::filter::Lookup;
+use crate::decide::{Ticket, Unread};
 
 /// One worker's connections to the shards of one generation.
 pub struct StoreReader {
     shards: Vec<Shard>,
+    readers: Option<Readers>,
+    /// What the reader threads have read for the query at hand.
+    at_hand: Option<Finding>,
     is_failing: bool,
 }
 
 impl StoreReader {
-    /// Opens every shard. `mmap`: map the files instead of reading pages into SQLite's own cache.
+    /// Opens every shard, to be read in place. `mmap`: map the files instead of reading pages into SQLite's own cache.
     pub fn open(generation: &Generation, mmap: bool) -> Result<Self, StoreError> {
-        Ok(Self { shards: generation.open_shards(mmap)?, is_failing: false })
+        Ok(Self { shards: generation.open_shards(mmap)?, readers: None, at_hand: None, is_failing: false })
+    }
+
+    /// Opens every shard so that only what is in memory is read in place. The rest is read by `readers`.
+    pub fn open_in_memory(generation: &Generation, readers: Readers) -> Result<Self, StoreError> {
+        let shards = (0..generation.shard_count()).map(|shard| generation.open_shard(shard, Reads::InMemory));
+        let shards = shards.collect::<Result<_, _>>()?;
+        Ok(Self { shards, readers: Some(readers), at_hand: None, is_failing: false })
     }
 
     /// No store: the filters of no generation never ask for a row.
     pub fn empty() -> Self {
-        Self { shards: Vec::new(), is_failing: false }
+        Self { shards: Vec::new(), readers: None, at_hand: None, is_failing: false }
     }
 
     /// Hands over the rules of every suffix that the filters could not rule out: number of labels, and class. On the hot
     /// path.
-    pub fn read(&mut self, lookup: &Lookup, found: &mut dyn FnMut(u8, ClassId)) -> Result<(), StoreFailed> {
-        let Self { shards, is_failing } = self;
+    pub fn read(&mut self, lookup: &Lookup, found: &mut dyn FnMut(u8, ClassId)) -> Result<(), Unread> {
+        let Self { shards, at_hand, is_failing, .. } = self;
         for key in lookup.keys() {
+            if let Some(classes) = at_hand.as_ref().and_then(|finding| finding.classes(key.shard, key.text)) {
+                classes?.iter().for_each(|&class| found(key.labels, class));
+                continue;
+            }
             // A shard that is not there is a failure too: filters and shards are of two generations.
             let shard = shards.get_mut(usize::from(key.shard));
             let read = shard.map(|shard| shard.classes_of(key.text, &mut |class| found(key.labels, class)));
             if !matches!(read, Some(Ok(()))) {
-                return Err(failed(is_failing, key.shard, read.and_then(Result::err)));
+                return Err(unread(is_failing, key.shard, read.and_then(Result::err)));
             }
         }
         recovered(is_failing);
@@ -46,19 +65,70 @@ impl StoreReader {
     }
 
     /// The target of the alias rule of `class` on the very name `name`.
-    pub fn target(&mut self, shard: u16, name: &str, class: ClassId) -> Result<Option<Name>, StoreFailed> {
+    pub fn target(&mut self, shard: u16, name: &str, class: ClassId) -> Result<Option<Name>, Unread> {
+        if let Some(target) = self.at_hand.as_ref().and_then(|finding| finding.target(shard, name, class)) {
+            return target;
+        }
         match self.shards.get_mut(usize::from(shard)).map(|shard| shard.target_of(name, class)) {
             Some(Ok(target)) => {
                 recovered(&mut self.is_failing);
                 Ok(target)
             }
-            read => Err(failed(&mut self.is_failing, shard, read.and_then(Result::err))),
+            read => Err(unread(&mut self.is_failing, shard, read.and_then(Result::err))),
         }
+    }
+
+    /// Has the reader threads read what was not in memory: the rows of `lookup`, and an alias's target when that is asked for.
+    /// Off the hot path: allocates.
+    pub fn have_read(
+        &mut self,
+        ticket: Ticket,
+        lookup: &Lookup,
+        alias: Option<(u16, &str, ClassId)>,
+    ) -> Result<(), TooManyReads> {
+        let readers = self.readers.as_mut().ok_or(TooManyReads)?;
+        let job = match alias {
+            // The rows have been judged.
+            Some((shard, name, class)) => ReadJob::Target { shard, name: name.to_owned(), class },
+            None => {
+                let rows = lookup.keys().map(|key| WantedRows { shard: key.shard, name: key.text.to_owned() });
+                ReadJob::Rows(rows.collect())
+            }
+        };
+        readers.ask(ticket, job)
+    }
+
+    /// The next thing that has been read, and who waits for it; see [`Self::lay_out`].
+    pub fn next_finding(&mut self) -> Option<(Vec<Ticket>, Finding)> {
+        self.readers.as_mut()?.next_finding()
+    }
+
+    /// Puts what has been read at hand for the events until [`Self::clear_away`].
+    pub fn lay_out(&mut self, finding: Finding) {
+        self.at_hand = Some(finding);
+    }
+
+    /// Nothing is at hand any more.
+    pub fn clear_away(&mut self) {
+        self.at_hand = None;
+    }
+
+    /// Whether anything is being read.
+    pub fn is_reading(&self) -> bool {
+        self.readers.as_ref().is_some_and(Readers::is_reading)
+    }
+
+    /// Who waits for something to be read. Nothing will come for them any more; the reader threads end.
+    pub fn abandon_reads(&mut self) -> Vec<Ticket> {
+        self.readers.take().map(Readers::abandon).unwrap_or_default()
     }
 }
 
 #[cold]
-fn failed(is_failing: &mut bool, shard: u16, error: Option<StoreError>) -> StoreFailed {
+fn unread(is_failing: &mut bool, shard: u16, error: Option<StoreError>) -> Unread {
+    if let Some(StoreError::WouldWait { .. }) = error {
+        return Unread::WouldWait;
+    }
     if !std::mem::replace(is_failing, true) {
         match error {
             Some(error) => {
@@ -67,7 +137,7 @@ fn failed(is_failing: &mut bool, shard: u16, error: Option<StoreError>) -> Store
             None => tracing::error!(shard, "the generation has no such shard, answering as on_store_error says"),
         }
     }
-    StoreFailed
+    Unread::Failed
 }
 
 fn recovered(is_failing: &mut bool) {

@@ -61,6 +61,8 @@ pub enum Tag {
     Port(u32),
     /// A socket that one of the executor's tasks reads: TCP, orders.
     Task,
+    /// The bell of the threads that read the store.
+    Readers,
 }
 
 impl From<Tag> for u64 {
@@ -69,6 +71,7 @@ impl From<Tag> for u64 {
             Tag::Listener(index) => u64::from(index),
             Tag::Port(index) => 1 << 32 | u64::from(index),
             Tag::Task => 2 << 32,
+            Tag::Readers => 3 << 32,
         }
     }
 }
@@ -78,6 +81,7 @@ impl From<u64> for Tag {
         match (number >> 32, number as u32) {
             (0, index) => Tag::Listener(index),
             (1, index) => Tag::Port(index),
+            (3, _) => Tag::Readers,
             _ => Tag::Task,
         }
     }
@@ -172,7 +176,7 @@ mod tests {
 
     #[test]
     fn tags_survive_the_kernel() {
-        for tag in [Tag::Listener(0), Tag::Listener(u32::MAX), Tag::Port(0), Tag::Port(7), Tag::Task] {
+        for tag in [Tag::Listener(0), Tag::Listener(u32::MAX), Tag::Port(0), Tag::Port(7), Tag::Task, Tag::Readers] {
             assert_eq!(Tag::from(u64::from(tag)), tag);
         }
     }

@@ -24,6 +24,7 @@ use super::patterns::PatternScanner;
 use super::reload::Knowledge;
 use super::saved;
 use super::store::StoreReader;
+use super::store::readers::Bell;
 use super::tcp::Connections;
 use super::udp::{ReceiveBatch, Received, SendBatch};
 use super::upstream::pool::Pool;
@@ -70,10 +71,12 @@ pub struct Round {
 /// One core's share of the server.
 pub struct Worker {
     clock: Clock,
-    /// The number of the core that it runs on.
-    cpu: usize,
     core: Core,
     store: StoreReader,
+    /// Rung by the threads that read what is not in memory.
+    bell: Bell,
+    /// The number of the core that it runs on.
+    core_number: usize,
     patterns: PatternScanner,
     /// Number of the generation, and its rules.
     generation: Option<u64>,
@@ -105,11 +108,10 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Takes all memory that the query path will need, opens this worker's connections to the shards. `cpu`: the number of the
-    /// core that it runs on.
+    /// Takes all memory that the query path will need, opens this worker's connections to the shards.
     pub fn new(
         knowledge: &Knowledge,
-        cpu: usize,
+        core_number: usize,
         listeners: Vec<UdpSocket>,
         seeds: [[u8; 32]; 2],
     ) -> Result<Self, String> {
@@ -121,16 +123,20 @@ impl Worker {
         let alarm = Alarm::new().map_err(|error| format!("cannot make a timer: {error}"))?;
         let added = epoll.add(&alarm, Tag::Task.into(), Interest::Change);
         added.map_err(|error| format!("cannot wait for a timer: {error}"))?;
+        let bell = Bell::new().map_err(|error| format!("cannot make a pair of sockets: {error}"))?;
+        let added = epoll.add(&bell, Tag::Readers.into(), Interest::Readable);
+        added.map_err(|error| format!("cannot wait for a socket: {error}"))?;
         let [core_seed, port_seed] = seeds;
         let clock = Clock::start();
         let mut core = Core::new(knowledge.settings.clone(), knowledge.rules.clone(), core_seed);
-        core.set_filter_place(knowledge.filter_place(cpu));
+        core.set_filter_place(knowledge.filter_place(core_number));
         core.set_wall_clock(clock.now(), unix_s());
         Ok(Self {
             clock,
-            cpu,
             core,
-            store: knowledge.open_store()?,
+            store: knowledge.open_store(Some((core_number, &bell)))?,
+            bell,
+            core_number,
             patterns: knowledge.open_patterns()?,
             generation: knowledge.generation(),
             rule_count: knowledge.rule_count(),
@@ -249,7 +255,7 @@ impl Worker {
         // Under load the listening sockets are looked at without asking whether that is worth it, which saves a call.
         if !more {
             round = self.look(if self.is_stopping { 0 } else { nap_ms });
-        } else if self.core.exchanges_open() > 0 {
+        } else if self.is_waited_for() {
             round = self.look(0);
         }
         for index in 0..self.listeners.len() {
@@ -291,6 +297,10 @@ impl Worker {
                     }
                 }
                 Some(Tag::Port(port)) => round.was_busy |= self.hear(now, port),
+                Some(Tag::Readers) => {
+                    self.take_findings(now);
+                    round.was_busy = true;
+                }
                 Some(Tag::Task) => round.is_others_turn = true,
                 None => {}
             }
@@ -391,8 +401,8 @@ impl Worker {
     fn settle(&mut self, now: Now) {
         self.drain(now);
         self.flush();
-        // While it sleeps nobody watches the upstream ports, and what is due sooner than before would be late.
-        if self.core.exchanges_open() > 0 || self.core.next_deadline().is_some_and(|due| due < self.parked_until) {
+        // While it sleeps nobody watches the upstream ports and the readers' bell, and what is due sooner than before would be late.
+        if self.is_waited_for() || self.core.next_deadline().is_some_and(|due| due < self.parked_until) {
             self.park.wake();
         }
     }
@@ -419,9 +429,40 @@ impl Worker {
         }
     }
 
+    /// Whether upstreams or the reader threads are to say something.
+    fn is_waited_for(&self) -> bool {
+        self.core.exchanges_open() > 0 || self.core.has_reads()
+    }
+
     fn resume(&mut self, now: Now, ticket: Ticket) {
+        let step = self.core.resume(now, ticket, &mut self.scratch);
+        self.go_on(now, ticket, step);
+    }
+
+    /// Takes in what the reader threads have read.
+    fn take_findings(&mut self, now: Now) {
+        self.bell.hush();
+        while let Some((tickets, finding)) = self.store.next_finding() {
+            self.store.lay_out(finding);
+            self.end_reads(now, tickets);
+            self.store.clear_away();
+        }
+    }
+
+    /// Goes on with queries that have waited for the store, those aside whose time was over first.
+    fn end_reads(&mut self, now: Now, tickets: Vec<Ticket>) {
+        for ticket in tickets {
+            if self.core.is_reading(ticket) {
+                let step = self.core.on_read(now, ticket, &mut self.scratch);
+                self.go_on(now, ticket, step);
+                self.drain(now);
+            }
+        }
+    }
+
+    /// Carries out what comes of a query that has waited.
+    fn go_on(&mut self, now: Now, ticket: Ticket, step: Step) {
         let Self { core, store, patterns, scratch, .. } = self;
-        let step = core.resume(now, ticket, scratch);
         match carry_out(core, now, step, store, patterns, scratch) {
             Step::Wait(_) => return,
             Step::Reply { bytes, to } => self.reply(bytes, &to),
@@ -469,11 +510,11 @@ impl Worker {
     }
 
     /// For how long nothing but new traffic can make work, so that the worker may park: until the next deadline, when that is
-    /// worth a timer. Not while an upstream is asked, for nobody watches its ports meanwhile.
+    /// worth a timer. Not while an upstream is asked or the store is read, for nobody watches for that meanwhile.
     pub fn may_park(&mut self) -> Option<Asleep> {
         let now = self.clock.now();
         self.ports.close_retired(now);
-        if self.is_stopping || self.core.exchanges_open() > 0 {
+        if self.is_stopping || self.is_waited_for() {
             return None;
         }
         let asleep = match self.core.next_deadline() {
@@ -489,15 +530,20 @@ impl Worker {
     /// Goes over to another generation and configuration, between two batches. Opens the shards first: if one cannot be
     /// opened everything stays as it is.
     pub fn switch(&mut self, knowledge: &Knowledge) -> Result<(), String> {
-        let (store, patterns) = (knowledge.open_store()?, knowledge.open_patterns()?);
+        let store = knowledge.open_store(Some((self.core_number, &self.bell)))?;
+        let patterns = knowledge.open_patterns()?;
         self.core.switch(knowledge.settings.clone(), knowledge.rules.clone());
-        self.core.set_filter_place(knowledge.filter_place(self.cpu));
+        self.core.set_filter_place(knowledge.filter_place(self.core_number));
         // It may have been set since the start.
         self.core.set_wall_clock(self.clock.now(), unix_s());
         self.connections.set_limits(knowledge.tcp);
-        self.store = store;
+        let mut old = std::mem::replace(&mut self.store, store);
         self.patterns = patterns;
         (self.generation, self.rule_count) = (knowledge.generation(), knowledge.rule_count());
+        // What was being read for them is asked of the new generation.
+        let now = self.clock.now();
+        self.end_reads(now, old.abandon_reads());
+        self.settle(now);
         Ok(())
     }
 

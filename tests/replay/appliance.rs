@@ -13,7 +13,7 @@ use corewall::decide::cache::{Flush, FlushCursor};
 use corewall::decide::rulebook::RuleBook;
 use corewall::decide::settings::Settings;
 use corewall::decide::upstream::ServerId;
-use corewall::decide::{Core, Now, Origin, Ready, SendId, Step, StoreFailed, Transport, Undelivered};
+use corewall::decide::{Core, Now, Origin, Ready, SendId, Step, StoreFailed, Ticket, Transport, Undelivered, Unread};
 use corewall::serve::answer_here::{carry_one_out, carry_out};
 use corewall::serve::patterns::{PatternDatabase, PatternScanner};
 use corewall::serve::saved;
@@ -49,6 +49,17 @@ pub struct Sent {
     pub is_checked: bool,
 }
 
+/// A row or a target, as the store is asked for it: shard, name, and of a target its class.
+type Wanted = (u16, String, Option<u32>);
+
+/// What is being read for a query.
+struct Reading {
+    ticket: Ticket,
+    wanted: Vec<Wanted>,
+    /// None: never.
+    until: Option<Now>,
+}
+
 /// The appliance and what it has done so far.
 pub struct Appliance {
     core: Core,
@@ -60,6 +71,9 @@ pub struct Appliance {
     now: Now,
     out: Vec<u8>,
     port: u16,
+    readings: Vec<Reading>,
+    /// What has been read for the query at hand, whatever the store does.
+    at_hand: Vec<Wanted>,
     /// What the store does when it is asked.
     pub state: StoreState,
     /// Answers that no step has looked at.
@@ -89,6 +103,8 @@ impl Appliance {
             now: Now(1_000_000_000),
             out: vec![0; limits::MESSAGE_BYTES_MAX],
             port: 40_000,
+            readings: Vec::new(),
+            at_hand: Vec::new(),
             state: StoreState::Works,
             answers: Vec::new(),
             drops: Vec::new(),
@@ -106,6 +122,10 @@ impl Appliance {
         self.core.switch(settings, rules);
         self.store = store;
         self.patterns = patterns;
+        // What was being read is asked of the new generation.
+        for Reading { ticket, .. } in std::mem::take(&mut self.readings) {
+            self.end_reading(ticket, Vec::new())?;
+        }
         Ok(())
     }
 
@@ -127,6 +147,7 @@ impl Appliance {
         (self.store, self.patterns) = (store, patterns);
         // A clock of its own, which may have begun later than the answers were stored.
         self.now = Now(1_000);
+        self.readings.clear();
         self.sent.iter_mut().for_each(|sent| sent.is_answered = true);
         let (_, saved) = saved::load(&path)?.ok_or("nothing was saved")?;
         self.core.load(self.now, seconds as u32, saved);
@@ -163,12 +184,20 @@ impl Appliance {
 
     /// Microseconds until something is given up, if anything waits.
     pub fn until_deadline(&mut self) -> Option<u64> {
-        self.core.next_deadline().map(|deadline| deadline.0.saturating_sub(self.now.0))
+        let read = self.readings.iter().filter_map(|reading| reading.until).min();
+        let due = self.core.next_deadline().into_iter().chain(read).min();
+        due.map(|due| due.0.saturating_sub(self.now.0))
     }
 
     /// Microseconds pass; what waits longer than it may is given up.
     pub fn pass(&mut self, us: u64) -> Result<(), String> {
         self.now = self.now.plus_us(us);
+        while let Some(place) =
+            self.readings.iter().position(|reading| reading.until.is_some_and(|until| until <= self.now))
+        {
+            let Reading { ticket, wanted, .. } = self.readings.remove(place);
+            self.end_reading(ticket, wanted)?;
+        }
         for _ in 0..EVENTS_MAX {
             if !self.core.on_tick(self.now) {
                 return Ok(());
@@ -207,12 +236,27 @@ impl Appliance {
             self.pass(us)?;
         }
         self.check_balance()?;
+        if self.core.has_reads() || self.core.answers_kept() > 0 {
+            return Err(format!("{} answers are kept for nobody", self.core.answers_kept()));
+        }
         match (self.core.queries_waiting(), self.core.refreshes_under_way(), self.core.exchanges_open()) {
             (0, 0, 0) => Ok(()),
             (queries, refreshes, exchanges) => {
                 Err(format!("{queries} queries, {refreshes} refreshes and {exchanges} exchanges wait for ever"))
             }
         }
+    }
+
+    /// What a query waits for has been read, or the store is another one now.
+    fn end_reading(&mut self, ticket: Ticket, wanted: Vec<Wanted>) -> Result<(), String> {
+        if !self.core.is_reading(ticket) {
+            return Ok(());
+        }
+        self.at_hand = wanted;
+        let step = self.core.on_read(self.now, ticket, &mut self.out);
+        self.carry_out(step)?;
+        self.at_hand.clear();
+        self.drain()
     }
 
     fn drain(&mut self) -> Result<(), String> {
@@ -246,11 +290,25 @@ impl Appliance {
         let Self { core, store, patterns, out, now, .. } = self;
         for _ in 0..EVENTS_MAX {
             step = match (self.state, step) {
+                (StoreState::Cold(_), Step::AskStore(ticket)) if !are_rows_at_hand(core, &self.at_hand) => {
+                    core.on_rows(*now, ticket, out, |_, _| Err(Unread::WouldWait))
+                }
+                (StoreState::Cold(_), Step::AskTarget(ticket)) if !is_target_at_hand(core, ticket, &self.at_hand) => {
+                    core.on_target(*now, ticket, Err(Unread::WouldWait), out)
+                }
+                (StoreState::Cold(us), Step::ReadStore(ticket)) => {
+                    let wanted = match core.alias_asked(ticket) {
+                        Some((shard, name, class)) => vec![(shard, name.to_owned(), Some(class))],
+                        None => core.lookup().keys().map(|key| (key.shard, key.text.to_owned(), None)).collect(),
+                    };
+                    self.readings.push(Reading { ticket, wanted, until: us.map(|us| now.plus_us(us)) });
+                    return Ok(());
+                }
                 (StoreState::RowsFail, Step::AskStore(ticket)) => {
                     core.on_rows(*now, ticket, out, |_, _| Err(StoreFailed))
                 }
                 (StoreState::TargetsFail, Step::AskTarget(ticket)) => {
-                    core.on_target(*now, ticket, Err(StoreFailed), out)
+                    core.on_target(*now, ticket, Err(Unread::Failed), out)
                 }
                 (StoreState::PatternsFail, Step::AskPatterns(ticket)) => {
                     core.on_matches(*now, ticket, Err(StoreFailed), out)
@@ -261,6 +319,7 @@ impl Appliance {
                 (_, step @ (Step::AskStore(_) | Step::AskTarget(_) | Step::AskPatterns(_))) => {
                     carry_one_out(core, *now, step, store, patterns, out)
                 }
+                (_, Step::ReadStore(_)) => return Err("the store works, and is to be waited for".to_owned()),
                 (_, Step::Wait(_) | Step::Refreshed) => return Ok(()),
                 (_, Step::Drop(reason)) => {
                     self.drops.push(format!("{reason:?}"));
@@ -280,6 +339,17 @@ impl Appliance {
         }
         Err("a query never ends".to_owned())
     }
+}
+
+fn are_rows_at_hand(core: &Core, at_hand: &[Wanted]) -> bool {
+    core.lookup().keys().all(|key| {
+        at_hand.iter().any(|(shard, name, class)| (*shard, name.as_str(), *class) == (key.shard, key.text, None))
+    })
+}
+
+fn is_target_at_hand(core: &Core, ticket: Ticket, at_hand: &[Wanted]) -> bool {
+    let Some((shard, name, class)) = core.alias_asked(ticket) else { return false };
+    at_hand.iter().any(|known| (known.0, known.1.as_str(), known.2) == (shard, name, Some(class)))
 }
 
 fn write_files(folder: &Path, files: &[File]) -> Result<(), String> {

@@ -131,10 +131,16 @@ impl<'a> Parser<'a> {
             },
             "STORE" => Event::Store(match arguments[..] {
                 ["WORKS"] => StoreState::Works,
+                ["COLD", "NEVER"] => StoreState::Cold(None),
+                ["COLD", seconds] => StoreState::Cold(Some(self.check(microseconds(seconds))?)),
                 ["ROWS_FAIL"] => StoreState::RowsFail,
                 ["TARGETS_FAIL"] => StoreState::TargetsFail,
                 ["PATTERNS_FAIL"] => StoreState::PatternsFail,
-                _ => return Err(self.fail("write STORE WORKS, ROWS_FAIL, TARGETS_FAIL or PATTERNS_FAIL")),
+                _ => {
+                    return Err(self.fail(
+                        "write STORE WORKS, COLD seconds, COLD NEVER, ROWS_FAIL, TARGETS_FAIL or PATTERNS_FAIL",
+                    ));
+                }
             }),
             "RESTART" => match arguments[..] {
                 [] => Event::Restart(0),

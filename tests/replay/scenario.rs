@@ -227,7 +227,7 @@ pub enum Event {
         config: Option<String>,
         files: Vec<File>,
     },
-    /// The store, or the patterns, can no longer be read; or can again.
+    /// The store, or the patterns, can no longer be read, or not at once; or can again.
     Store(StoreState),
     Nothing,
 }
@@ -237,6 +237,8 @@ pub enum Event {
 pub enum StoreState {
     #[default]
     Works,
+    /// Rows and targets are not in memory; they are read in so many microseconds, or never.
+    Cold(Option<u64>),
     /// Rows cannot be read.
     RowsFail,
     /// Targets of aliases cannot be read.

@@ -84,12 +84,12 @@ impl<'a> Finder<'a> {
 
     /// The rules for one name.
     pub fn find(&mut self, asked: &Asked<'_>) -> Result<Found, String> {
-        let failed = |_| "the store or its patterns cannot be read; run `corewall check --full`".to_owned();
+        let failed = || "the store or its patterns cannot be read; run `corewall check --full`".to_owned();
         let mut judgement = Judgement::default();
         let mut rules = Vec::new();
         let mut rows: Vec<_> = self.rules.root_rules(asked, self.is_led_on).map(|class| (0, class)).collect();
         if self.lookup.probe(&self.rules, asked.name) {
-            self.store.read(&self.lookup, &mut |labels, class| rows.push((labels, class))).map_err(failed)?;
+            self.store.read(&self.lookup, &mut |labels, class| rows.push((labels, class))).map_err(|_| failed())?;
         }
         for (labels, class) in rows {
             let outcome = judgement.examine(&self.rules, asked, labels, class, Key::Name);
@@ -101,7 +101,7 @@ impl<'a> Finder<'a> {
         // A worker scans only when patterns can change the verdict; here every candidate is to be seen.
         if self.rules.has_patterns() {
             let mut matches = Matches::new();
-            self.scanner.scan(self.lookup.text(), &mut matches).map_err(failed)?;
+            self.scanner.scan(self.lookup.text(), &mut matches).map_err(|_| failed())?;
             for &pattern in matches.as_slice() {
                 let Some((class, target)) = self.rules.pattern(pattern) else { continue };
                 let outcome = judgement.examine(&self.rules, asked, 0, class, Key::Pattern(pattern));
