@@ -6,6 +6,7 @@ use corewall_sharding::name::Name;
 use corewall_sharding::rule::ClassId;
 
 use super::cache::CacheKey;
+use super::changes::Changes;
 use super::question::Question;
 use super::rule::{Asked, Judgement};
 use super::settings::PolicyId;
@@ -104,6 +105,8 @@ pub struct Query {
     pub has_stale: bool,
     /// Its client, if it ever had one, has been answered: it goes on to renew what the cache holds.
     pub is_answered: bool,
+    /// Live rules have changed while it waited, and it was judged from the start.
+    pub has_begun_again: bool,
     /// It was begun to ask the upstream, whatever the cache holds.
     pub asks_anew: bool,
     /// Counted among its client's waiting queries.
@@ -142,6 +145,7 @@ impl Query {
             may_have_stale: false,
             has_stale: false,
             is_answered: false,
+            has_begun_again: false,
             asks_anew: false,
             is_counted: false,
             sends: 0,
@@ -170,10 +174,35 @@ impl Query {
         self.may_have_stale = false;
         self.has_stale = false;
         self.is_answered = false;
+        self.has_begun_again = false;
         self.asks_anew = false;
         self.is_counted = false;
         self.sends = 0;
         self.next = None;
+        self.link_count = 0;
+    }
+
+    /// Whether rules on the asked name, or on one that it led to, have changed since it was judged.
+    pub(super) fn is_touched(&self, changes: &Changes) -> bool {
+        let mut names = self.links().iter().map(|link| &link.target).chain([&self.question.name]);
+        names.any(|name| changes.touch(name, self.rules))
+    }
+
+    /// Judges the asked name anew, as if the query had come just now; what it has sent counts.
+    pub(super) fn begin_again(&mut self) {
+        self.has_begun_again = true;
+        self.stage = Stage::Begun;
+        self.judgement = Judgement::default();
+        self.network = None;
+        self.answer_for = 0;
+        self.scope_bits = None;
+        self.group = NO_SERVERS;
+        self.is_allowed = false;
+        self.is_led_on = false;
+        self.is_linked_upstream = false;
+        self.is_recalled = false;
+        self.is_judged_again = false;
+        self.is_below_cut = false;
         self.link_count = 0;
     }
 

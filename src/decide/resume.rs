@@ -128,7 +128,12 @@ impl Core {
             };
             query.policy = policy;
             query.is_private |= self.rules.singles_out(policy, client);
+            if self.must_begin_again(ticket) {
+                self.shared = None;
+                return self.answer_locally(now, ticket, out);
+            }
         }
+        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
         // Whoever asked the same under the same policy has the same answer: it is read, judged and composed once, however
         // many wait for it.
         if let Some(shared) = self.shared

