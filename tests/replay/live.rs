@@ -23,7 +23,9 @@ pub fn read(word: &str, rest: &str, update: &mut LiveUpdate) -> Result<(), Strin
         ("VOID", Some(["rewrite", from])) => LiveChange::Void(Void::Rewrite { from: parse(&prefix(from))? }),
         ("VOID", Some([kind, scope, key])) => LiveChange::Void(void(kind, scope, key)?),
         _ => {
-            return Err("write ENTER seq list kind scope key ..., VOID seq list kind scope key, or LEAVE seq".to_owned());
+            return Err(
+                "write ENTER seq list kind scope key ..., VOID seq list kind scope key, or LEAVE seq".to_owned()
+            );
         }
     };
     let list = words.get(1).map(ToString::to_string).unwrap_or_default();
