@@ -161,3 +161,63 @@ fn compile(regexes: &[String], compiler: Compiler) -> Result<PatternDatabase, St
 pub fn entries_after(_store: &Store, _after_seq: u64) -> Result<Vec<LiveEntry>, String> {
     Ok(Vec::new())
 }
+
+#[cfg(test)]
+mod tests {
+    use corewall_sharding::overlay::LiveChange as Change;
+    use corewall_sharding::rule::{Class, Kind, Rule, RuleKey, Scope};
+
+    use super::*;
+    use crate::decide::pattern::Matches;
+    use crate::serve::patterns::PatternScanner;
+
+    fn live() -> LiveRules {
+        let settings = Arc::new(Settings::default());
+        LiveRules::none(Arc::new(RuleBook::empty(&settings)), None, settings, Compiler::Here)
+    }
+
+    fn pattern(seq: u64, regex: &str) -> LiveEntry {
+        let key = RuleKey::Pattern { regex: regex.to_owned(), target: None };
+        let change = Change::Rule(Rule { class: Class::plain(Kind::Block, Scope::Pattern, 0), key });
+        LiveEntry { seq, change, list: "live".to_owned(), created_s: 0, expires_s: None, reason: String::new() }
+    }
+
+    fn entered(entries: &[LiveEntry]) -> LiveUpdate {
+        LiveUpdate { entered: entries.iter().cloned().map(Arc::new).collect(), left: Vec::new() }
+    }
+
+    #[test]
+    fn a_pattern_that_no_engine_takes_is_refused_before_anything_has_changed() {
+        let live = live();
+        let refused = live.prepare(entered(&[pattern(1, "good"), pattern(2, "(bad")])).map(drop).unwrap_err();
+        assert!(refused.starts_with("the pattern /(bad/ cannot be used: "), "{refused}");
+        assert_eq!((live.summary(), live.now().change.version), (LiveSummary::default(), 0));
+        live.commit(live.prepare(entered(&[pattern(3, "good")])).unwrap());
+        assert_eq!((live.summary().rules, live.now().change.version), (1, 1));
+    }
+
+    #[test]
+    fn patterns_are_compiled_when_they_change_and_have_the_numbers_of_their_rules() {
+        let live = live();
+        live.load([pattern(1, "one"), pattern(2, "^(?!x)two"), pattern(3, "three")]).unwrap();
+        let first = live.now();
+        let update = LiveUpdate { entered: Vec::new(), left: vec![99] };
+        let same = live.commit(live.prepare(update).unwrap());
+        assert!(Arc::ptr_eq(&first.patterns, &same.patterns));
+        let update = LiveUpdate { entered: vec![Arc::new(pattern(4, "four"))], left: vec![1] };
+        let next = live.commit(live.prepare(update).unwrap());
+        let mut scanner = PatternScanner::new(Arc::new(PatternDatabase::empty())).unwrap();
+        let mut found = |step: &LiveStep, text: &str| {
+            scanner.set_live(&step.patterns).unwrap();
+            let mut matches = Matches::new();
+            scanner.scan(text, &mut matches).unwrap();
+            let regex = |&number: &u32| step.change.rules.live_pattern(number).unwrap().regex.clone();
+            let mut found: Vec<String> = matches.as_slice().iter().map(regex).collect();
+            found.sort();
+            found
+        };
+        assert_eq!(found(&next, "two.one.three.four"), ["^(?!x)two", "four", "three"]);
+        assert_eq!(found(&first, "two.one.three.four"), ["^(?!x)two", "one", "three"]);
+        assert_eq!(found(&next, "one"), Vec::<String>::new());
+    }
+}
