@@ -42,6 +42,8 @@ pub struct LivePatterns {
 /// The live rules on one generation under one configuration.
 pub struct LiveRules {
     state: Mutex<State>,
+    /// Held by the change that is being made.
+    turn: Mutex<()>,
     generation: Option<u64>,
     compiler: Compiler,
 }
@@ -75,7 +77,7 @@ impl LiveRules {
         let now = Arc::new(LiveStep { generation: number, change, patterns });
         let composer = Composer::new(base, generation, settings);
         let state = Mutex::new(State { composer, regexes: Vec::new(), now });
-        Self { state, generation: number, compiler }
+        Self { state, turn: Mutex::default(), generation: number, compiler }
     }
 
     /// Takes the overlay's entries in, before anybody serves them.
@@ -101,6 +103,47 @@ impl LiveRules {
     /// How many there are.
     pub fn summary(&self) -> LiveSummary {
         self.state().now.change.rules.live().summary()
+    }
+
+    /// Makes the live rules those of `entries`, which are all that there are: for what has changed while a generation was being
+    /// opened. Nothing is told to anybody.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; then some may have been taken in.
+    pub fn match_entries(&self, entries: impl IntoIterator<Item = LiveEntry>) -> Result<(), String> {
+        let known = self.state().composer.numbers();
+        let mut gone = known.clone();
+        let new = entries.into_iter().filter(|entry| !gone.remove(&entry.seq) && !known.contains(&entry.seq));
+        self.load(new.collect::<Vec<_>>())?;
+        let left = gone.into_iter().collect();
+        self.commit(self.prepare(LiveUpdate { entered: Vec::new(), left })?);
+        Ok(())
+    }
+
+    /// Makes one change, from the check to the workers: `keep` makes it durable, `tell` gives the step to every worker and says
+    /// what went wrong, by core. One at a time.
+    ///
+    /// # Errors
+    /// The update cannot be served, `keep` failed, both with nothing changed; or some workers did not take it over, though it
+    /// is durable: they have it with the next change.
+    pub fn change(
+        &self,
+        update: LiveUpdate,
+        keep: impl FnOnce() -> Result<(), String>,
+        tell: impl FnOnce(&Arc<LiveStep>) -> Vec<(usize, String)>,
+    ) -> Result<(), String> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let prepared = self.prepare(update)?;
+        keep()?;
+        let failures = tell(&self.commit(prepared));
+        match failures.is_empty() {
+            true => Ok(()),
+            false => {
+                let failures = failures.into_iter().map(|(core, reason)| format!("core {core} ({reason})"));
+                let failures: Vec<String> = failures.collect();
+                Err(format!("the change is kept, but not served yet on {}", failures.join(", ")))
+            }
+        }
     }
 
     /// Finds out whether an update can be served, before it is made durable. Entries that are there already, and numbers that
@@ -194,6 +237,41 @@ mod tests {
         assert_eq!((live.summary(), live.now().change.version), (LiveSummary::default(), 0));
         live.commit(live.prepare(entered(&[pattern(3, "good")])).unwrap());
         assert_eq!((live.summary().rules, live.now().change.version), (1, 1));
+    }
+
+    #[test]
+    fn a_change_is_kept_before_it_is_told_and_nothing_is_told_that_cannot_be_kept() {
+        let live = live();
+        let told = |live: &LiveRules, kept: Result<(), String>| {
+            let mut versions = Vec::new();
+            let outcome = live.change(
+                entered(&[pattern(1, "one")]),
+                || kept,
+                |step| {
+                    versions.push(step.change.version);
+                    vec![(3, "it takes no orders".to_owned())]
+                },
+            );
+            (outcome.unwrap_err(), versions)
+        };
+        assert_eq!(told(&live, Err("disk full".to_owned())), ("disk full".to_owned(), vec![]));
+        assert_eq!(live.summary().rules, 0);
+        let (outcome, versions) = told(&live, Ok(()));
+        assert_eq!(
+            (&*outcome, versions),
+            ("the change is kept, but not served yet on core 3 (it takes no orders)", vec![1])
+        );
+        assert_eq!(live.summary().rules, 1);
+    }
+
+    #[test]
+    fn what_changed_while_a_generation_was_opened_is_made_up_for() {
+        let live = live();
+        live.load([pattern(1, "one"), pattern(2, "two")]).unwrap();
+        live.match_entries([pattern(2, "two"), pattern(3, "three")]).unwrap();
+        let regexes: Vec<String> =
+            live.now().change.rules.live().patterns().iter().map(|pattern| pattern.regex.clone()).collect();
+        assert_eq!((regexes, live.summary().last_seq), (vec!["two".to_owned(), "three".to_owned()], 3));
     }
 
     #[test]

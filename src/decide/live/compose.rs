@@ -4,7 +4,7 @@
 //! can be served; applying an update twice is as good as once. A class or list that no entry refers to any more gives its number
 //! to the next one, which nobody can mistake, for names and classes are handed over together.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use corewall_sharding::name::Name;
 use corewall_sharding::overlay::{LiveChange as Change, LiveEntry, LiveUpdate, Void};
 use corewall_sharding::publish::{AddressRow, Generation};
 use corewall_sharding::route::{self, NameHash};
-use corewall_sharding::rule::{Class, ClassId, IpRewrite, Kind, List, ListId, RuleKey, Scope};
+use corewall_sharding::rule::{Class, ClassId, IpRewrite, Kind, List, ListId, Rule, RuleKey, Scope};
 use ipnet::IpNet;
 
 use super::names::{LiveName, Says};
@@ -111,9 +111,9 @@ impl Composer {
         &self.book
     }
 
-    /// Changes made so far.
-    pub fn version(&self) -> u64 {
-        self.version
+    /// The numbers of all entries.
+    pub fn numbers(&self) -> HashSet<u64> {
+        self.entries.keys().copied().collect()
     }
 
     /// The expressions of the live patterns after `update`, in the order of their numbers.
@@ -143,7 +143,7 @@ impl Composer {
         let hash = |name: &Name| route::hash(self.base.key(), name).0;
         let (mut addresses, mut rewrites, mut roots) = (self.addresses.len(), self.rewrites.len(), self.root.len());
         let mut lists: Vec<&str> = Vec::new();
-        let mut classes: std::collections::HashSet<(&Class, &str)> = std::collections::HashSet::new();
+        let mut classes: HashSet<(&Class, &str)> = HashSet::new();
         for entry in update.entered.iter().filter(|entry| !self.entries.contains_key(&entry.seq)) {
             if self.list_of(&entry.list).is_none()
                 && !matches!(entry.change, Change::Void(_))
@@ -157,6 +157,7 @@ impl Composer {
             }
             match &entry.change {
                 Change::Rule(rule) => {
+                    check_rule(rule).map_err(|what| format!("overlay entry {}: {what}", entry.seq))?;
                     classes.insert((&rule.class, &entry.list));
                     match &rule.key {
                         RuleKey::Name { name, .. } if name.is_root() => roots += 1,
@@ -460,7 +461,7 @@ impl Composer {
         let tiers = self.live.patterns.iter().filter_map(|pattern| self.class(pattern.class)).map(Tier::of);
         self.live.patterns_overrule = tiers.into_iter().any(|tier| tier < Tier::BlockByPattern);
         let rows = self.generation.as_ref().filter(|_| !self.voided_patterns.is_empty());
-        let voided: std::collections::HashSet<(&str, Kind, ListId)> =
+        let voided: HashSet<(&str, Kind, ListId)> =
             self.voided_patterns.values().map(|(regex, kind, list)| (regex.as_str(), *kind, *list)).collect();
         let is_voided = |row: &&corewall_sharding::publish::PatternRow| {
             let class = self.base.class(row.class);
@@ -492,6 +493,20 @@ impl Changed {
         if self.touched.len() <= LIVE_CHANGES_KEPT {
             self.touched.push(Touched { name: *name, is_subtree: scope != Scope::Exact });
         }
+    }
+}
+
+/// Whether a rule says all that its kind and scope need.
+fn check_rule(Rule { class, key }: &Rule) -> Result<(), &'static str> {
+    let (target, fits) = match (key, class.scope) {
+        (RuleKey::Name { target, .. }, scope) => (target, !matches!(scope, Scope::Pattern | Scope::Address)),
+        (RuleKey::Pattern { target, .. }, scope) => (target, scope == Scope::Pattern),
+        (RuleKey::Address { target, .. }, scope) => (target, scope == Scope::Address),
+    };
+    match (class.kind, target) {
+        (Kind::Alias, None) => Err("an alias without a target"),
+        _ if !fits => Err("a rule of another scope than its name, pattern or address has"),
+        _ => Ok(()),
     }
 }
 

@@ -187,3 +187,15 @@ fn bounds_are_told_before_anything_is_taken_in() {
     assert!(refused(&composer, classes.collect()).contains("differ in more than their names"));
     assert_eq!(composer.book().live().summary().rules, LIVE_OF_NAME_MAX as u64);
 }
+
+#[test]
+fn rules_that_lack_what_they_need_are_refused() {
+    let composer = composer();
+    let refused = |kind, scope| {
+        let key = RuleKey::Name { name: "a".parse().unwrap(), target: None };
+        composer.check(&entered(vec![entry(7, ADS, Change::Rule(Rule { class: Class::plain(kind, scope, 0), key }))]))
+    };
+    assert_eq!(refused(Kind::Alias, Scope::Exact).unwrap_err(), "overlay entry 7: an alias without a target");
+    assert!(refused(Kind::Block, Scope::Pattern).unwrap_err().contains("another scope"));
+    assert_eq!(refused(Kind::Block, Scope::Below), Ok(()));
+}
