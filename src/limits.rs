@@ -247,6 +247,23 @@ pub const LISTS_MAX: usize = 4_096;
 
 /// Bad filters of one generation that are told one by one: a folder without any has as many as shards.
 pub const FILTERS_SAID_MAX: usize = 16;
+/// Lists that live rules may name beside those of the generation: their numbers must stay below those of failures' texts.
+pub const LIVE_LISTS_MAX: usize = 1_024;
+/// Live rules that may differ in more than their names: a new one costs a copy of them all.
+pub const LIVE_CLASSES_MAX: usize = 16_384;
+/// Live entries on one name: a question for it looks at each of them.
+pub const LIVE_OF_NAME_MAX: usize = 256;
+/// Live patterns: they are compiled anew with each change to them, in well under a second.
+pub const LIVE_PATTERNS_MAX: usize = 256;
+/// Live rules on addresses: they are sorted anew with each change to them, in some milliseconds.
+pub const LIVE_ADDRESSES_MAX: usize = 16_384;
+/// Live address rewrites, for the same reason.
+pub const LIVE_REWRITES_MAX: usize = 16_384;
+/// Entries of the overlay that are taken in at a time when a generation is opened: some megabytes.
+pub const LIVE_UPDATE_ENTRIES_MAX: usize = 4_096;
+/// Names of the last changes to live rules that each worker remembers, so that cached answers to other names need not be judged
+/// again: a minute's worth at one change a second.
+pub const LIVE_CHANGES_KEPT: usize = 64;
 
 /// Generations that a store keeps, the current one included: the others are to roll back to.
 pub const GENERATIONS_KEPT: usize = 3;

@@ -275,6 +275,7 @@ impl Bench {
             authentic_data: false,
             ede: None,
             rules: 1,
+            by_name_alone: false,
             stored: Now(0),
             ttl_s: 60,
         };

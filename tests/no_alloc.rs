@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use corewall::build::patterns::Compiler;
 use corewall::decide::chaos::Chaos;
 use corewall::decide::cookie::issued::Secret;
 use corewall::decide::local::{LocalRecords, Served};
@@ -18,10 +19,12 @@ use corewall::decide::subnet::SubnetMode;
 use corewall::decide::{Core, Now, Origin, Ready, Step, Transport, Undelivered};
 use corewall::limits::{RULE_GROUPS_MAX, RULE_SERVERS_MAX};
 use corewall::serve::answer_here::carry_out;
+use corewall::serve::live::LiveRules;
 use corewall::serve::patterns::{PatternDatabase, PatternScanner};
 use corewall::serve::store::StoreReader;
 use corewall_sharding::build::{BuildOptions, Builder};
 use corewall_sharding::name::Name;
+use corewall_sharding::overlay::{LiveChange, LiveEntry, LiveUpdate, Void};
 use corewall_sharding::publish::Store;
 use corewall_sharding::rule::{AnswerRecord, Class, ClientMatch, Condition, Kind, List, Rule, RuleKey, Scope};
 
@@ -265,6 +268,82 @@ fn a_cached_name_is_answered_without_allocation_and_so_is_a_blocked_one() {
     });
     assert_eq!(worker.core.counters().cache_hits.value() - hits, 1_000);
     assert_eq!(count, 0);
+}
+
+#[test]
+fn live_rules_are_judged_and_cached_answers_confirmed_without_allocation() {
+    let mut worker = Worker::new(4 << 20);
+    let live = LiveRules::none(worker.rules.clone(), None, Arc::new(Settings::default()), Compiler::Here);
+    let entry = |seq, change| LiveEntry {
+        seq,
+        change,
+        list: "live".to_owned(),
+        created_s: 0,
+        expires_s: None,
+        reason: String::new(),
+    };
+    let rule = |seq: u64, kind, name: String, target: Option<&str>| {
+        let target = target.map(|target| target.parse().unwrap());
+        let key = RuleKey::Name { name: name.parse().unwrap(), target };
+        Arc::new(entry(seq, LiveChange::Rule(Rule { class: Class::plain(kind, Scope::Subtree, 0), key })))
+    };
+    let blocked = (1..=500).map(|seq| rule(seq, Kind::Block, format!("host{seq}.live.example"), None));
+    let aliased =
+        (501..=600).map(|seq| rule(seq, Kind::Alias, format!("alias{seq}.example"), Some("host1.live.example")));
+    let voided = (601..=700).map(|seq| {
+        let name = format!("host{seq}.blocked.example").parse().unwrap();
+        let void = Void::Name { name, scope: Scope::Exact, kind: Kind::Block };
+        Arc::new(LiveEntry { list: "blocked".to_owned(), ..entry(seq, LiveChange::Void(void)) })
+    });
+    let entered = blocked.chain(aliased).chain(voided).collect();
+    let step = live.commit(live.prepare(LiveUpdate { entered, left: Vec::new() }).unwrap());
+    let cached: Vec<_> = (0..500).map(|number| query(&format!("www{number}.unlisted.example"))).collect();
+    for query in &cached {
+        worker.ask(query);
+        worker.answer_upstream();
+    }
+    worker.core.change_live(&step.change, true);
+    let asked = |format: fn(u64) -> String, numbers: std::ops::RangeInclusive<u64>| -> Vec<_> {
+        numbers.map(|number| query(&format(number))).collect()
+    };
+    let blocked = asked(|number| format!("x.host{number}.live.example"), 1..=500);
+    let aliased = asked(|number| format!("Alias{number}.example"), 501..=600);
+    let voided = asked(|number| format!("host{number}.blocked.example"), 601..=700);
+    let update =
+        |seq, name: &str| LiveUpdate { entered: vec![rule(seq, Kind::Block, name.to_owned(), None)], left: Vec::new() };
+    let next = live.commit(live.prepare(update(1_000, "touched.example")).unwrap());
+    // Cached answers that many changes have come since are judged again, with a table of live rules at hand.
+    let count = allocations(|| {
+        for query in &cached {
+            let step = worker.ask(query);
+            is_reply(step, &worker.out, 0, 1);
+        }
+        for query in &blocked {
+            let step = worker.ask(query);
+            is_reply(step, &worker.out, 0, 1);
+        }
+        // What an alias leads to is blocked, and so is the whole question.
+        for query in &aliased {
+            let step = worker.ask(query);
+            is_reply(step, &worker.out, 0, 1);
+        }
+        for query in &voided {
+            assert!(matches!(worker.ask(query), Step::Wait(_)));
+            worker.answer_upstream();
+        }
+    });
+    assert_eq!((worker.core.counters().blocked.value(), count), (600, 0));
+    worker.core.change_live(&next.change, true);
+    let confirmed = worker.core.counters().cache_confirmed.value();
+    let reads = worker.core.counters().store_reads.value();
+    let count = allocations(|| {
+        for query in cached.iter().chain(&blocked).chain(&voided) {
+            let step = worker.ask(query);
+            is_reply(step, &worker.out, 0, 1);
+        }
+    });
+    assert_eq!((worker.core.counters().cache_confirmed.value() - confirmed, count), (1_100, 0));
+    assert_eq!(worker.core.counters().store_reads.value(), reads, "none was judged again");
 }
 
 #[test]

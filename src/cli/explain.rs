@@ -3,6 +3,7 @@
 //! It judges by the very code of the server: rules are found by filters, shards and patterns and weighed by `decide::rule`,
 //! and the answer at the end is made by a [`crate::decide::Core`]. Only the cache is not asked: it is in the server's memory.
 
+mod entry;
 mod found;
 mod reply;
 mod text;
@@ -13,12 +14,16 @@ use std::sync::Arc;
 
 use clap::Args;
 use corewall_sharding::name::Name;
+use corewall_sharding::overlay::LiveEntry;
+use corewall_sharding::publish::Store;
 use corewall_sharding::rule::{Class, Kind};
 use domain::base::Rtype;
 
+use self::entry::Entries;
 use self::found::Finder;
 use super::serve::hosts_failure;
 use super::{Failure, check, print};
+use crate::build::patterns::Compiler;
 use crate::config::{self, Hosts};
 use crate::decide::answer::Answer;
 use crate::decide::client;
@@ -26,6 +31,7 @@ use crate::decide::rule::Asked;
 use crate::decide::rulebook::RuleBook;
 use crate::decide::settings::Settings;
 use crate::limits;
+use crate::serve::live::{self, LiveRules};
 use crate::serve::patterns::{PatternDatabase, PatternScanner};
 use crate::serve::store::StoreReader;
 
@@ -60,7 +66,8 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
         rtype: arguments.rtype,
         client: arguments.client,
     };
-    print(explain(store, config.settings_with(&hosts), config.mmap, &question).map_err(Failure::usage)?)
+    let settings = config.settings_with(&hosts);
+    print(explain(store, settings, config.mmap, &question, live::entries_after).map_err(Failure::usage)?)
 }
 
 /// What is asked.
@@ -95,14 +102,27 @@ fn parse_type(text: &str) -> Result<u16, String> {
     text.parse().map(Rtype::to_int).map_err(|_| "no record type; write it as A, TXT or TYPE65".to_owned())
 }
 
-/// The whole explanation, for the store in `dir`.
-fn explain(dir: &Path, settings: Settings, mmap: bool, question: &Question) -> Result<String, String> {
-    let generation = check::open(dir)?;
-    let rules = Arc::new(RuleBook::new(&generation, &settings).map_err(|error| error.to_string())?);
+/// The whole explanation, for the store in `dir` and the entries that `live_after` finds.
+fn explain(
+    dir: &Path,
+    settings: Settings,
+    mmap: bool,
+    question: &Question,
+    live_after: impl Fn(&Store, u64) -> Result<Vec<LiveEntry>, String>,
+) -> Result<String, String> {
+    let generation = Arc::new(check::open(dir)?);
+    let opened = Store::open(dir).map_err(|error| error.to_string())?;
+    let entries = live_after(&opened, generation.manifest.overlay_seq)?;
+    let rules = RuleBook::new(&generation, &settings).map_err(|error| error.to_string())?;
+    let live = LiveRules::none(Arc::new(rules), Some(generation.clone()), Arc::new(settings.clone()), Compiler::Here);
+    live.load(entries.iter().cloned())?;
+    let live = live.now();
+    let rules = live.change.rules.clone();
     let patterns = PatternDatabase::load(&generation).map_err(|error| error.to_string())?;
     let scanner = PatternScanner::new(Arc::new(patterns)).map_err(|error| error.to_string())?;
+    let scanner = scanner.with_live(&live.patterns)?;
     let store = StoreReader::open(&generation, mmap).map_err(|error| error.to_string())?;
-    let mut finder = Finder::new(&generation, rules.clone(), store, scanner);
+    let mut finder = Finder::new(&generation, rules.clone(), store, scanner, Entries(entries));
     let Question { name, address, rtype, client } = *question;
     let mut out = match address {
         Some(address) => format!("{address} in an upstream's answer to {client}, generation {}\n", generation.number),
@@ -143,9 +163,9 @@ fn explain_address(settings: &Settings, finder: &Finder<'_>, asked: &Asked<'_>, 
         out += "  refused to names that are no exception (rebinding_protection)\n";
     }
     let found = finder.find_address(asked, address);
-    out += &text::candidates(finder.generation, &found, false);
-    let winner = found.winner.and_then(|winner| finder.generation.classes.get(winner.class as usize));
-    let by = winner.and_then(|class| finder.generation.lists.get(usize::from(class.list))).map(text::list);
+    out += &text::candidates(&finder.rules, &found, false);
+    let winner = found.winner.and_then(|winner| finder.rules.class(winner.class));
+    let by = winner.and_then(|class| finder.rules.list(class.list)).map(|book| text::list(&book.list));
     out += &match (winner.map(|class| class.kind), by) {
         (Some(Kind::Block), Some(list)) => format!("  an answer with it is blocked by list {list}\n"),
         (Some(Kind::Alias), Some(list)) => format!("  an answer with it becomes an alias of list {list}\n"),
@@ -171,11 +191,11 @@ fn explain_name(
         *out += "  => 1 local record or special-use name\n";
     }
     let found = finder.find(asked)?;
-    *out += &text::candidates(finder.generation, &found, is_local);
+    *out += &text::candidates(&finder.rules, &found, is_local);
     if is_local {
         return Ok(None);
     }
-    let winner = found.winner.and_then(|winner| finder.generation.classes.get(winner.class as usize));
+    let winner = found.winner.and_then(|winner| finder.rules.class(winner.class));
     *out += &format!("  {}\n", verdict(settings, finder, winner));
     if winner.is_some_and(|class| class.kind == Kind::Alias) { finder.target(asked.name, &found) } else { Ok(None) }
 }
@@ -189,8 +209,7 @@ fn verdict(settings: &Settings, finder: &Finder<'_>, winner: Option<&Class>) -> 
         format!("upstream group `{name}` ({servers})")
     };
     let Some(class) = winner else { return format!("no rule decides: {}", group("default")) };
-    let list = finder.generation.lists.get(usize::from(class.list));
-    let by = list.map(text::list).unwrap_or_default();
+    let by = finder.rules.list(class.list).map(|book| text::list(&book.list)).unwrap_or_default();
     let servers: Vec<String> = class.servers.iter().map(ToString::to_string).collect();
     match class.kind {
         Kind::Block => format!("blocked by list {by}"),

@@ -18,14 +18,25 @@ fn text(status: &Status) -> String {
         addresses.join(", "),
         filters_text(&status.filters)
     );
-    let mut rows =
-        vec![row([&"core", &"generation", &"rules", &"waiting", &"connections", &"cached answers", &"cache used"])];
+    let mut rows = vec![row([
+        &"core",
+        &"generation",
+        &"rules",
+        &"live",
+        &"live seq",
+        &"waiting",
+        &"connections",
+        &"cached answers",
+        &"cache used",
+    ])];
     for worker in &status.workers {
         let generation = worker.generation.map_or("-".to_owned(), |number| number.to_string());
         rows.push(row([
             &worker.core,
             &generation,
             &worker.rules,
+            &(worker.live_rules + worker.live_voids),
+            &worker.live_seq,
             &worker.queries_waiting,
             &worker.tcp_connections,
             &worker.cache.entries,

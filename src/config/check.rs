@@ -10,6 +10,7 @@ use super::value::WildcardAction;
 use super::{Config, List, Policy, upstream};
 use crate::limits;
 use crate::lists::Format;
+use corewall_sharding::overlay::LIST_DEFAULT;
 
 use Place::{Index, Key};
 
@@ -124,7 +125,8 @@ fn check_policies(config: &Config) -> Result<(), Problem> {
 
 fn check_policy_lists(config: &Config, place: usize, policy: &Policy) -> Result<(), Problem> {
     for (index, name) in policy.lists.iter().flatten().enumerate() {
-        if !config.list.iter().any(|list| &list.name == name) {
+        // Rules that are added by hand need no list of the configuration.
+        if name != LIST_DEFAULT && !config.list.iter().any(|list| &list.name == name) {
             let names: Vec<&str> = config.list.iter().map(|list| list.name.as_str()).collect();
             let message = match names.is_empty() {
                 true => format!("there is no list `{name}`; add it as [[list]]"),

@@ -111,6 +111,15 @@ pub struct WorkerStatus {
     pub generation: Option<u64>,
     /// Rules of that generation.
     pub rules: u64,
+    /// Rules and address rewrites that were added by hand on top of them.
+    #[serde(default)]
+    pub live_rules: u64,
+    /// Rules of the generation that were removed by hand.
+    #[serde(default)]
+    pub live_voids: u64,
+    /// The last entry of the overlay that it has taken over; 0 for none.
+    #[serde(default)]
+    pub live_seq: u64,
     /// Queries taken in and not answered yet.
     pub queries_waiting: u64,
     /// TCP connections with clients.

@@ -3,6 +3,7 @@
 //! Judged after the names of the chain and before addresses are replaced, so that a rule speaks of what the upstream said.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use corewall_sharding::name::Name;
 use corewall_sharding::publish::AddressRow;
@@ -16,9 +17,16 @@ use super::step::{Now, Step, Ticket};
 use super::wire::rtype;
 use super::{Core, lost};
 
-/// The generation's rules on addresses. Immutable.
+/// The rules on addresses: the generation's, shared, and the live ones. Immutable.
 #[derive(Clone, Debug, Default)]
 pub struct AddressRules {
+    of_generation: Arc<Filed>,
+    live: Arc<Filed>,
+}
+
+/// Rules by prefix.
+#[derive(Debug, Default)]
+struct Filed {
     by_network: Prefixes<AddressRule>,
     /// Where aliases lead.
     targets: Vec<Name>,
@@ -36,30 +44,50 @@ pub struct AddressRule {
 impl AddressRules {
     /// From the generation's rows.
     pub fn new(rows: &[AddressRow]) -> Self {
+        Self { of_generation: Arc::new(Filed::new(rows, 0)), live: Arc::default() }
+    }
+
+    /// The generation's rules, and these instead of the live ones of before.
+    pub(super) fn with_live(&self, rows: &[AddressRow]) -> Self {
+        let first_target = self.of_generation.targets.len() as u32;
+        Self { of_generation: self.of_generation.clone(), live: Arc::new(Filed::new(rows, first_target)) }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.of_generation.by_network.is_empty() && self.live.by_network.is_empty()
+    }
+
+    /// The rules whose prefix holds `address`, each with the prefix's bits; of the live ones and of the generation's the
+    /// longest first.
+    pub fn holding(&self, address: IpAddr) -> impl Iterator<Item = (u8, AddressRule)> {
+        self.live.holding(address).chain(self.of_generation.holding(address))
+    }
+
+    /// A target by its number.
+    pub fn target(&self, number: u32) -> Option<Name> {
+        let of_generation = &self.of_generation.targets;
+        let live = || self.live.targets.get((number as usize).checked_sub(of_generation.len())?);
+        of_generation.get(number as usize).or_else(live).copied()
+    }
+}
+
+impl Filed {
+    /// `first_target`: the number of the first target.
+    fn new(rows: &[AddressRow], first_target: u32) -> Self {
         let mut rules = Self::default();
         for AddressRow { net, class, target } in rows {
             let target = target.as_ref().map(|target| {
                 rules.targets.push(**target);
-                rules.targets.len() as u32 - 1
+                first_target + rules.targets.len() as u32 - 1
             });
             rules.by_network.file(net, AddressRule { class: *class, target });
         }
         rules
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.by_network.is_empty()
-    }
-
-    /// The rules whose prefix holds `address`, each with the prefix's bits; the longest first.
-    pub fn holding(&self, address: IpAddr) -> impl Iterator<Item = (u8, AddressRule)> {
+    fn holding(&self, address: IpAddr) -> impl Iterator<Item = (u8, AddressRule)> {
         self.by_network.holding(address).flat_map(|(bits, rules)| rules.iter().map(move |rule| (bits, *rule)))
-    }
-
-    /// A target by its number.
-    pub fn target(&self, number: u32) -> Option<Name> {
-        self.targets.get(number as usize).copied()
     }
 }
 

@@ -45,12 +45,21 @@ impl Core {
             }
             _ => (origin, ttl_s),
         };
+        let by_name_alone = query.links().is_empty()
+            && match origin {
+                cache::Origin::Rule => true,
+                cache::Origin::Upstream { chain, .. } => !chain,
+                cache::Origin::Derived { .. } => false,
+                cache::Origin::Failure => why.is_some_and(Why::is_of_upstreams),
+            };
         self.shared = None;
         if !query.is_private && !query.is_below_cut {
             let key = CacheKey { subnet: query.answer_for, ..query.cache_key() };
             if ttl_s > 0 {
                 let scope_bits = query.scope_bits;
-                let head = EntryHead { origin, rcode, authentic_data, scope_bits, ede, rules, stored: now, ttl_s };
+                let stored = now;
+                let head =
+                    EntryHead { origin, rcode, authentic_data, scope_bits, ede, rules, by_name_alone, stored, ttl_s };
                 self.cache.keep(&key, head, &self.body);
                 // What one network is told does not exist another one may be told of.
                 if key.subnet == 0 && rcode == rcode::NXDOMAIN && self.resolver.upstreams.cuts_at_nxdomain(query.group)

@@ -1,7 +1,7 @@
 //! Stage 5, filter: which suffixes of a name the store may know, told by the filters in memory.
 
 use corewall_sharding::name::{LABELS_MAX, Name, NameText};
-use corewall_sharding::route::SuffixHashes;
+use corewall_sharding::route::{NameHash, SuffixHashes};
 
 use super::rulebook::RuleBook;
 
@@ -45,7 +45,8 @@ impl Lookup {
     pub fn probe(&mut self, rules: &RuleBook, name: &Name) -> bool {
         self.wanted = 0;
         self.shards = rules.shard_count();
-        if !rules.is_empty() {
+        let has_live = rules.live().has_names();
+        if has_live || !rules.is_empty() {
             self.hashes.compute(rules.key(), name);
             self.wanted = rules.filters().probe(self.place, &self.hashes);
         }
@@ -66,6 +67,11 @@ impl Lookup {
     /// The shard of the suffix of `labels` labels.
     pub fn shard_of_suffix(&self, labels: usize) -> u16 {
         self.hashes.suffix(labels).shard(self.shards)
+    }
+
+    /// The hash of the suffix of `labels` labels, if the name's hashes were needed.
+    pub fn hash_of_suffix(&self, labels: usize) -> NameHash {
+        self.hashes.suffix(labels)
     }
 
     /// The text of the suffix of `labels` labels.

@@ -56,6 +56,8 @@ pub mod kept;
 pub mod quota;
 pub mod answer;
 pub mod rulebook;
+pub mod live;
+pub mod changes;
 pub mod root;
 pub mod prefixes;
 pub mod settings;
@@ -66,7 +68,6 @@ pub mod counters;
 use std::sync::Arc;
 
 use corewall_sharding::name::Name;
-use corewall_sharding::overlay::LiveUpdate;
 use corewall_sharding::rule::{ClassId, Kind};
 
 pub use self::step::{
@@ -78,6 +79,7 @@ use self::answer::Answer;
 use self::block::Blocked;
 use self::cache::Cache;
 use self::chain::push_links;
+use self::changes::Changes;
 use self::conclude::Shared;
 use self::counters::Counters;
 use self::deadlines::Deadlines;
@@ -107,6 +109,8 @@ pub struct Core {
     /// Since when addresses in upstreams' answers have been judged and rewritten as they are now: older answers are asked
     /// for again.
     addresses_stamp: u64,
+    /// What has changed since older stamps.
+    changes: Changes,
     counters: Arc<Counters>,
     /// Seconds since 1970 at `Now(0)`, see [`Core::set_wall_clock`].
     unix_s_at_zero: u32,
@@ -144,6 +148,7 @@ impl Core {
         let mut core = Core {
             rules_stamp: 0,
             addresses_stamp: 0,
+            changes: Changes::new(),
             counters,
             unix_s_at_zero: 0,
             cache,
@@ -172,10 +177,12 @@ impl Core {
 
     /// Goes over to other settings and rules, between two batches. Cached answers are judged again when they are asked for.
     pub fn switch(&mut self, settings: Arc<Settings>, rules: Arc<RuleBook>) {
-        self.resolver.upstreams.switch(&settings.groups, rules.classes().len());
+        self.resolver.upstreams.switch(&settings.groups, rules.base_class_count());
+        self.resolver.upstreams.set_live_classes(rules.base_class_count(), rules.class_count());
         self.resolver.timeout_us_max = settings.upstream_timeout_ms * 1_000;
         self.routes = Routes::new(&settings, &rules, &self.resolver.upstreams);
         self.rules_stamp += 1;
+        self.changes.note_switch(self.rules_stamp);
         self.cache.set_terms(settings.cache.terms());
         let upstreams = &self.resolver.upstreams;
         self.trusted_groups = settings.rebinding.trusted_groups(|name| upstreams.group(name));
@@ -197,12 +204,6 @@ impl Core {
     /// The rules at hand.
     pub fn rules(&self) -> &RuleBook {
         &self.rules
-    }
-
-    /// Takes over rules that were added or removed by hand. Cached answers are judged again when they are asked for.
-    pub fn change_live(&mut self, _update: &LiveUpdate) -> Result<(), String> {
-        self.rules_stamp += 1;
-        Ok(())
     }
 
     /// Says that `unix_s` seconds have passed since 1970 at the moment `now`. Cookies for clients bear the time, so that other
@@ -308,7 +309,11 @@ impl Core {
         }
         query.judgement = judgement;
         query.stage = Stage::Judging(subject);
-        if self.lookup.probe(&self.rules, &name) {
+        let must_read = self.lookup.probe(&self.rules, &name);
+        if self.rules.live().has_names() {
+            query.judgement.consider_live(&self.rules, &query.asked(&name), &self.lookup);
+        }
+        if must_read {
             return Step::AskStore(ticket);
         }
         self.scan_or_decide(now, ticket, out)
@@ -332,10 +337,12 @@ impl Core {
         let Stage::Judging(subject) = query.stage else { return lost() };
         let Some(name) = subject_name(query, &self.answer, subject) else { return lost() };
         let asked = query.asked(&name);
-        let (mut judgement, mut rows, rules) = (query.judgement, 0u32, &self.rules);
-        let read = read(&self.lookup, &mut |labels, class| {
+        let (mut judgement, mut rows, rules, lookup) = (query.judgement, 0u32, &self.rules, &self.lookup);
+        let read = read(lookup, &mut |labels, class| {
             rows += 1;
-            judgement.consider_row(rules, &asked, labels, class);
+            if !rules.voids_row(lookup, &name, labels, class) {
+                judgement.consider_row(rules, &asked, labels, class);
+            }
         });
         let read = read.map_err(Into::into);
         if read == Err(Unread::WouldWait) {
@@ -397,7 +404,10 @@ impl Core {
                 query.stage = Stage::Target(subject, AliasAsked { labels: winner.labels, class: winner.class });
                 query.is_led_on |= winner.reaches_every_name();
                 let target = match winner.key {
+                    Key::Name if self.rules.is_live(winner.class) => self.rules.live_root_target(winner.class),
                     Key::Name => return Step::AskTarget(ticket),
+                    Key::Live { seq } => subject_name(query, &self.answer, subject)
+                        .and_then(|name| self.rules.live().target(&self.lookup, &name, winner.labels, seq)),
                     Key::Pattern(pattern) => self.rules.pattern(pattern).and_then(|(_, target)| target),
                     Key::Address { target, .. } => target.and_then(|target| self.rules.addresses().target(target)),
                 };

@@ -32,6 +32,11 @@ impl Matches {
         }
     }
 
+    /// Adds `first` to the numbers from place `from` on, which were another database's own.
+    pub fn renumber_from(&mut self, from: usize, first: u32) {
+        self.ids.iter_mut().take(self.len).skip(from).for_each(|id| *id = id.saturating_add(first));
+    }
+
     /// Whether there were more than [`MATCHES_MAX`], so that some are missing.
     pub fn is_overfull(&self) -> bool {
         self.is_overfull

@@ -6,6 +6,7 @@ use corewall_sharding::name::Name;
 use corewall_sharding::rule::ClassId;
 
 use super::cache::CacheKey;
+use super::changes::Changes;
 use super::kept::KeptId;
 use super::question::Question;
 use super::rule::{Asked, Judgement};
@@ -107,6 +108,8 @@ pub struct Query {
     pub has_stale: bool,
     /// Its client, if it ever had one, has been answered: it goes on to renew what the cache holds.
     pub is_answered: bool,
+    /// Live rules have changed while it waited, and it was judged from the start.
+    pub has_begun_again: bool,
     /// It was begun to ask the upstream, whatever the cache holds.
     pub asks_anew: bool,
     /// Counted among its client's waiting queries.
@@ -153,6 +156,7 @@ impl Query {
             may_have_stale: false,
             has_stale: false,
             is_answered: false,
+            has_begun_again: false,
             asks_anew: false,
             is_counted: false,
             reading_since: Now(0),
@@ -185,6 +189,7 @@ impl Query {
         self.may_have_stale = false;
         self.has_stale = false;
         self.is_answered = false;
+        self.has_begun_again = false;
         self.asks_anew = false;
         self.is_counted = false;
         self.store_waited_us = 0;
@@ -194,12 +199,21 @@ impl Query {
         self.link_count = 0;
     }
 
+    /// Whether rules on the asked name, or on one that it led to, have changed since it was judged.
+    pub(super) fn is_touched(&self, changes: &Changes) -> bool {
+        let mut names = self.links().iter().map(|link| &link.target).chain([&self.question.name]);
+        names.any(|name| changes.touch(name, self.rules))
+    }
+
     /// Goes back to the asked name, to be judged by other rules than before: what was found out under the old ones is
-    /// forgotten, but not that its answer is for few.
-    pub fn begin_again(&mut self, rules: u64) {
+    /// forgotten, but not that its answer is for few, nor what it has sent.
+    pub(super) fn begin_again(&mut self, rules: u64) {
         self.stage = Stage::Begun;
         self.rules = rules;
+        self.judgement = Judgement::default();
         self.network = None;
+        self.answer_for = 0;
+        self.scope_bits = None;
         self.group = NO_SERVERS;
         self.is_allowed = false;
         self.is_led_on = false;
@@ -207,8 +221,6 @@ impl Query {
         self.is_recalled = false;
         self.is_judged_again = false;
         self.is_below_cut = false;
-        self.may_have_stale = false;
-        self.has_stale = false;
         self.link_count = 0;
     }
 

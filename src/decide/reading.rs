@@ -105,6 +105,10 @@ impl Core {
         if has_changed && !self.admit_again(ticket) {
             return self.fail(now, ticket, rcode::REFUSED, Failure::ClientNotAllowed, out);
         }
+        if has_changed && subject != Subject::Resolved && self.must_begin_again(ticket) {
+            self.let_go_of_answer(ticket);
+            return self.answer_locally(now, ticket, out);
+        }
         if subject != Subject::Resolved
             && let Err(failure) = self.restore_answer(now, ticket)
         {
@@ -118,6 +122,7 @@ impl Core {
             }
             // Nothing has been asked or answered on its behalf that the new rules have not been asked about.
             query.begin_again(self.rules_stamp);
+            (query.may_have_stale, query.has_stale) = (false, false);
             return match query.asks_anew {
                 true => self.answer_locally(now, ticket, out),
                 false => self.recall(now, ticket, out),

@@ -1,7 +1,7 @@
 //! Stages 3 and 8, recall: answers from the cache, before the rules are asked and after.
 //!
 //! Invariant: before the name has been judged only the answer to the very question is given, and only one that was judged under the
-//! rules of now. Afterwards one that was judged under older rules is as good if it is the upstream's own, of the group that
+//! rules of now, or under older ones that have not changed for this name ([`super::changes`]). Afterwards one that was judged under older rules is as good if it is the upstream's own, of the group that
 //! would be asked now; the names of its chain are then judged again.
 
 use super::cache::{self, CacheKey, EntryHead, Freshness, Origin, SavedCache};
@@ -21,9 +21,21 @@ impl Core {
         if !query.is_singled_out
             && let Some((entry, freshness @ (Freshness::Fresh | Freshness::Due))) =
                 self.cache.look_up(&query.cache_key(), now)
-            && self.cache.head(entry).is_some_and(|head| head.rules == self.rules_stamp)
+            && let Some(&EntryHead { rules, by_name_alone, origin, .. }) = self.cache.head(entry)
         {
-            return self.reply_from_cache(now, ticket, entry, freshness, out);
+            if rules == self.rules_stamp {
+                return self.reply_from_cache(now, ticket, entry, freshness, out);
+            }
+            // What upstreams say of addresses is told anew once that is judged in another way.
+            let has_addresses = matches!(origin, Origin::Upstream { .. });
+            if by_name_alone
+                && !(has_addresses && rules < self.addresses_stamp)
+                && !self.changes.touch(&query.question.name, rules)
+            {
+                self.cache.confirm(entry, self.rules_stamp);
+                self.counters.cache_confirmed.add(1);
+                return self.reply_from_cache(now, ticket, entry, freshness, out);
+            }
         }
         self.answer_locally(now, ticket, out)
     }

@@ -117,8 +117,14 @@ impl Core {
         if let Outcome::Answered { answer_for, scope_bits, .. } = self.resolver.outcome {
             query.note_answer_for(answer_for, scope_bits);
         }
-        if query.rules != self.rules_stamp && !self.admit_again(ticket) {
-            return self.fail(now, ticket, rcode::REFUSED, Failure::ClientNotAllowed, out);
+        if query.rules != self.rules_stamp {
+            if !self.admit_again(ticket) {
+                return self.fail(now, ticket, rcode::REFUSED, Failure::ClientNotAllowed, out);
+            }
+            if self.must_begin_again(ticket) {
+                self.shared = None;
+                return self.answer_locally(now, ticket, out);
+            }
         }
         let Some(query) = self.queries.get(ticket) else { return lost() };
         // Whoever asked the same under the same policy has the same answer: it is read, judged and composed once, however

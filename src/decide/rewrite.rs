@@ -4,8 +4,12 @@
 //! the answer. Addresses within other types (SVCB hints, RFC 9460 §7.3) are left alone.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use ahash::RandomState;
 use corewall_sharding::rule::{IpRewrite, ListId};
+use hashbrown::HashSet;
+use ipnet::IpNet;
 
 use super::answer::{Answer, Record, Section};
 use super::prefixes::Prefixes;
@@ -13,36 +17,64 @@ use super::settings::CacheBounds;
 use super::wire::{rcode, rtype};
 use crate::limits::TTL_S_MAX;
 
-/// The generation's address rewrites. Immutable.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// The address rewrites: the generation's, shared, without those that are voided, and the live ones. Immutable.
+#[derive(Clone, Debug, Default)]
 pub struct Rewrites {
-    /// What each prefix becomes by each list; the lower list number first.
-    targets: Prefixes<(ListId, IpAddr)>,
+    of_generation: Arc<Targets>,
+    live: Arc<Targets>,
+    voided: Arc<HashSet<(IpNet, ListId), RandomState>>,
 }
+
+/// What each prefix becomes by each list; the lower list number first.
+type Targets = Prefixes<(ListId, IpAddr)>;
 
 impl Rewrites {
     /// From the generation's rules; of equal prefixes the lower list number wins, then the one that comes first. A rule
     /// between two families can't exist in a generation and is passed over.
     pub fn new(rules: &[IpRewrite]) -> Self {
-        let mut rewrites = Self::default();
-        let mut rules: Vec<_> = rules.iter().filter(|rule| rule.from.addr().is_ipv4() == rule.to.is_ipv4()).collect();
-        rules.sort_by_key(|rule| rule.list);
-        for IpRewrite { from, to, list } in rules {
-            rewrites.targets.file(from, (*list, *to));
-        }
-        rewrites
+        Self { of_generation: Arc::new(filed(rules)), ..Self::default() }
     }
 
-    /// What an address becomes by the longest prefix that holds it and applies; none when it stays.
+    /// The generation's rewrites but for those in `voided`, and `rules` instead of the live ones of before.
+    pub(super) fn with_live(&self, rules: &[IpRewrite], voided: HashSet<(IpNet, ListId), RandomState>) -> Self {
+        Self { of_generation: self.of_generation.clone(), live: Arc::new(filed(rules)), voided: Arc::new(voided) }
+    }
+
+    /// Whether there are none; voided ones are there.
+    pub fn is_empty(&self) -> bool {
+        self.of_generation.is_empty() && self.live.is_empty()
+    }
+
+    /// Whether they are the same as others. May look at all of them.
+    pub(super) fn are(&self, other: &Rewrites) -> bool {
+        let same = |ours: &Arc<Targets>, theirs: &Arc<Targets>| Arc::ptr_eq(ours, theirs) || ours == theirs;
+        same(&self.of_generation, &other.of_generation) && same(&self.live, &other.live) && self.voided == other.voided
+    }
+
+    /// What an address becomes by the longest prefix that holds it and applies; none when it stays. Of equal prefixes the live
+    /// one wins.
     pub fn target(&self, address: IpAddr, applies: &dyn Fn(ListId) -> bool) -> Option<IpAddr> {
-        let mut targets = self.targets.holding(address).flat_map(|(_, targets)| targets);
-        targets.find(|(list, _)| applies(*list)).map(|(_, to)| *to)
+        let holds = |bits: u8, list: ListId| {
+            let net = || IpNet::new(address, bits).map(|net| net.trunc());
+            self.voided.is_empty() || !net().is_ok_and(|net| self.voided.contains(&(net, list)))
+        };
+        let first = |targets: &Targets, is_live: bool| {
+            targets.holding(address).find_map(|(bits, targets)| {
+                let mut targets = targets.iter().filter(|(list, _)| applies(*list));
+                targets.find(|(list, _)| is_live || holds(bits, *list)).map(|(_, to)| (bits, *to))
+            })
+        };
+        let (live, of_generation) = (first(&self.live, true), first(&self.of_generation, false));
+        match (live, of_generation) {
+            (Some((bits, to)), Some((longer, other))) => Some(if longer > bits { other } else { to }),
+            (live, of_generation) => live.or(of_generation).map(|(_, to)| to),
+        }
     }
 
     /// Replaces A and AAAA data by the longest prefix that holds it and applies (`applies` tells whether a list does
     /// under the policy). Signatures over a changed RRset are dropped and AD cleared. Returns whether anything changed.
     pub fn apply(&self, answer: &mut Answer, applies: &dyn Fn(ListId) -> bool) -> bool {
-        if self.targets.is_empty() {
+        if self.is_empty() {
             return false;
         }
         let target = |address: IpAddr| self.target(address, applies);
@@ -56,6 +88,16 @@ impl Rewrites {
         });
         v4 || v6
     }
+}
+
+fn filed(rules: &[IpRewrite]) -> Targets {
+    let mut targets = Targets::default();
+    let mut rules: Vec<_> = rules.iter().filter(|rule| rule.from.addr().is_ipv4() == rule.to.is_ipv4()).collect();
+    rules.sort_by_key(|rule| rule.list);
+    for IpRewrite { from, to, list } in rules {
+        targets.file(from, (*list, *to));
+    }
+    targets
 }
 
 fn replace<const N: usize>(answer: &mut Answer, rtype: u16, target: impl Fn([u8; N]) -> Option<[u8; N]>) -> bool {

@@ -21,11 +21,11 @@ pub struct RootRules {
 }
 
 impl RootRules {
-    /// Sorts the classes in `root`, each of which must be in `classes`; one that is not is passed over.
-    pub fn new(root: &[ClassId], classes: &[Class]) -> Self {
+    /// Sorts the classes in `root`, each of which `class_of` must know; one that it does not is passed over.
+    pub fn new<'a>(root: &[ClassId], class_of: impl Fn(ClassId) -> Option<&'a Class>) -> Self {
         let mut rules = Self::default();
         for &id in root {
-            let Some(class) = classes.get(id as usize) else { continue };
+            let Some(class) = class_of(id) else { continue };
             let clients = class.condition.as_ref().filter(|condition| condition.depends_on_client());
             match clients.map(|condition| &condition.clients) {
                 None => rules.for_all.push(id),
@@ -82,7 +82,7 @@ mod tests {
             of(vec![named(), net("192.0.2.1/32")], Vec::new()),
             of(Vec::new(), vec![named()]),
         ];
-        let rules = RootRules::new(&[0, 1, 2, 3, 4, 5], &classes);
+        let rules = RootRules::new(&[0, 1, 2, 3, 4, 5], |id| classes.get(id as usize));
         let of_client = |client: &str| rules.of_client(client.parse().unwrap()).collect::<Vec<_>>();
         assert_eq!(rules.for_all().collect::<Vec<_>>(), [0]);
         assert_eq!(of_client("192.0.2.1"), [2, 1, 3, 4]);

@@ -43,7 +43,7 @@ impl Routes {
                 .collect(),
             lists: match settings.list_upstreams.is_empty() {
                 true => Vec::new(),
-                false => rules.lists().iter().map(|book| of_list(&book.list.name)).collect(),
+                false => rules.lists().map(|book| of_list(&book.list.name)).collect(),
             },
             forwards: settings.forwards.groups().iter().map(|group| upstreams.group(group)).collect(),
         }

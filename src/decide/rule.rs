@@ -46,6 +46,8 @@ pub struct Rank {
     tier: Tier,
     /// More labels are more specific, a pattern has none; on addresses, more bits of the prefix.
     specificity_missing: u8,
+    /// Of rules on one name in one tier, those that were added by hand come first.
+    is_of_generation: bool,
     scope: Scope,
     kind: Kind,
     list: ListId,
@@ -92,7 +94,7 @@ impl Candidate {
     pub fn reaches_every_name(&self) -> bool {
         match self.key {
             Key::Name => self.labels == 0,
-            Key::Pattern(_) => false,
+            Key::Live { .. } | Key::Pattern(_) => false,
             Key::Address { .. } => true,
         }
     }
@@ -103,6 +105,8 @@ impl Candidate {
 pub enum Key {
     /// A name.
     Name,
+    /// A name, by the live rule of this entry.
+    Live { seq: u64 },
     /// The pattern of this number.
     Pattern(u32),
     /// An address of the answer, in a prefix of so many bits; with the number of an alias's target.
@@ -120,6 +124,8 @@ pub enum Inapplicable {
     Condition,
     /// The store names a class that the generation does not have.
     UnknownClass,
+    /// It was removed by hand.
+    Voided,
 }
 
 /// The verdict in the making: the best candidates so far.
@@ -136,6 +142,13 @@ impl Judgement {
     /// Weighs a row of the store.
     pub fn consider_row(&mut self, rules: &RuleBook, asked: &Asked<'_>, labels: u8, class: ClassId) {
         if let Ok(candidate) = self.examine(rules, asked, labels, class, Key::Name) {
+            self.weigh(rules, candidate);
+        }
+    }
+
+    /// Weighs the live rule of entry `seq`.
+    pub fn consider_live_rule(&mut self, rules: &RuleBook, asked: &Asked<'_>, labels: u8, class: ClassId, seq: u64) {
+        if let Ok(candidate) = self.examine(rules, asked, labels, class, Key::Live { seq }) {
             self.weigh(rules, candidate);
         }
     }
@@ -157,7 +170,7 @@ impl Judgement {
 
     /// Weighs the rules on an address of the answer to `asked`, aliases aside when one `is_led_on` by such a rule already.
     pub fn consider_address(&mut self, rules: &RuleBook, asked: &Asked<'_>, address: IpAddr, is_led_on: bool) {
-        for (bits, rule) in rules.addresses().holding(address) {
+        for (bits, rule) in rules.address_rules(address) {
             let key = Key::Address { bits, target: rule.target };
             if let Ok(candidate) = self.examine(rules, asked, 0, rule.class, key)
                 && !(is_led_on && candidate.rank.kind == Kind::Alias)
@@ -193,12 +206,13 @@ impl Judgement {
             }
         }
         let specificity = match key {
-            Key::Name | Key::Pattern(_) => labels,
+            Key::Name | Key::Live { .. } | Key::Pattern(_) => labels,
             Key::Address { bits, .. } => bits,
         };
         let rank = Rank {
             tier: Tier::of(class),
             specificity_missing: u8::MAX - specificity,
+            is_of_generation: !rules.is_live(id),
             scope: class.scope,
             kind: class.kind,
             list: class.list,

@@ -65,7 +65,8 @@ impl Core {
     pub(super) fn fallback(&mut self, now: Now, ticket: Ticket) -> Option<(EntryId, Freshness)> {
         let query = self.queries.get(ticket)?;
         // Rules that came while the query waited have not judged it.
-        if query.is_singled_out || query.rules != self.rules_stamp {
+        let is_judged = query.rules == self.rules_stamp || !query.is_touched(&self.changes);
+        if query.is_singled_out || !is_judged {
             return None;
         }
         // Rather what was said for its own network than what was for all.

@@ -2,7 +2,7 @@
 
 use super::rulebook::RuleBook;
 use super::settings::Settings;
-use crate::limits::LISTS_MAX;
+use crate::limits::{LISTS_MAX, LIVE_LISTS_MAX};
 
 /// Why an answer is what it is, for the client: an Extended DNS Error (RFC 8914) without its text, which is looked up when
 /// the reply is written, so that a cached answer keeps a number only.
@@ -72,6 +72,11 @@ impl Failure {
 }
 
 impl Why {
+    /// Whether nothing but what the upstreams did is the reason.
+    pub(super) fn is_of_upstreams(self) -> bool {
+        matches!(self, Why::Failure(Failure::UpstreamsSilent | Failure::UpstreamRefused | Failure::UpstreamBroken))
+    }
+
     /// As a cached answer keeps it.
     pub(super) fn to_code_and_text(self) -> (u16, u16) {
         match self {
@@ -83,7 +88,7 @@ impl Why {
 
 /// Text numbers from here on are failures', below it lists'.
 const FAILURE_TEXTS: u16 = 1 << 15;
-const _: () = assert!(LISTS_MAX <= FAILURE_TEXTS as usize, "no list's number is a failure's");
+const _: () = assert!(LISTS_MAX + LIVE_LISTS_MAX <= FAILURE_TEXTS as usize, "no list's number is a failure's");
 
 /// The text of a number of [`Why::to_code_and_text`].
 pub(super) fn ede_text<'a>(settings: &Settings, rules: &'a RuleBook, text: u16) -> &'a str {

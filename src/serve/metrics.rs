@@ -9,6 +9,7 @@ use corewall_sharding::filters::Filters;
 
 use crate::control::protocol::{CacheUse, WorkerServer};
 use crate::decide::counters::{Counter, Counters};
+use crate::decide::live::LiveSummary;
 
 macro_rules! socket_counters {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
@@ -116,6 +117,8 @@ pub struct WorkerReport {
     pub rules: u64,
     /// Its filters.
     pub filters: Arc<Filters>,
+    /// The live rules on top of them.
+    pub live: LiveSummary,
     /// Queries taken in and not answered yet.
     pub queries_waiting: u64,
     /// TCP connections with clients.

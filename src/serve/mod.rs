@@ -17,6 +17,7 @@ pub mod filters;
 pub mod framer;
 mod kernel;
 mod listen;
+pub mod live;
 pub mod metrics;
 pub mod outbox;
 pub mod patterns;

@@ -17,6 +17,7 @@ use fancy_regex::Regex;
 use hyperscan::{HsError, Matching, Scratch};
 
 use super::kernel::thread_cpu_time;
+use super::live::LivePatterns;
 use crate::build::patterns::{Bounded, CompileError, Compiled, Compiler, Outcome, Wanted, compile_bounded, sidecar};
 use crate::decide::StoreFailed;
 use crate::decide::pattern::Matches;
@@ -94,10 +95,30 @@ impl PatternDatabase {
         Self::compile(&regexes, why, compiler)
     }
 
+    /// Live patterns, compiled now.
+    ///
+    /// # Errors
+    /// Which of them is refused and why, in words for the operator.
+    pub fn of_live(regexes: &[&str], compiler: Compiler) -> Result<PatternDatabase, String> {
+        match Self::compile(regexes, String::new(), compiler) {
+            _ if regexes.is_empty() => Ok(Self::empty()),
+            Ok(database) => Ok(PatternDatabase { recompiled: None, ..database }),
+            Err(PatternError::Refused { regex, reason }) => {
+                Err(format!("the pattern /{regex}/ cannot be used: {reason}"))
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     /// No patterns: nothing is ever found.
     pub fn empty() -> PatternDatabase {
         let compiled = Compiled { plain: None, candidates: None, confirm: Vec::new(), examples: Vec::new() };
         PatternDatabase { compiled, recompiled: None }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.compiled.plain.is_none() && self.compiled.candidates.is_none()
     }
 
     /// Why the patterns were compiled anew at load; none when they were loaded as the build had compiled them.
@@ -134,6 +155,8 @@ pub struct PatternScanner {
     candidates: Vec<u32>,
     /// Scans that failed.
     failures: u64,
+    /// What finds the live patterns, and the number of the first; none without any.
+    live: Option<(Box<PatternScanner>, u32)>,
 }
 
 impl PatternScanner {
@@ -155,8 +178,34 @@ impl PatternScanner {
             confirm: compiled.confirm.clone(),
             candidates: Vec::with_capacity(compiled.confirm.len()),
             failures: 0,
+            live: None,
             database,
         })
+    }
+
+    /// The same with live patterns.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn with_live(mut self, patterns: &LivePatterns) -> Result<PatternScanner, String> {
+        self.set_live(patterns)?;
+        Ok(self)
+    }
+
+    /// Goes over to other live patterns; allocates only if they are others.
+    ///
+    /// # Errors
+    /// No memory; then all is as before.
+    pub fn set_live(&mut self, patterns: &LivePatterns) -> Result<(), String> {
+        let LivePatterns { database, first } = patterns;
+        let is_same = |live: &(Box<PatternScanner>, u32)| Arc::ptr_eq(&live.0.database, database) && live.1 == *first;
+        if database.is_empty() {
+            self.live = None;
+        } else if !self.live.as_ref().is_some_and(is_same) {
+            let scanner = PatternScanner::new(database.clone()).map_err(|error| error.to_string())?;
+            self.live = Some((Box::new(scanner), *first));
+        }
+        Ok(())
     }
 
     /// Finds the patterns that match in `text`, the lower-case text of a name, and puts their numbers into `matches`, which
@@ -167,6 +216,16 @@ impl PatternScanner {
     /// [`PATTERN_CONFIRM_US_MAX`] for all of them: whether the name is listed is not known.
     pub fn scan(&mut self, text: &str, matches: &mut Matches) -> Result<(), StoreFailed> {
         matches.clear();
+        self.scan_on(text, matches)?;
+        if let Some((live, first)) = &mut self.live {
+            let before = matches.as_slice().len();
+            live.scan_on(text, matches)?;
+            matches.renumber_from(before, *first);
+        }
+        Ok(())
+    }
+
+    fn scan_on(&mut self, text: &str, matches: &mut Matches) -> Result<(), StoreFailed> {
         self.find_plain(text, matches)
             .and_then(|()| self.find_candidates(text))
             .and_then(|()| self.confirm_candidates(text, matches))

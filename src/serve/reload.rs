@@ -12,17 +12,18 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::Duration;
 
-use corewall_sharding::overlay::LiveUpdate;
 use corewall_sharding::publish::{Generation, Store};
 use corewall_sharding::rows::Reads;
 use corewall_sharding::rule::Kind;
 
 use super::filters::{FilterPlacement, FilterPlaces, FilterWork, Readiness, prepare};
+use super::live::{self, LiveRules, LiveStep};
 use super::metrics::{ServerReport, WorkerReport};
 use super::patterns::{PatternDatabase, PatternScanner};
 use super::store::StoreReader;
 use super::store::readers::{Bell, ReaderSettings, Readers};
 use super::tcp::TcpLimits;
+use crate::build::patterns::Compiler;
 use crate::decide::cache::Flush;
 use crate::decide::rulebook::RuleBook;
 use crate::decide::settings::Settings;
@@ -51,8 +52,8 @@ pub struct Knowledge {
     pub settings: Arc<Settings>,
     /// How much TCP clients may take.
     pub tcp: TcpLimits,
-    /// The rules of the generation.
-    pub rules: Arc<RuleBook>,
+    /// The live rules on top of the generation's, and the book of both.
+    pub live: Arc<LiveRules>,
     patterns: Arc<PatternDatabase>,
     generation: Option<Arc<Generation>>,
     mmap: bool,
@@ -69,23 +70,20 @@ impl Knowledge {
         let (settings, tcp, mmap, store_readers) = (settings.clone(), *tcp, *mmap, *store_readers);
         let Some(dir) = store else {
             let (rules, patterns) = (Arc::new(RuleBook::empty(&settings)), Arc::new(PatternDatabase::empty()));
-            return Ok(Self { settings, tcp, rules, patterns, generation: None, mmap, filter_places, store_readers });
+            let live = Arc::new(LiveRules::none(rules, None, settings.clone(), Compiler::Child));
+            return Ok(Self { settings, tcp, live, patterns, generation: None, mmap, filter_places, store_readers });
         };
-        let generation = Store::open(dir).and_then(|store| store.current_unverified(filter_places.copies()));
-        let generation = generation.map_err(|error| error.to_string())?;
+        let store = Store::open(dir).map_err(|error| error.to_string())?;
+        let generation = store.current_unverified(filter_places.copies()).map_err(|error| error.to_string())?;
         prepare(&generation, &filter_places, filters);
+        let generation = Arc::new(generation);
         let rules = RuleBook::new(&generation, &settings).map_err(|error| error.to_string())?;
         let patterns = PatternDatabase::load(&generation).map_err(|error| error.to_string())?;
-        let knowledge = Self {
-            settings,
-            tcp,
-            rules: Arc::new(rules),
-            patterns: Arc::new(patterns),
-            generation: Some(Arc::new(generation)),
-            mmap,
-            filter_places,
-            store_readers,
-        };
+        let live = LiveRules::none(Arc::new(rules), Some(generation.clone()), settings.clone(), Compiler::Child);
+        live.load(live::entries_after(&store, generation.manifest.overlay_seq)?)?;
+        let (live, patterns) = (Arc::new(live), Arc::new(patterns));
+        let generation = Some(generation);
+        let knowledge = Self { settings, tcp, live, patterns, generation, mmap, filter_places, store_readers };
         // Every worker will do the same: better to fail here, once and before anything has changed.
         knowledge.open_store(None)?;
         knowledge.open_patterns()?;
@@ -120,7 +118,7 @@ impl Knowledge {
         StoreReader::open_in_memory(generation, readers).map_err(|error| error.to_string())
     }
 
-    /// A worker's own scanner.
+    /// A worker's own scanner of the generation's patterns.
     pub fn open_patterns(&self) -> Result<PatternScanner, String> {
         PatternScanner::new(self.patterns.clone()).map_err(|error| error.to_string())
     }
@@ -201,10 +199,11 @@ pub enum Order {
         /// Whom to tell.
         done: SyncSender<u64>,
     },
-    /// Rules were added or removed by hand: take the change over, cached answers included, and say when that is done.
+    /// Rules were added or removed by hand: take the change over, cached answers included, and say when that is done. See
+    /// [`Order::live`].
     Live {
-        /// What has changed.
-        update: Arc<LiveUpdate>,
+        /// All live rules as they are now.
+        step: Arc<LiveStep>,
         /// Whom to tell.
         done: SyncSender<Result<(), String>>,
     },
@@ -220,6 +219,13 @@ pub enum Order {
     },
     /// Answer what has been asked and end.
     Stop,
+}
+
+impl Order {
+    /// The order to take over what [`LiveRules::commit`] gave.
+    pub fn live(step: &Arc<LiveStep>, done: SyncSender<Result<(), String>>) -> Order {
+        Order::Live { step: step.clone(), done }
+    }
 }
 
 /// The worker's end of its queue of orders.
@@ -261,13 +267,27 @@ impl Commander {
     }
 }
 
+/// Makes every worker take over changed live rules. Returns what went wrong, by core; the other workers have, and one that has
+/// not takes this change over with the next one.
+pub fn change_all(commanders: &[Commander], step: &Arc<LiveStep>) -> Vec<(usize, String)> {
+    tell_each(commanders, |done| Order::live(step, done))
+}
+
 /// Makes every worker go over to `knowledge`, one after the other, so that never more than one of them is opening files
 /// instead of answering. Returns what went wrong, by core; the other workers have changed.
 pub fn switch_all(commanders: &[Commander], knowledge: &Arc<Knowledge>) -> Vec<(usize, String)> {
+    tell_each(commanders, |done| Order::Switch { knowledge: knowledge.clone(), done })
+}
+
+/// Gives one worker after the other an order, each when the one before has carried it out.
+fn tell_each(
+    commanders: &[Commander],
+    order: impl Fn(SyncSender<Result<(), String>>) -> Order,
+) -> Vec<(usize, String)> {
     let mut failures = Vec::new();
     for commander in commanders {
         let (done, is_done) = mpsc::sync_channel(1);
-        let outcome = if commander.order(Order::Switch { knowledge: knowledge.clone(), done }) {
+        let outcome = if commander.order(order(done)) {
             is_done
                 .recv_timeout(Duration::from_millis(START_MS_MAX))
                 .unwrap_or_else(|_| Err("it does not answer".to_owned()))

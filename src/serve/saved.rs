@@ -139,6 +139,7 @@ mod tests {
                 authentic_data: false,
                 ede: None,
                 rules: 1,
+                by_name_alone: true,
                 stored,
                 ttl_s,
                 scope_bits: None,

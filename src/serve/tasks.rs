@@ -246,8 +246,8 @@ async fn obey(worker: Shared, orders: Receiver<Order>, wakeups: UnixStream) {
                 Order::Flush { what, done } => {
                     spawn_local(flush(worker.clone(), what, done)).detach();
                 }
-                Order::Live { update, done } => {
-                    let _ = done.send(worker.borrow_mut().change_live(&update));
+                Order::Live { step, done } => {
+                    let _ = done.send(worker.borrow_mut().change_live(&step));
                 }
                 Order::Report { done } => {
                     let _ = done.send(worker.borrow_mut().report());

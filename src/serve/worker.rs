@@ -14,11 +14,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use corewall_sharding::overlay::LiveUpdate;
-
 use super::answer_here::carry_out;
 use super::clock::{Clock, unix_s};
 use super::kernel::{Alarm, Epoll, Events, Interest};
+use super::live::LiveStep;
 use super::metrics::{ServerReport, SocketCounters, Totals, WorkerReport};
 use super::patterns::PatternScanner;
 use super::reload::Knowledge;
@@ -78,6 +77,8 @@ pub struct Worker {
     /// The number of the core that it runs on.
     core_number: usize,
     patterns: PatternScanner,
+    /// The last change of live rules on this generation that was taken over.
+    live_version: u64,
     /// Number of the generation, and its rules.
     generation: Option<u64>,
     rule_count: u64,
@@ -128,7 +129,8 @@ impl Worker {
         added.map_err(|error| format!("cannot wait for a socket: {error}"))?;
         let [core_seed, port_seed] = seeds;
         let clock = Clock::start();
-        let mut core = Core::new(knowledge.settings.clone(), knowledge.rules.clone(), core_seed);
+        let live = knowledge.live.now();
+        let mut core = Core::new(knowledge.settings.clone(), live.change.rules.clone(), core_seed);
         core.set_filter_place(knowledge.filter_place(core_number));
         core.set_wall_clock(clock.now(), unix_s());
         Ok(Self {
@@ -137,7 +139,8 @@ impl Worker {
             store: knowledge.open_store(Some((core_number, &bell)))?,
             bell,
             core_number,
-            patterns: knowledge.open_patterns()?,
+            patterns: knowledge.open_patterns()?.with_live(&live.patterns)?,
+            live_version: live.change.version,
             generation: knowledge.generation(),
             rule_count: knowledge.rule_count(),
             listeners: listeners
@@ -206,6 +209,7 @@ impl Worker {
             generation: self.generation,
             rules: self.rule_count,
             filters: self.core.rules().filters().clone(),
+            live: self.core.live_summary(),
             queries_waiting: self.core.queries_waiting() as u64,
             tcp_connections: self.connections.open_count() as u64,
             cache: CacheUse {
@@ -530,10 +534,12 @@ impl Worker {
     /// Goes over to another generation and configuration, between two batches. Opens the shards first: if one cannot be
     /// opened everything stays as it is.
     pub fn switch(&mut self, knowledge: &Knowledge) -> Result<(), String> {
+        let live = knowledge.live.now();
         let store = knowledge.open_store(Some((self.core_number, &self.bell)))?;
-        let patterns = knowledge.open_patterns()?;
-        self.core.switch(knowledge.settings.clone(), knowledge.rules.clone());
+        let patterns = knowledge.open_patterns()?.with_live(&live.patterns)?;
+        self.core.switch(knowledge.settings.clone(), live.change.rules.clone());
         self.core.set_filter_place(knowledge.filter_place(self.core_number));
+        self.live_version = live.change.version;
         // It may have been set since the start.
         self.core.set_wall_clock(self.clock.now(), unix_s());
         self.connections.set_limits(knowledge.tcp);
@@ -547,9 +553,18 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes over rules that were added or removed by hand; cached answers are judged again.
-    pub fn change_live(&mut self, update: &LiveUpdate) -> Result<(), String> {
-        self.core.change_live(update)
+    /// Takes over rules that were added or removed by hand, between two batches; cached answers are judged again.
+    pub fn change_live(&mut self, step: &LiveStep) -> Result<(), String> {
+        if self.generation != step.generation {
+            return Err("it serves another generation; reload first".to_owned());
+        }
+        // One that another order has overtaken holds nothing new.
+        if step.change.version > self.live_version {
+            self.patterns.set_live(&step.patterns)?;
+            self.core.change_live(&step.change, step.change.version == self.live_version + 1);
+            self.live_version = step.change.version;
+        }
+        Ok(())
     }
 
     /// Takes in the popular answers of the process before, if their file is there and whole.

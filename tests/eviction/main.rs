@@ -89,6 +89,7 @@ impl Replay {
             authentic_data: false,
             ede: None,
             rules: 1,
+            by_name_alone: false,
             stored: Now(0),
             ttl_s: 300,
             scope_bits: None,

@@ -15,10 +15,12 @@ use corewall::decide::settings::Settings;
 use corewall::decide::upstream::ServerId;
 use corewall::decide::{Core, Now, Origin, Ready, SendId, Step, StoreFailed, Ticket, Transport, Undelivered, Unread};
 use corewall::serve::answer_here::{carry_one_out, carry_out};
+use corewall::serve::live::LiveRules;
 use corewall::serve::patterns::{PatternDatabase, PatternScanner};
 use corewall::serve::saved;
 use corewall::serve::store::StoreReader;
 use corewall::{build, config, limits};
+use corewall_sharding::overlay::{LiveEntry, LiveUpdate};
 use corewall_sharding::publish::Store;
 
 use crate::scenario::{File, Server, StoreState};
@@ -65,6 +67,9 @@ pub struct Appliance {
     core: Core,
     store: StoreReader,
     patterns: PatternScanner,
+    live: LiveRules,
+    /// The entries of the overlay.
+    entries: Vec<Arc<LiveEntry>>,
     folder: tempfile::TempDir,
     name: String,
     config: String,
@@ -89,14 +94,16 @@ impl Appliance {
     pub fn start(name: &str, config: &str, files: &[File]) -> Result<Appliance, String> {
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         write_files(folder.path(), files)?;
-        let (settings, rules, store, patterns) = open(folder.path(), name, config)?;
+        let Opened { settings, live, store, patterns } = open(folder.path(), name, config, &[])?;
         // Message ids need not be unpredictable here, but the same in each run.
-        let mut core = Core::new(settings, rules, [7; 32]);
+        let mut core = Core::new(settings, live.now().change.rules.clone(), [7; 32]);
         core.set_keepalive(300);
         Ok(Appliance {
             core,
             store,
             patterns,
+            live,
+            entries: Vec::new(),
             folder,
             name: name.to_owned(),
             config: config.to_owned(),
@@ -118,14 +125,24 @@ impl Appliance {
             config.clone_into(&mut self.config);
         }
         write_files(self.folder.path(), files)?;
-        let (settings, rules, store, patterns) = open(self.folder.path(), &self.name, &self.config)?;
-        self.core.switch(settings, rules);
-        self.store = store;
-        self.patterns = patterns;
+        let Opened { settings, live, store, patterns } =
+            open(self.folder.path(), &self.name, &self.config, &self.entries)?;
+        self.core.switch(settings, live.now().change.rules.clone());
+        (self.live, self.store, self.patterns) = (live, store, patterns);
         // What was being read is asked of the new generation.
         for Reading { ticket, .. } in std::mem::take(&mut self.readings) {
             self.end_reading(ticket, Vec::new())?;
         }
+        Ok(())
+    }
+
+    /// Live rules change, as by a worker's order.
+    pub fn change_live(&mut self, update: &LiveUpdate) -> Result<(), String> {
+        self.entries.retain(|entry| !update.left.contains(&entry.seq));
+        self.entries.extend(update.entered.iter().cloned());
+        let step = self.live.commit(self.live.prepare(update.clone())?);
+        self.patterns.set_live(&step.patterns)?;
+        self.core.change_live(&step.change, true);
         Ok(())
     }
 
@@ -142,9 +159,10 @@ impl Appliance {
         self.finish()?;
         let path = saved::path_of(self.folder.path(), 0);
         saved::save(&path, 1_000_000, &self.core.save(self.now)).map_err(|error| error.to_string())?;
-        let (settings, rules, store, patterns) = open(self.folder.path(), &self.name, &self.config)?;
-        self.core = Core::new(settings, rules, [8; 32]);
-        (self.store, self.patterns) = (store, patterns);
+        let Opened { settings, live, store, patterns } =
+            open(self.folder.path(), &self.name, &self.config, &self.entries)?;
+        self.core = Core::new(settings, live.now().change.rules.clone(), [8; 32]);
+        (self.live, self.store, self.patterns) = (live, store, patterns);
         // A clock of its own, which may have begun later than the answers were stored.
         self.now = Now(1_000);
         self.readings.clear();
@@ -366,25 +384,37 @@ fn write_files(folder: &Path, files: &[File]) -> Result<(), String> {
     Ok(())
 }
 
-/// What the core works with: settings, rules, and the readers of store and patterns.
-type Opened = (Arc<Settings>, Arc<RuleBook>, StoreReader, PatternScanner);
+/// What the core works with.
+struct Opened {
+    settings: Arc<Settings>,
+    live: LiveRules,
+    store: StoreReader,
+    patterns: PatternScanner,
+}
 
-/// Reads the configuration, builds a generation of its lists if it has any, and opens it as the server does.
-fn open(folder: &Path, name: &str, config: &str) -> Result<Opened, String> {
+/// Reads the configuration, builds a generation of its lists if it has any, and opens it as the server does, with these entries
+/// of the overlay on top.
+fn open(folder: &Path, name: &str, config: &str, entries: &[Arc<LiveEntry>]) -> Result<Opened, String> {
     let config = config::parse(config, &folder.join(name)).map_err(|error| error.to_string())?;
     let hosts = config::Hosts::read(&config.hosts_files).map_err(|error| error.message())?;
-    let settings = config.settings_with(&hosts);
+    let settings = Arc::new(config.settings_with(&hosts));
+    let (rules, generation, reader, patterns);
     if config.list.is_empty() {
-        let patterns = PatternScanner::new(Arc::new(PatternDatabase::empty())).map_err(|error| error.to_string())?;
-        let rules = RuleBook::empty(&settings);
-        return Ok((Arc::new(settings), Arc::new(rules), StoreReader::empty(), patterns));
+        (rules, generation) = (RuleBook::empty(&settings), None);
+        (reader, patterns) = (StoreReader::empty(), PatternDatabase::empty());
+    } else {
+        let store = folder.join("store");
+        let options = build::Options { shards: config.build.shards, refused: None, compiler: Compiler::Here };
+        build::run(&config.list_specs(), &store, &options, &mut |_| {}).map_err(|error| error.to_string())?;
+        let opened = Store::open(&store).and_then(|store| store.current()).map_err(|error| error.to_string())?;
+        rules = RuleBook::new(&opened, &settings).map_err(|error| error.to_string())?;
+        reader = StoreReader::open(&opened, config.mmap).map_err(|error| error.to_string())?;
+        patterns = PatternDatabase::load(&opened).map_err(|error| error.to_string())?;
+        generation = Some(Arc::new(opened));
     }
-    let store = folder.join("store");
-    let options = build::Options { shards: config.build.shards, refused: None, compiler: Compiler::Here };
-    build::run(&config.list_specs(), &store, &options, &mut |_| {}).map_err(|error| error.to_string())?;
-    let generation = Store::open(&store).and_then(|store| store.current()).map_err(|error| error.to_string())?;
-    let rules = RuleBook::new(&generation, &settings).map_err(|error| error.to_string())?;
-    let reader = StoreReader::open(&generation, config.mmap).map_err(|error| error.to_string())?;
-    let patterns = PatternDatabase::load(&generation).and_then(|patterns| PatternScanner::new(Arc::new(patterns)));
-    Ok((Arc::new(settings), Arc::new(rules), reader, patterns.map_err(|error| error.to_string())?))
+    let live = LiveRules::none(Arc::new(rules), generation, settings.clone(), Compiler::Here);
+    live.load(entries.iter().map(|entry| LiveEntry::clone(entry)))?;
+    let patterns = PatternScanner::new(Arc::new(patterns)).map_err(|error| error.to_string())?;
+    let patterns = patterns.with_live(&live.now().patterns)?;
+    Ok(Opened { settings, live, store: reader, patterns })
 }

@@ -5,6 +5,7 @@
 
 mod appliance;
 mod compare;
+mod live;
 mod foreign;
 mod message;
 mod parse;

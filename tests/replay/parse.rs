@@ -5,8 +5,10 @@ use std::path::Path;
 use corewall::decide::Undelivered;
 use corewall::decide::cache::Flush;
 use corewall_sharding::name::Name;
+use corewall_sharding::overlay::LiveUpdate;
 
 use crate::Failure;
+use crate::live;
 use crate::message::{self, Edns, FLAGS, Message, OPCODES, RCODES};
 use crate::scenario::{Adjust, Entry, Event, File, MATCH_ALL, Match, Range, Scenario, Server, Step, StoreState};
 
@@ -157,6 +159,10 @@ impl<'a> Parser<'a> {
                 none(Event::Nothing)?;
                 self.reload()?
             }
+            "LIVE" => {
+                none(Event::Nothing)?;
+                self.live()?
+            }
             _ => return Err(self.fail(format!("unknown step `{kind}`"))),
         };
         Ok(Step { number, line, event })
@@ -170,6 +176,16 @@ impl<'a> Parser<'a> {
                 (word @ ("FILE_BEGIN" | "SQL_BEGIN"), name) => files.push(self.file_content(word, name)?),
                 ("RELOAD_END", "") => return Ok(Event::Reload { config, files }),
                 (word, _) => return Err(self.fail(format!("unexpected `{word}` in a reload"))),
+            }
+        }
+    }
+
+    fn live(&mut self) -> Result<Event, Failure> {
+        let mut update = LiveUpdate::default();
+        loop {
+            match self.next_or("LIVE_END")? {
+                ("LIVE_END", "") => return Ok(Event::Live(update)),
+                (word, rest) => self.check(live::read(word, rest, &mut update))?,
             }
         }
     }

@@ -104,6 +104,7 @@ impl<'a> Run<'a> {
             }
             Event::Restart(seconds) => appliance.restart(*seconds),
             Event::Reload { config, files } => appliance.reload(config.as_deref(), files),
+            Event::Live(update) => appliance.change_live(update),
             Event::Store(state) => {
                 appliance.state = *state;
                 Ok(())

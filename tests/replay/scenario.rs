@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use corewall::decide::Undelivered;
 use corewall::decide::cache::Flush;
+use corewall_sharding::overlay::LiveUpdate;
 
 use crate::message::{Draft, Message};
 
@@ -227,6 +228,8 @@ pub enum Event {
         config: Option<String>,
         files: Vec<File>,
     },
+    /// Live rules change.
+    Live(LiveUpdate),
     /// The store, or the patterns, can no longer be read, or not at once; or can again.
     Store(StoreState),
     Nothing,

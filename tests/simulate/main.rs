@@ -4,6 +4,8 @@
 //!
 //! A failure tells its seed; `COREWALL_SEED=n cargo test --test simulate` runs that one alone.
 
+mod live;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -5,6 +5,8 @@ use crate::build::patterns::Compiler;
 use crate::build::{self, ListSpec, Options};
 use crate::decide::local::{LocalRecords, Served};
 use crate::lists::Format;
+use corewall_sharding::overlay::{LiveChange, Void};
+use corewall_sharding::rule::{Rule, RuleKey, Scope};
 
 /// A store of these lists: name, format, text.
 fn store(lists: &[(&str, Format, &str)]) -> tempfile::TempDir {
@@ -28,6 +30,11 @@ fn store(lists: &[(&str, Format, &str)]) -> tempfile::TempDir {
 }
 
 fn explained(dir: &tempfile::TempDir, name: &str, rtype: &str) -> String {
+    explained_with(dir, name, rtype, &[])
+}
+
+/// With these entries of the overlay.
+fn explained_with(dir: &tempfile::TempDir, name: &str, rtype: &str, entries: &[LiveEntry]) -> String {
     let question = Question {
         name: parse_subject(name).unwrap().name,
         address: parse_subject(name).unwrap().address,
@@ -37,7 +44,7 @@ fn explained(dir: &tempfile::TempDir, name: &str, rtype: &str) -> String {
     let local =
         LocalRecords::new(Vec::new(), Served { special_use_names: true, reverse_zones: true, canary_domains: true });
     let settings = Settings { local, ede_text: true, ..Settings::default() };
-    explain(&dir.path().join("store"), settings, false, &question).unwrap()
+    explain(&dir.path().join("store"), settings, false, &question, |_, _| Ok(entries.to_vec())).unwrap()
 }
 
 #[test]
@@ -135,4 +142,98 @@ fn an_address_is_explained_by_the_rules_on_answers_that_hold_it() {
     assert!(explained(&dir, "2001:db8:bad::1", "A").contains("block address 2001:db8:bad::/48"));
     let rewritten = explained(&dir, "203.0.113.7", "A");
     assert!(rewritten.ends_with("  no rule speaks of it\n  it is replaced by 203.0.113.8\n"), "{rewritten}");
+}
+
+fn entry(seq: u64, list: &str, change: LiveChange, reason: &str) -> LiveEntry {
+    let (list, reason) = (list.to_owned(), reason.to_owned());
+    LiveEntry { seq, change, list, created_s: 1_709_208_000, expires_s: (seq == 8).then_some(1_767_225_599), reason }
+}
+
+fn live_rule(kind: Kind, scope: Scope, key: RuleKey) -> LiveChange {
+    LiveChange::Rule(Rule { class: Class::plain(kind, scope, 0), key })
+}
+
+#[test]
+fn live_rules_and_what_they_void_are_told_with_their_entries() {
+    let dir = store(&[("ads", Format::Adblock, "||ads.example.com^\n/^ads\\.ex/\n||c.example.com^\n")]);
+    let name = |text: &str| -> Name { text.parse().unwrap() };
+    let entries = [
+        entry(
+            7,
+            "ads",
+            LiveChange::Void(Void::Name { name: name("ads.example.com"), scope: Scope::Subtree, kind: Kind::Block }),
+            "",
+        ),
+        entry(
+            8,
+            "live",
+            live_rule(
+                Kind::Alias,
+                Scope::Exact,
+                RuleKey::Name { name: name("ads.example.com"), target: Some(name("c.example.com")) },
+            ),
+            "ticket 5",
+        ),
+        entry(9, "ads", LiveChange::Void(Void::Pattern { regex: "^ads\\.ex".to_owned(), kind: Kind::Block }), ""),
+        entry(
+            10,
+            "live",
+            live_rule(Kind::Block, Scope::Pattern, RuleKey::Pattern { regex: "ads".to_owned(), target: None }),
+            "",
+        ),
+    ];
+    let text = explained_with(&dir, "ads.example.com", "A", &entries);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(
+        lines[3..9],
+        [
+            "ads.example.com",
+            "  => 5 alias             alias exact ads.example.com -> c.example.com  [`live`]  (overlay entry 8, added 2024-02-29 12:00:00 UTC, until 2025-12-31 23:59:59 UTC, reason: ticket 5)",
+            "     7 block by pattern  block pattern /ads/  [`live`]  (overlay entry 10, added 2024-02-29 12:00:00 UTC)",
+            "     6 block by name     block subtree ads.example.com  [`ads`]  not applied: it was removed by hand  (overlay entry 7, made 2024-02-29 12:00:00 UTC)",
+            "     7 block by pattern  block pattern /^ads\\.ex/  [`ads`]  not applied: it was removed by hand  (overlay entry 9, made 2024-02-29 12:00:00 UTC)",
+            "  alias of list `live`",
+        ]
+    );
+    assert!(lines.contains(&"c.example.com") && lines.contains(&"  blocked by list `ads`"), "{text}");
+    assert!(text.contains("  answer: ads.example.com. 60 IN A 0.0.0.0\n"), "{text}");
+}
+
+#[test]
+fn live_rules_on_addresses_and_on_the_root_name_are_told_too() {
+    let dir = store(&[(
+        "ads",
+        Format::Rpz,
+        "$TTL 60\n@ SOA localhost. root.localhost. 1 3600 600 86400 60\n NS localhost.\n24.0.2.0.192.rpz-ip CNAME .\n",
+    )]);
+    let net = "192.0.2.0/24".parse().unwrap();
+    let entries = [
+        entry(1, "ads", LiveChange::Void(Void::Address { net, kind: Kind::Block }), "too wide"),
+        entry(
+            2,
+            "live",
+            live_rule(
+                Kind::Block,
+                Scope::Address,
+                RuleKey::Address { net: "192.0.2.7/32".parse().unwrap(), target: None },
+            ),
+            "",
+        ),
+        entry(
+            3,
+            "live",
+            live_rule(Kind::Block, Scope::Subtree, RuleKey::Name { name: Name::ROOT, target: None }),
+            "lock-down",
+        ),
+    ];
+    let text = explained_with(&dir, "192.0.2.7", "A", &entries);
+    assert!(text.contains("block address 192.0.2.7/32  [`live`]  (overlay entry 2, added"), "{text}");
+    assert!(
+        text.contains(
+            "not applied: it was removed by hand  (overlay entry 1, made 2024-02-29 12:00:00 UTC, reason: too wide)"
+        ),
+        "{text}"
+    );
+    let text = explained_with(&dir, "www.example.com", "A", &entries);
+    assert!(text.contains("=> 6 block by name     block subtree .  [`live`]  (overlay entry 3, added"), "{text}");
 }

@@ -1,25 +1,28 @@
 //! Rules in words: the normalised form of what lists wrote.
 
-use corewall_sharding::publish::Generation;
 use corewall_sharding::rule::{Answer, Class, ClientMatch, Condition, List};
 use domain::base::Rtype;
 
 use super::found::{Found, FoundRule};
 use crate::build::report::{kind_name, scope_name};
 use crate::decide::rule::{Inapplicable, Tier};
+use crate::decide::rulebook::RuleBook;
 
 /// The rules that were found, one a line; `=>` is before the one that decides, but for a name that is not theirs to decide.
-pub fn candidates(generation: &Generation, found: &Found, is_local: bool) -> String {
+pub fn candidates(rules: &RuleBook, found: &Found, is_local: bool) -> String {
     let mut out = String::new();
     for rule in &found.rules {
-        let Some(class) = generation.classes.get(rule.class as usize) else { continue };
+        let Some(class) = rules.class(rule.class) else { continue };
         let wins = !is_local && rule.outcome.is_ok() && rule.outcome.ok() == found.winner;
         let tier = Tier::of(class);
-        let from = generation.lists.get(usize::from(class.list)).map(list).unwrap_or_default();
+        let from = rules.list(class.list).map(|book| list(&book.list)).unwrap_or_default();
         let mark = if wins { "=>" } else { "  " };
         out += &format!("  {mark} {} {:<16}  {}  [{from}]", tier as u8, tier_name(tier), normalised(class, rule));
         if let Err(why) = rule.outcome {
             out += &format!("  not applied: {}", inapplicable(why));
+        }
+        if !rule.entry.is_empty() {
+            out += &format!("  ({})", rule.entry);
         }
         out.push('\n');
     }
@@ -51,6 +54,7 @@ fn inapplicable(why: Inapplicable) -> &'static str {
         Inapplicable::Scope => "it does not speak of this very name",
         Inapplicable::Policy => "the client's policy leaves its list out",
         Inapplicable::Condition => "its condition does not hold",
+        Inapplicable::Voided => "it was removed by hand",
         Inapplicable::UnknownClass => "the store is damaged",
     }
 }

@@ -52,6 +52,8 @@ pub struct EntryHead {
     pub ede: Option<(u16, u16)>,
     /// The rules under which it was judged (generation and, later, overlay sequence); 0 for rules of another time.
     pub rules: u64,
+    /// No rules but those on the very name made it what it is: neither on another name, nor on addresses.
+    pub by_name_alone: bool,
     /// When it was stored.
     pub stored: Now,
     /// Seconds that it may be served from then; `u32::MAX` for [`Origin::Rule`].
@@ -67,6 +69,7 @@ impl EntryHead {
         scope_bits: None,
         ede: None,
         rules: 0,
+        by_name_alone: false,
         stored: Now(0),
         ttl_s: 0,
     };

@@ -144,8 +144,17 @@ impl Cache {
         let key = CacheKey { policy, name: &name, qtype, qclass, dnssec_ok, checking_disabled, subnet };
         let origin = Origin::Upstream { group, chain };
         // Whether it was for all networks is not told, so that it is not for clients of whom one is.
-        let head =
-            EntryHead { origin, rcode, authentic_data, ede: None, rules: 0, stored: now, ttl_s, scope_bits: None };
+        let head = EntryHead {
+            origin,
+            rcode,
+            authentic_data,
+            ede: None,
+            rules: 0,
+            by_name_alone: false,
+            stored: now,
+            ttl_s,
+            scope_bits: None,
+        };
         let (answers, authorities) = (entry.answers, entry.authorities);
         let shape = Shape { bytes: entry.body.len(), answers, authorities, too_large: false };
         self.remove(&key);

@@ -192,6 +192,12 @@ impl Groups {
         self.class_groups = vec![NO_SERVERS; classes];
     }
 
+    /// Classes from `first` to below `end` are others than before: their groups are found by their servers again.
+    pub(super) fn set_live_classes(&mut self, first: usize, end: usize) {
+        self.class_groups.truncate(first);
+        self.class_groups.resize(end, NO_SERVERS);
+    }
+
     /// Drops the groups that the last configuration did not name either.
     fn drop_unnamed(&mut self) {
         for slot in 0..self.groups.len() as u32 {

@@ -146,6 +146,11 @@ impl Upstreams {
         self.probes.grow(self.groups.servers.capacity());
     }
 
+    /// Goes over to other live rules, whose classes are numbered from `first` to below `end`. Allocates where there are more.
+    pub fn set_live_classes(&mut self, first: usize, end: usize) {
+        self.groups.set_live_classes(first, end);
+    }
+
     /// The configured group of this name; one that is not configured has no servers.
     pub fn group(&self, name: &str) -> GroupId {
         self.groups.id_of(name)
