@@ -22,8 +22,8 @@ use crate::route::{NameHash, Reach, SubtreeDepths, SuffixHashes};
 /// Probes begun before the first of them is compared: most names have fewer labels, and a core keeps some ten to sixteen
 /// cache lines on their way from memory.
 const PROBES_AT_ONCE: usize = 8;
-/// Threads that compare checksums: so many read memory as fast as it is.
-const VERIFY_THREADS_MAX: usize = 8;
+/// Threads that compare checksums while nothing is answered yet: so many read memory as fast as it is.
+pub const VERIFY_THREADS_MAX: usize = 8;
 
 /// What a filter is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,9 +189,9 @@ impl Filters {
         place.is_some_and(|place| self.begin(place, hash, reach).is_none_or(Probe::may_hold))
     }
 
-    /// Reads the files that have not been read yet, in their order and by several threads, until `bytes_max` bytes: those that
-    /// are right can be asked from then on, or be copied. `is_wanted` is asked before each; false ends it.
-    pub fn verify(&self, bytes_max: u64, is_wanted: &(impl Fn() -> bool + Sync)) {
+    /// Reads the files that have not been read yet, in their order and by at most `threads_max` threads, until `bytes_max` bytes:
+    /// those that are right can be asked from then on, or be copied. `is_wanted` is asked before each; false ends it.
+    pub fn verify(&self, bytes_max: u64, threads_max: usize, is_wanted: &(impl Fn() -> bool + Sync)) {
         let mut left = bytes_max;
         let mut shards: Vec<u16> = Vec::new();
         for (shard, file) in (0..).zip(&self.files).filter(|(_, file)| file.state() == FilterState::Unverified) {
@@ -199,7 +199,8 @@ impl Filters {
             left = rest;
             shards.push(shard);
         }
-        let threads = thread::available_parallelism().map_or(1, usize::from).min(VERIFY_THREADS_MAX).min(shards.len());
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let threads = threads_max.min(cores).min(shards.len());
         let next = AtomicUsize::new(0);
         let run = || {
             while let Some(&shard) = shards.get(next.fetch_add(1, Ordering::Relaxed)).filter(|_| is_wanted()) {
@@ -236,7 +237,8 @@ impl Filters {
     }
 
     /// Copies every verified filter into memory and has the workers of this place ask the copies. To be called on a thread
-    /// that runs near them: the memory lies where it is first touched. Does nothing when the files are mapped.
+    /// that runs near them: the memory lies where it is first touched. Does nothing when the files are mapped. Without memory
+    /// the workers of this place ask the mapped files.
     pub fn copy_to(&self, place: usize) -> io::Result<()> {
         if !self.are_copies {
             return Ok(());
@@ -248,11 +250,17 @@ impl Filters {
         let is_placed = |shard: u16| self.slot(place, shard).is_none_or(|slot| slot.get().is_some());
         let verified = self.files.iter().enumerate().filter_map(verified).filter(|(shard, _)| !is_placed(*shard));
         let (shards, filters): (Vec<u16>, Vec<Arc<Filter>>) = verified.unzip();
-        for (shard, copy) in shards.into_iter().zip(Filter::copies(&filters)?) {
-            self.bytes_in_memory.fetch_add(copy.bytes() as u64, Ordering::Relaxed);
-            self.put(place, shard, Arc::new(copy));
+        let (copies, outcome) = match Filter::copies(&filters) {
+            Ok(copies) => (copies.into_iter().map(Arc::new).collect(), Ok(())),
+            Err(error) => (filters, Err(error)),
+        };
+        for (shard, copy) in shards.into_iter().zip(copies) {
+            if outcome.is_ok() {
+                self.bytes_in_memory.fetch_add(copy.bytes() as u64, Ordering::Relaxed);
+            }
+            self.put(place, shard, copy);
         }
-        Ok(())
+        outcome
     }
 
     /// Lets go of the files that have been copied to every place.

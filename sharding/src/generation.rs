@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use crate::StoreError;
 use crate::filter::{Filter, FilterNotMade};
-use crate::filters::Filters;
+use crate::filters::{Filters, VERIFY_THREADS_MAX};
 use crate::manifest::{FileEntry, MANIFEST_NAME, Manifest, key_check};
 use crate::name::Name;
 use crate::route::{self, HashKey, Reach};
@@ -148,7 +148,7 @@ impl Generation {
 
     /// Fails unless every filter is as it was built; reads those that have not been read yet.
     pub fn require_filters(&self) -> Result<(), StoreError> {
-        self.filters.verify(u64::MAX, &|| true);
+        self.filters.verify(u64::MAX, VERIFY_THREADS_MAX, &|| true);
         match self.filters.bad().into_iter().next() {
             Some((shard, what)) => Err(StoreError::damaged(&self.dir.join(filter_name(shard)), what)),
             None => Ok(()),

@@ -17,6 +17,7 @@ use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::StoreError;
+use crate::filters::VERIFY_THREADS_MAX;
 pub use crate::generation::{AddressRow, Generation, PatternRow};
 use crate::route::HashKey;
 
@@ -113,7 +114,7 @@ impl Store {
     /// Any generation, opened and verified, of its filters some [`FILTER_BYTES_AT_OPENING`]: the others answer "maybe".
     pub fn generation(&self, number: u64) -> Result<Generation, StoreError> {
         let generation = self.load(number, None)?;
-        generation.filters.verify(FILTER_BYTES_AT_OPENING, &|| true);
+        generation.filters.verify(FILTER_BYTES_AT_OPENING, VERIFY_THREADS_MAX, &|| true);
         Ok(generation)
     }
 

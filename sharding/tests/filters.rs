@@ -133,12 +133,12 @@ fn until_it_is_verified_a_filter_says_maybe_and_a_budget_verifies_the_first_ones
     let filters = &generation.filters;
     assert_eq!(filters.counts(), counts(0, 2, 0, 0));
     assert_eq!(misses_and_false_alarms(&generation), (0, NAMES as usize));
-    filters.verify(0, &|| true);
-    filters.verify(u64::MAX, &|| false);
+    filters.verify(0, 2, &|| true);
+    filters.verify(u64::MAX, 2, &|| false);
     assert_eq!(filters.counts(), counts(0, 2, 0, 0), "no budget, or nobody who wants it");
-    filters.verify(filters.file_bytes() - 1, &|| true);
+    filters.verify(filters.file_bytes() - 1, 2, &|| true);
     assert_eq!(filters.counts(), counts(1, 1, 0, 0));
-    filters.verify(u64::MAX, &|| true);
+    filters.verify(u64::MAX, 2, &|| true);
     assert_eq!(filters.counts(), counts(2, 0, 0, 0));
     let (misses, false_alarms) = misses_and_false_alarms(&generation);
     assert!(misses == 0 && false_alarms < 40);
@@ -151,7 +151,7 @@ fn copies_answer_as_the_mapped_filters_do_each_from_when_it_is_there() {
     let mapped = store.current().unwrap();
     fs::remove_file(mapped.dir.join("dns_shard_01.filter")).unwrap();
     let copied = store.current_unverified(Some(2)).unwrap();
-    copied.filters.verify(u64::MAX, &|| true);
+    copied.filters.verify(u64::MAX, 2, &|| true);
     assert!(copied.filters.is_to_be_copied());
     let names = || (0..2 * NAMES).map(host).filter(|text| route::hash(mapped.key, &name(text)).shard(2) == 0);
     let is_as_mapped =

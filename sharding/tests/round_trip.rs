@@ -427,3 +427,41 @@ fn a_plain_block_rule_of_nineteen_characters_costs_at_most_32_bytes() {
     assert!(report.bytes_per_rule() <= 32.0, "{} bytes a rule", report.bytes_per_rule());
     println!("{:.2} bytes a rule, filter included", report.bytes_per_rule());
 }
+
+#[test]
+fn every_rule_of_a_shard_is_told_with_its_class_and_target() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create_or_open(dir.path()).unwrap();
+    let mut builder = Builder::new(&store, BuildOptions { shards: 3, ..BuildOptions::default() }).unwrap();
+    add_lists(&mut builder);
+    let block = Class::plain(Kind::Block, Scope::Subtree, 1);
+    let alias = Class::plain(Kind::Alias, Scope::Exact, 0);
+    let mut pushed = BTreeSet::new();
+    for number in 0..500 {
+        let text = format!("n{number}.example");
+        builder.push(&named(&block, &text)).unwrap();
+        pushed.insert((text.clone(), Kind::Block, None));
+        if number % 50 == 0 {
+            let target = format!("t{number}.example");
+            let key = RuleKey::Name { name: name(&text), target: Some(name(&target)) };
+            builder.push(&Rule { class: alias.clone(), key }).unwrap();
+            pushed.insert((text, Kind::Alias, Some(target)));
+        }
+    }
+    builder.push(&named(&block, "")).unwrap();
+    pushed.insert((String::new(), Kind::Block, None));
+    builder.finish(&mut |_, _, _| {}).unwrap().publish().unwrap();
+    let mut reader = Reader::open(&store);
+    let (mut told, classes) = (BTreeSet::new(), &reader.generation.classes);
+    for shard in &mut reader.shards {
+        let mut before = None;
+        let mut each = |name: &str, class: u32, target: Option<&str>| {
+            let here = (name.to_owned(), class);
+            assert!(before.as_ref() < Some(&here), "in the order of names and classes, each once");
+            before = Some(here);
+            told.insert((name.to_owned(), classes[class as usize].kind, target.map(str::to_owned)));
+        };
+        shard.each_rule(&mut each).unwrap();
+    }
+    assert_eq!(told, pushed);
+}

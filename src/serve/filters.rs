@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Instant;
 
 use core_affinity::CoreId;
-use corewall_sharding::filters::Filters;
+use corewall_sharding::filters::{Filters, VERIFY_THREADS_MAX};
 use corewall_sharding::publish::{FILTER_BYTES_AT_OPENING, Generation};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,9 @@ use crate::limits::FILTERS_SAID_MAX;
 const NODES: &str = "/sys/devices/system/node";
 /// Where the kernel tells how much of this process's memory is in huge pages.
 const SMAPS_ROLLUP: &str = "/proc/self/smaps_rollup";
+
+/// Threads that compare checksums while workers answer: one reads some gigabytes a second, and cores are the workers'.
+const BESIDE_WORKERS: usize = 1;
 
 /// Where the filters lie.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,11 +114,11 @@ impl FilterPlaces {
 
 /// Makes the filters ready that must be so before the generation is served.
 pub fn prepare(generation: &Generation, places: &FilterPlaces, readiness: Readiness) {
-    let bytes_max = match readiness {
-        Readiness::Start => FILTER_BYTES_AT_OPENING,
-        Readiness::Whole => u64::MAX,
+    let (bytes_max, threads_max) = match readiness {
+        Readiness::Start => (FILTER_BYTES_AT_OPENING, VERIFY_THREADS_MAX),
+        Readiness::Whole => (u64::MAX, BESIDE_WORKERS),
     };
-    generation.filters.verify(bytes_max, &|| true);
+    generation.filters.verify(bytes_max, threads_max, &|| true);
     // Those of a place are copied together.
     if generation.filters.counts().unverified == 0 {
         copy(&generation.filters, places);
@@ -134,8 +137,8 @@ fn copy(filters: &Filters, places: &FilterPlaces) {
         if let Err(error) = filters.copy_to(index) {
             tracing::error!(
                 generation = filters.generation(),
-                "no memory for a copy of the filters: {error}; until there is, shards answer in their place: free memory, or \
-                 choose a filter_placement with fewer copies"
+                "no memory for a copy of the filters: {error}; they are asked in the pages of their files: free memory, or choose a \
+                 filter_placement with fewer copies"
             );
         }
     };
@@ -188,7 +191,7 @@ fn finish(generation: &Generation, places: &FilterPlaces, is_wanted: &(impl Fn()
     let (filters, started) = (&generation.filters, Instant::now());
     let unverified = filters.counts().unverified;
     if unverified > 0 {
-        filters.verify(u64::MAX, is_wanted);
+        filters.verify(u64::MAX, BESIDE_WORKERS, is_wanted);
     }
     if !is_wanted() {
         return;
