@@ -1,12 +1,20 @@
 //! Measures the store on a file of names, one a line: build time, memory, bytes a rule, lookup and probe time.
 //!
-//! `cargo run --release -p corewall-sharding --example measure -- NAMES [COUNT] [SHARDS] [STORE]`
+//! ```text
+//! cargo run --release -p corewall-sharding --example measure -- NAMES [OPTION=VALUE]...
+//!   count=N       names taken of the file, all when not given
+//!   made=N        before each name stand labels of random letters, until there are so many names
+//!   shards=N threads=N memory=MIB layout=sql|packed store=DIR resume=identity
+//! ```
 
 use std::hint::black_box;
 use std::io::{BufRead, BufReader};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use corewall_sharding::build::{BuildOptions, Builder};
+use corewall_sharding::StoreError;
+use corewall_sharding::build::{BuildOptions, BuildStage, Builder, Collector, PartId};
+use corewall_sharding::manifest::Layout;
 use corewall_sharding::name::Name;
 use corewall_sharding::publish::Store;
 use corewall_sharding::route::{self, Reach};
@@ -14,45 +22,125 @@ use corewall_sharding::rule::{Class, Kind, List, Rule, RuleKey, Scope};
 
 /// Names looked up.
 const LOOKUPS: usize = 200_000;
+/// Names of one part.
+const PART: usize = 100_000;
+
+/// Name `number` of those that are made of the file's: a random label before one of them.
+fn made(names: &[Name], number: usize) -> Name {
+    let mut state = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    state ^= state >> 29;
+    state = state.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    state ^= state >> 32;
+    let mut wire = vec![5 + (state % 5) as u8];
+    let base = &names[(state >> 8) as usize % names.len()];
+    for place in 0..wire[0] {
+        wire.push(b'a' + ((state >> (5 * place)) % 26) as u8);
+    }
+    wire.extend_from_slice(base.as_wire());
+    Name::from_wire(&wire).unwrap_or(*base)
+}
+
+fn read_names(path: &str, count: usize) -> std::io::Result<Vec<Name>> {
+    let mut names = Vec::new();
+    for line in BufReader::new(std::fs::File::open(path)?).lines().take(count) {
+        names.extend(Name::from_text(line?.trim()));
+    }
+    Ok(names)
+}
+
+/// Pushes part after part until none is left.
+fn collect(
+    mut collector: Collector,
+    next: &AtomicUsize,
+    parts: usize,
+    count: usize,
+    name: impl Fn(usize) -> Name,
+) -> Result<(), StoreError> {
+    let class = Class::plain(Kind::Block, Scope::Exact, 0);
+    let mut rule = Rule { class, key: RuleKey::Name { name: Name::ROOT, target: None } };
+    loop {
+        let part = next.fetch_add(1, Ordering::Relaxed);
+        if part >= parts {
+            return collector.finish();
+        }
+        for number in part * PART..count.min((part + 1) * PART) {
+            rule.key = RuleKey::Name { name: name(number), target: None };
+            collector.push(&rule)?;
+        }
+        collector.end_part(PartId { list: 0, part: part as u32 }, Vec::new())?;
+    }
+}
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let names = arguments.next().ok_or("usage: measure NAMES [COUNT] [SHARDS] [STORE]")?;
-    let count: usize = arguments.next().map_or(Ok(usize::MAX), |count| count.parse())?;
-    let shards: u16 = arguments.next().map_or(Ok(16), |shards| shards.parse())?;
-    let temporary;
-    let dir = match arguments.next() {
-        Some(dir) => dir.into(),
-        None => {
-            temporary = tempfile::tempdir()?;
-            temporary.path().to_path_buf()
+    let path = arguments.next().ok_or("usage: measure NAMES [OPTION=VALUE]...")?;
+    let (mut count, mut made_count, mut dir) = (usize::MAX, 0usize, None);
+    let mut options = BuildOptions::default();
+    for argument in arguments {
+        let (option, value) = argument.split_once('=').ok_or("options are OPTION=VALUE")?;
+        match option {
+            "count" => count = value.parse()?,
+            "made" => made_count = value.parse()?,
+            "shards" => options.shards = value.parse()?,
+            "threads" => options.threads = Some(value.parse()?),
+            "memory" => options.memory_bytes = value.parse::<u64>()? << 20,
+            "layout" => options.layout = if value == "packed" { Layout::Packed } else { Layout::Sql },
+            "store" => dir = Some(value.into()),
+            "resume" => (options.resume, options.identity) = (true, value.into()),
+            _ => return Err(format!("unknown option `{option}`").into()),
         }
-    };
-    let store = Store::create_or_open(&dir)?;
-    let mut sample = Vec::new();
-    let built = Instant::now();
-    let mut builder = Builder::new(&store, BuildOptions { shards, ..Default::default() })?;
-    let list = List::named("names");
-    let list = builder.list(list)?;
-    let class = Class::plain(Kind::Block, Scope::Exact, list);
-    let mut rule = Rule { class, key: RuleKey::Name { name: Name::ROOT, target: None } };
-    let mut pushed = 0usize;
-    for line in BufReader::new(std::fs::File::open(names)?).lines().take(count) {
-        let Ok(name) = Name::from_text(line?.trim()) else { continue };
-        if pushed.wrapping_mul(0x9e37_79b9).is_multiple_of(16) && sample.len() < LOOKUPS {
-            sample.push(name.to_text().as_str().to_owned());
-        }
-        pushed += 1;
-        rule.key = RuleKey::Name { name, target: None };
-        builder.push(&rule)?;
     }
+    let temporary = tempfile::tempdir()?;
+    let dir = dir.unwrap_or_else(|| temporary.path().to_path_buf());
+    let store = Store::create_or_open(&dir)?;
+    let mut names = read_names(&path, count)?;
+    if made_count > 0 {
+        // Short ones, so that what is made of them is about as long as real names are.
+        names.retain(|name| name.as_wire().len() <= 15);
+        names.truncate(100_000);
+    }
+    let total = if made_count > 0 { made_count } else { names.len() };
+    let name = |number: usize| if made_count > 0 { made(&names, number) } else { names[number] };
+    let sample: Vec<String> = (0..total)
+        .step_by((total / LOOKUPS).max(1))
+        .take(LOOKUPS)
+        .map(|number| name(number).to_text().as_str().to_owned())
+        .collect();
+    let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+
+    let built = Instant::now();
+    let mut builder = Builder::new(&store, options)?;
+    builder.list(List::named("names"))?;
+    println!("{:?}", builder.resumed());
+    let (next, parts) = (AtomicUsize::new(0), total.div_ceil(PART));
+    std::thread::scope(|scope| {
+        let (next, name) = (&next, &name);
+        let run = |collector| scope.spawn(move || collect(collector, next, parts, total, name));
+        let readers: Vec<_> = (0..threads).map(|_| run(builder.collector())).collect();
+        readers
+            .into_iter()
+            .try_for_each(|reader| reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })?;
     let push_s = built.elapsed().as_secs_f64();
-    let done = builder.finish(&mut |_, _, _| {})?;
+    let mut write_s = 0.0;
+    let done = builder.finish(&mut |stage, done, of| {
+        if stage == BuildStage::Write && done == of {
+            write_s = built.elapsed().as_secs_f64() - push_s;
+        }
+    })?;
     let finish_s = built.elapsed().as_secs_f64() - push_s;
     let report = done.report.clone();
     done.publish()?;
-    println!("rules {} of {pushed}, duplicates {}", report.rules, report.duplicates);
-    println!("push {push_s:.2} s, finish {finish_s:.2} s, all {:.2} s", built.elapsed().as_secs_f64());
+    println!("rules {} of {total}, duplicates {}", report.rules, report.duplicates);
+    println!(
+        "push {push_s:.2} s, write {write_s:.2} s, durable after {finish_s:.2} s, all {:.2} s",
+        built.elapsed().as_secs_f64()
+    );
+    println!(
+        "{} runs, {:.2} bytes a rule in them",
+        report.runs,
+        report.spilled_bytes as f64 / (report.rules + report.duplicates) as f64
+    );
     println!(
         "bytes a rule {:.2}, filters {:.2} of them",
         report.bytes_per_rule(),
@@ -61,6 +149,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for line in std::fs::read_to_string("/proc/self/status")?.lines().filter(|line| line.starts_with("VmHWM")) {
         println!("{line}");
     }
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let ticks: Vec<f64> = stat.split(' ').skip(13).take(2).filter_map(|ticks| ticks.parse().ok()).collect();
+    println!(
+        "CPU {:.2} us a rule in user mode, {:.2} in the kernel",
+        ticks[0] * 1e4 / total as f64,
+        ticks[1] * 1e4 / total as f64
+    );
 
     let opened = Instant::now();
     let generation = store.current()?;
