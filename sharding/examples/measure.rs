@@ -26,7 +26,7 @@ const LOOKUPS: usize = 200_000;
 const PART: usize = 100_000;
 
 /// Name `number` of those that are made of the file's: a random label before one of them.
-fn made(names: &[Name], number: usize) -> Name {
+fn made(names: &[Box<[u8]>], number: usize) -> Name {
     let mut state = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     state ^= state >> 29;
     state = state.wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -36,14 +36,19 @@ fn made(names: &[Name], number: usize) -> Name {
     for place in 0..wire[0] {
         wire.push(b'a' + ((state >> (5 * place)) % 26) as u8);
     }
-    wire.extend_from_slice(base.as_wire());
-    Name::from_wire(&wire).unwrap_or(*base)
+    wire.extend_from_slice(base);
+    Name::from_wire(&wire).unwrap_or(Name::ROOT)
 }
 
-fn read_names(path: &str, count: usize) -> std::io::Result<Vec<Name>> {
+/// The wire octets of the names in a file, of those up to `bytes_max`.
+fn read_names(path: &str, count: usize, bytes_max: usize) -> std::io::Result<Vec<Box<[u8]>>> {
     let mut names = Vec::new();
-    for line in BufReader::new(std::fs::File::open(path)?).lines().take(count) {
-        names.extend(Name::from_text(line?.trim()));
+    for line in BufReader::new(std::fs::File::open(path)?).lines() {
+        let name = Name::from_text(line?.trim()).ok().filter(|name| name.as_wire().len() <= bytes_max);
+        names.extend(name.map(|name| name.as_wire().into()));
+        if names.len() == count {
+            break;
+        }
     }
     Ok(names)
 }
@@ -71,6 +76,13 @@ fn collect(
     }
 }
 
+/// A line of the process's own status, in KiB.
+fn memory_kib(field: &str) -> std::io::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap_or_default();
+    Ok(line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).unwrap_or(0))
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let path = arguments.next().ok_or("usage: measure NAMES [OPTION=VALUE]...")?;
@@ -93,14 +105,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let temporary = tempfile::tempdir()?;
     let dir = dir.unwrap_or_else(|| temporary.path().to_path_buf());
     let store = Store::create_or_open(&dir)?;
-    let mut names = read_names(&path, count)?;
-    if made_count > 0 {
-        // Short ones, so that what is made of them is about as long as real names are.
-        names.retain(|name| name.as_wire().len() <= 15);
-        names.truncate(100_000);
-    }
+    // Of short ones, what is made of them is about as long as real names are.
+    let names = if made_count > 0 { read_names(&path, 100_000, 15)? } else { read_names(&path, count, 255)? };
     let total = if made_count > 0 { made_count } else { names.len() };
-    let name = |number: usize| if made_count > 0 { made(&names, number) } else { names[number] };
+    let name = |number: usize| match made_count {
+        0 => Name::from_wire(&names[number]).unwrap_or(Name::ROOT),
+        _ => made(&names, number),
+    };
     let sample: Vec<String> = (0..total)
         .step_by((total / LOOKUPS).max(1))
         .take(LOOKUPS)
@@ -108,6 +119,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .collect();
     let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
 
+    // What the build takes comes on top of what the names take; from here on the peak is counted anew.
+    std::fs::write("/proc/self/clear_refs", "5")?;
+    let before_kib = memory_kib("VmRSS")?;
     let built = Instant::now();
     let mut builder = Builder::new(&store, options)?;
     builder.list(List::named("names"))?;
@@ -146,9 +160,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         report.bytes_per_rule(),
         report.filter_bytes as f64 / report.rules as f64
     );
-    for line in std::fs::read_to_string("/proc/self/status")?.lines().filter(|line| line.starts_with("VmHWM")) {
-        println!("{line}");
-    }
+    println!("memory {} MiB at its peak beside the names", memory_kib("VmHWM")?.saturating_sub(before_kib) >> 10);
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let ticks: Vec<f64> = stat.split(' ').skip(13).take(2).filter_map(|ticks| ticks.parse().ok()).collect();
     println!(
