@@ -177,7 +177,7 @@ pub(crate) struct Staging {
     pub(crate) number: u64,
     stays: bool,
     // Held to the end: the lock goes with the file, also when the process is killed.
-    _lock: File,
+    lock: File,
 }
 
 impl Staging {
@@ -217,7 +217,7 @@ impl Staging {
         };
         let dir = root.join(GENERATION);
         // From here on the directory goes with the value.
-        let staging = Staging { store: store.clone(), dir, root, number, stays: false, _lock: lock };
+        let staging = Staging { store: store.clone(), dir, root, number, stays: false, lock };
         if value.is_none() {
             fs::create_dir(&staging.dir).map_err(StoreError::io(&staging.dir, "make the directory"))?;
         }
@@ -262,6 +262,8 @@ impl Drop for Staging {
             // What cannot be removed now is removed by the next build.
             let _ = fs::remove_dir_all(&self.root);
         }
+        // A child process that another thread is just starting has the file open as well, until it runs its own program.
+        let _ = self.lock.unlock();
     }
 }
 

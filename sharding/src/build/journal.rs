@@ -53,7 +53,6 @@ pub(super) struct ShardRecord {
 
 /// What a journal says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant)]
 pub(super) enum Record {
     Header(Header),
     Run(RunRecord),

@@ -104,6 +104,9 @@ impl Drop for Between<'_> {
     }
 }
 
+/// What takes a name's key and its classes.
+type EachName<'a> = dyn FnMut(&[u8], &[MergedRow<'_>]) -> Result<(), StoreError> + 'a;
+
 /// One class of a name.
 #[derive(Clone, Copy)]
 pub(super) struct MergedRow<'a> {
@@ -143,12 +146,7 @@ impl Merge {
         Ok(merge)
     }
 
-    fn run(
-        mut self,
-        runs: &Runs,
-        duplicates: &mut [u64],
-        each: &mut dyn FnMut(&[u8], &[MergedRow<'_>]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    fn run(mut self, runs: &Runs, duplicates: &mut [u64], each: &mut EachName<'_>) -> Result<(), StoreError> {
         let (mut key, mut rows): (Vec<u8>, Vec<Row>) = (Vec::new(), Vec::new());
         while let Some(&first) = self.heap.first() {
             key.clear();
@@ -168,7 +166,7 @@ impl Merge {
                 continue;
             }
             let order = |row: &Row| (row.class, row.target.map(|(place, ..)| runs.parts.order(place)));
-            rows.sort_by(|a, b| order(a).cmp(&order(b)));
+            rows.sort_by_key(order);
             rows.dedup_by(|later, first| {
                 let is_again = later.class == first.class;
                 duplicates[first.class as usize] += u64::from(is_again);
