@@ -334,6 +334,7 @@ impl Builder {
         let common = Common {
             dir: &self.staging.dir,
             generation: self.staging.number,
+            layout: self.options.layout,
             lists: &self.lists,
             classes: &classes,
             ranks: &ranks,

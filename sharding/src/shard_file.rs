@@ -11,13 +11,15 @@ use rusqlite::{Connection, OpenFlags, params};
 use crate::StoreError;
 use crate::filter;
 use crate::generation::{AddressRow, PatternRow, filter_name, shard_name};
-use crate::manifest::FileEntry;
+use crate::manifest::{FileEntry, Layout};
+use crate::packed::PackedWriter;
 use crate::route::{NameHash, Reach};
+use crate::row_key::RowKey;
 use crate::rule::{Class, ClassId, IpRewrite, List, Scope};
 use crate::schema::{self, APPLICATION_ID, FORMAT_VERSION};
 
 /// Bytes of a shard's page. Measured, see the table in `README.md`.
-const PAGE_BYTES: u32 = 4_096;
+pub(crate) const PAGE_BYTES: u32 = 4_096;
 /// KiB of pages that SQLite may hold back while it writes.
 const CACHE_KIB: i64 = 8_192;
 /// Rows between two calls of the progress function.
@@ -29,6 +31,7 @@ const TEXT_BYTES_MAX: usize = u32::MAX as usize;
 pub(crate) struct Common<'a> {
     pub(crate) dir: &'a Path,
     pub(crate) generation: u64,
+    pub(crate) layout: Layout,
     pub(crate) lists: &'a [List],
     /// By final id.
     pub(crate) classes: &'a [Class],
@@ -116,7 +119,13 @@ impl ShardRules {
     ) -> Result<[FileEntry; 2], StoreError> {
         self.sort(common.ranks, tally, progress);
         let path = common.dir.join(shard_name(shard));
-        self.write_rows(&path, common, progress).map_err(StoreError::sqlite(&path, "write the shard"))?;
+        let refused = StoreError::sqlite(&path, "write the shard");
+        let conn = self.write_rows(&path, common, progress).map_err(refused)?;
+        if common.layout == Layout::Packed {
+            self.write_packed(&path, &conn, progress)?;
+        }
+        let closed = conn.execute_batch("COMMIT").and_then(|()| conn.close().map_err(|(_, error)| error));
+        closed.map_err(StoreError::sqlite(&path, "write the shard"))?;
         let filter_path = common.dir.join(filter_name(shard));
         let keys = self.filter_keys(common.classes);
         drop(self);
@@ -153,30 +162,21 @@ impl ShardRules {
         self.aliases.dedup_by(|later, first| later.class == first.class && later.name == first.name);
     }
 
-    fn write_rows(&self, path: &Path, common: &Common<'_>, progress: &mut dyn FnMut(u64)) -> rusqlite::Result<()> {
+    /// Writes what SQL writes, within a transaction that stays open.
+    fn write_rows(
+        &self,
+        path: &Path,
+        common: &Common<'_>,
+        progress: &mut dyn FnMut(u64),
+    ) -> rusqlite::Result<Connection> {
         let conn = create(path)?;
         conn.execute_batch("BEGIN")?;
-        for tables in schema::TABLES {
+        for tables in schema::tables(common.layout) {
             conn.execute_batch(tables)?;
         }
         schema::write_common(&conn, common.lists, common.classes)?;
-        let mut rule_row = conn.prepare("INSERT INTO rule VALUES (?1, ?2)")?;
-        let mut unsaid = 0;
-        for entry in &self.entries {
-            // Every text came in as a str and was cut nowhere.
-            rule_row.raw_bind_parameter(1, std::str::from_utf8(entry.text(&self.text)).unwrap_or_default())?;
-            rule_row.raw_bind_parameter(2, entry.class)?;
-            rule_row.raw_execute()?;
-            unsaid += 1;
-            if unsaid == PROGRESS_ROWS {
-                progress(std::mem::take(&mut unsaid));
-            }
-        }
-        progress(unsaid);
-        drop(rule_row);
-        let mut alias_row = conn.prepare("INSERT INTO alias VALUES (?1, ?2, ?3)")?;
-        for alias in &self.aliases {
-            alias_row.execute(params![alias.name, alias.class, alias.target])?;
+        if common.layout == Layout::Sql {
+            self.write_names(&conn, progress)?;
         }
         let mut pattern_row = conn.prepare("INSERT INTO pattern VALUES (?1, ?2, ?3, ?4)")?;
         for pattern in &self.patterns {
@@ -194,9 +194,54 @@ impl ShardRules {
             let source = schema::source_text(&rewrite.from);
             rewrite_row.execute(params![source, rewrite.to.to_string(), family, rewrite.list])?;
         }
-        drop((alias_row, pattern_row, address_row, rewrite_row));
-        conn.execute_batch("COMMIT")?;
-        conn.close().map_err(|(_, error)| error)
+        drop((pattern_row, address_row, rewrite_row));
+        Ok(conn)
+    }
+
+    fn write_names(&self, conn: &Connection, progress: &mut dyn FnMut(u64)) -> rusqlite::Result<()> {
+        let mut rule_row = conn.prepare("INSERT INTO rule VALUES (?1, ?2)")?;
+        let mut unsaid = 0;
+        for entry in &self.entries {
+            rule_row.raw_bind_parameter(1, entry.name(&self.text))?;
+            rule_row.raw_bind_parameter(2, entry.class)?;
+            rule_row.raw_execute()?;
+            unsaid += 1;
+            if unsaid == PROGRESS_ROWS {
+                progress(std::mem::take(&mut unsaid));
+            }
+        }
+        progress(unsaid);
+        let mut alias_row = conn.prepare("INSERT INTO alias VALUES (?1, ?2, ?3)")?;
+        for alias in &self.aliases {
+            alias_row.execute(params![alias.name, alias.class, alias.target])?;
+        }
+        Ok(())
+    }
+
+    fn write_packed(&self, path: &Path, conn: &Connection, progress: &mut dyn FnMut(u64)) -> Result<(), StoreError> {
+        let mut by_key: Vec<(Box<[u8]>, &Entry)> = Vec::with_capacity(self.entries.len());
+        let mut key = RowKey::EMPTY;
+        for entry in &self.entries {
+            key.write(entry.name(&self.text));
+            by_key.push((key.as_bytes().into(), entry));
+        }
+        by_key.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(a.1.class.cmp(&b.1.class)));
+        let mut writer = PackedWriter::begin(path, conn, &path.with_extension("names"))?;
+        for (_, entry) in by_key {
+            let name = entry.name(&self.text);
+            let alias = |alias: &AliasEntry| (&*alias.name, alias.class).cmp(&(name, entry.class));
+            let target = self.aliases.binary_search_by(alias).ok().map(|at| &*self.aliases[at].target);
+            writer.row(name, entry.class, target)?;
+        }
+        let mut unsaid = 0;
+        writer.finish(&mut || {
+            unsaid += 1;
+            if unsaid == PROGRESS_ROWS {
+                progress(std::mem::take(&mut unsaid));
+            }
+        })?;
+        progress(unsaid);
+        Ok(())
     }
 
     /// Sorted, each once.
@@ -213,6 +258,11 @@ impl ShardRules {
 }
 
 impl Entry {
+    /// The text, which came in as a str and was cut nowhere.
+    fn name<'a>(&self, text: &'a [u8]) -> &'a str {
+        std::str::from_utf8(self.text(text)).unwrap_or_default()
+    }
+
     fn text<'a>(&self, text: &'a [u8]) -> &'a [u8] {
         let at = self.at as usize;
         &text[at..at + usize::from(self.len)]
