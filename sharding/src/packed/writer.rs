@@ -31,6 +31,7 @@ pub(crate) struct PackedWriter<'conn> {
     name: String,
     classes: Vec<ClassId>,
     key: RowKey,
+    before: Vec<u8>,
     names: u64,
 }
 
@@ -47,6 +48,7 @@ impl<'conn> PackedWriter<'conn> {
             name: String::new(),
             classes: Vec::new(),
             key: RowKey::EMPTY,
+            before: Vec::new(),
             names: 0,
         })
     }
@@ -102,8 +104,9 @@ impl<'conn> PackedWriter<'conn> {
         if self.classes.is_empty() {
             return Ok(());
         }
-        let before = self.key.as_bytes().to_vec();
-        let is_key = self.key.write(&self.name) && (self.names == 0 || before[..] < *self.key.as_bytes());
+        self.before.clear();
+        self.before.extend_from_slice(self.key.as_bytes());
+        let is_key = self.key.write(&self.name) && (self.names == 0 || self.before[..] < *self.key.as_bytes());
         if !is_key || !self.counts.add(self.key.as_bytes()) {
             return Err(StoreError::Bounds {
                 what: format!("the name `{}` came out of order or is not one", self.name),
