@@ -1,12 +1,6 @@
--- The rules that the name hash routes to this shard. A name is in presentation format, lower case, without the final dot;
--- the root is ''.
-CREATE TABLE rule (
-  name TEXT NOT NULL,
-  class INTEGER NOT NULL REFERENCES class,
-  PRIMARY KEY (name, class)
-) WITHOUT ROWID;
+-- What both layouts have of the rules. A name is in presentation format, lower case, without the final dot; the root is ''.
 
--- Where the alias rules among them lead.
+-- Where the alias rules lead that the name hash routes to this shard.
 CREATE TABLE alias (
   name TEXT NOT NULL,
   class INTEGER NOT NULL REFERENCES class,

@@ -6,6 +6,7 @@
 //! ([`Filters`]) and does not keep a generation from being served: the shards hold all the rules.
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -165,22 +166,32 @@ impl Generation {
         let (mut keys, mut rules, mut unreadable) = (Vec::new(), 0usize, None);
         Shard::open(&path, Reads::Waiting)?.each_rule(&mut |text, class, _| {
             rules += 1;
+            if rules > REBUILD_RULES_MAX {
+                keys = Vec::new();
+                return ControlFlow::Break(());
+            }
             let parsed = if text.is_empty() { Ok(Name::ROOT) } else { Name::from_text(text) };
             match (parsed, self.classes.get(class as usize)) {
-                _ if rules > REBUILD_RULES_MAX => keys = Vec::new(),
                 (Ok(name), Some(class)) => {
                     let reach = if class.scope == Scope::Exact { Reach::Itself } else { Reach::Under };
                     keys.push(route::hash(self.key, &name).filter_key(reach));
                 }
-                _ => unreadable = unreadable.take().or_else(|| Some(text.to_owned())),
+                _ => {
+                    unreadable = Some(text.to_owned());
+                    return ControlFlow::Break(());
+                }
             }
+            ControlFlow::Continue(())
         })?;
         if let Some(text) = unreadable {
             return Err(StoreError::damaged(&path, format!("the rule on `{text}` has no class or no name")));
         }
         if rules > REBUILD_RULES_MAX {
             return Err(StoreError::Bounds {
-                what: format!("{}: a filter of {rules} rules takes too much memory to be made again", path.display()),
+                what: format!(
+                    "{}: a filter of more than {REBUILD_RULES_MAX} rules takes too much memory to be made again",
+                    path.display()
+                ),
                 remedy: "build the store again",
             });
         }

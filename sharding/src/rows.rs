@@ -4,15 +4,18 @@
 //! never does. The connection has no mutex: a [`Shard`] belongs to one worker. Statements are prepared once and kept,
 //! in one value with the connection they borrow; dropping the shard frees both.
 
+use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Statement};
+use rusqlite::{Connection, OpenFlags, Params, Statement};
 use self_cell::self_cell;
 
 use crate::StoreError;
 use crate::name::Name;
+use crate::packed::PackedRules;
 use crate::rule::{ClassId, Kind};
-use crate::schema::{self, APPLICATION_ID, FORMAT_VERSION};
+use crate::schema::{self, APPLICATION_ID, FORMAT_VERSION, RowError};
 use crate::vfs;
 
 /// KiB of page cache of one connection when the file is not mapped; mapped pages need none.
@@ -37,8 +40,14 @@ pub struct Shard {
 }
 
 struct Statements<'conn> {
-    classes: Statement<'conn>,
+    rules: Rules<'conn>,
     target: Statement<'conn>,
+}
+
+/// The rules by name in the shard's layout.
+enum Rules<'conn> {
+    Sql(Statement<'conn>),
+    Packed(Box<PackedRules<'conn>>),
 }
 
 self_cell!(
@@ -53,13 +62,15 @@ impl Shard {
     /// Opens a shard of a published generation. Waits for the disk, whatever `reads` says of the lookups.
     pub(crate) fn open(path: &Path, reads: Reads) -> Result<Shard, StoreError> {
         let conn = connect(path, reads)?;
-        let cell = Cell::try_new(conn, |conn| {
-            Ok(Statements {
-                classes: conn.prepare("SELECT class FROM rule WHERE name = ?1")?,
-                target: conn.prepare("SELECT target FROM alias WHERE name = ?1 AND class = ?2")?,
-            })
+        let cell = Cell::try_new(conn, |conn| -> Result<_, RowError> {
+            let rules = if is_packed(conn)? {
+                Rules::Packed(Box::new(PackedRules::open(conn)?))
+            } else {
+                Rules::Sql(conn.prepare("SELECT class FROM rule WHERE name = ?1")?)
+            };
+            Ok(Statements { rules, target: conn.prepare("SELECT target FROM alias WHERE name = ?1 AND class = ?2")? })
         });
-        let cell = cell.map_err(StoreError::sqlite(path, "prepare the lookups"))?;
+        let cell = cell.map_err(|error| error.at(path, "prepare the lookups"))?;
         if reads == Reads::InMemory {
             let conn = cell.borrow_owner();
             vfs::stop_waiting(conn).map_err(StoreError::sqlite(path, "stop waiting for the disk"))?;
@@ -77,40 +88,45 @@ impl Shard {
     /// query path: allocates nothing of its own unless it fails. A damaged page is an error, and so is one that would be
     /// waited for ([`StoreError::WouldWait`]), also after some calls of `found`.
     pub fn classes_of(&mut self, name_text: &str, found: &mut dyn FnMut(ClassId)) -> Result<(), StoreError> {
-        let read = self.cell.with_dependent_mut(|_, statements| -> rusqlite::Result<()> {
-            statements.classes.raw_bind_parameter(1, name_text)?;
-            let mut rows = statements.classes.raw_query();
+        let read = self.cell.with_dependent_mut(|_, statements| -> Result<(), RowError> {
+            let classes = match &mut statements.rules {
+                Rules::Packed(rules) => return rules.classes_of(name_text, found),
+                Rules::Sql(classes) => classes,
+            };
+            classes.raw_bind_parameter(1, name_text)?;
+            let mut rows = classes.raw_query();
             while let Some(row) = rows.next()? {
                 found(row.get(0)?);
             }
             Ok(())
         });
-        read.map_err(StoreError::sqlite(&self.path, "look a name up"))
+        read.map_err(|error| error.at(&self.path, "look a name up"))
+    }
+
+    /// Calls `found` with the name's text, the class and for an alias the target of each rule by name, until it breaks: all rules of a name one after
+    /// the other, names in an order of the layout's own. Reads the whole shard, with memory that does not grow with it.
+    pub fn each_rule(&mut self, found: &mut EachRule<'_>) -> Result<(), StoreError> {
+        let read = self.cell.with_dependent_mut(|conn, statements| match &mut statements.rules {
+            Rules::Sql(_) => each_row(conn, found),
+            Rules::Packed(rules) => each_packed(conn, rules, &mut statements.target, found),
+        });
+        read.map_err(|error| error.at(&self.path, "read the rules"))
     }
 
     /// Some name with a rule of this kind that covers the name itself; for an operator to try. Reads through the shard.
     pub fn example(&mut self, kind: Kind) -> Result<Option<String>, StoreError> {
-        let sql =
-            "SELECT Name FROM every_rule WHERE Kind = ?1 AND Scope IN ('exact', 'subtree') AND Name <> '' LIMIT 1";
-        let conn = self.cell.borrow_owner();
-        let name = conn.query_row(sql, [schema::kind_word(kind)], |row| row.get(0)).optional();
-        name.map_err(StoreError::sqlite(&self.path, "find an example"))
-    }
-
-    /// Calls `each` with every rule by name: the name as [`crate::name::NameText`] spells it, its class and, for an alias, where it
-    /// leads. Reads the whole shard. A damaged page is an error, also after some calls of `each`.
-    pub fn each_rule(&mut self, each: &mut dyn FnMut(&str, ClassId, Option<&str>)) -> Result<(), StoreError> {
-        let sql = "SELECT name, class, target FROM rule LEFT JOIN alias USING (name, class) ORDER BY name, class";
-        let conn = self.cell.borrow_owner();
-        let mut read = || -> rusqlite::Result<()> {
-            let mut statement = conn.prepare(sql)?;
-            let mut rows = statement.query([])?;
-            while let Some(row) = rows.next()? {
-                each(row.get_ref(0)?.as_str()?, row.get(1)?, row.get_ref(2)?.as_str_or_null()?);
-            }
-            Ok(())
-        };
-        read().map_err(StoreError::sqlite(&self.path, "read every rule"))
+        let sql = "SELECT id FROM class WHERE kind = ?1 AND scope IN ('exact', 'subtree')";
+        let classes = class_ids(self.cell.borrow_owner(), sql, [schema::kind_word(kind)]);
+        let classes = classes.map_err(|error| error.at(&self.path, "find an example"))?;
+        let mut example = None;
+        if !classes.is_empty() {
+            self.each_rule(&mut |name, class, _| {
+                let fits = !name.is_empty() && classes.contains(&class);
+                example = fits.then(|| name.to_owned());
+                if fits { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?;
+        }
+        Ok(example)
     }
 
     /// Where the alias rule of this name and class leads; none when there is no such rule.
@@ -125,6 +141,58 @@ impl Shard {
         let name = read.map_err(StoreError::sqlite(&self.path, "look an alias up"))?;
         name.transpose().map_err(|_| StoreError::damaged(&self.path, format!("bad alias target of `{name_text}`")))
     }
+}
+
+/// Takes a name's text, a class and an alias's target; breaks to hear no more.
+pub type EachRule<'a> = dyn FnMut(&str, ClassId, Option<&str>) -> ControlFlow<()> + 'a;
+
+fn is_packed(conn: &Connection) -> rusqlite::Result<bool> {
+    conn.query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'block_code')", [], |row| row.get(0))
+}
+
+fn class_ids(conn: &Connection, sql: &str, of: impl Params) -> Result<HashSet<ClassId>, RowError> {
+    let mut statement = conn.prepare(sql)?;
+    let ids = statement.query_map(of, |row| row.get(0))?;
+    Ok(ids.collect::<rusqlite::Result<_>>()?)
+}
+
+fn each_row(conn: &Connection, found: &mut EachRule<'_>) -> Result<(), RowError> {
+    let sql =
+        "SELECT rule.name, rule.class, alias.target FROM rule LEFT JOIN alias USING (name, class) ORDER BY rule.name";
+    let mut statement = conn.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let text = |place| -> Result<Option<&str>, RowError> {
+            Ok(row.get_ref(place)?.as_str_or_null().map_err(rusqlite::Error::from)?)
+        };
+        if found(text(0)?.unwrap_or_default(), row.get(1)?, text(2)?).is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn each_packed(
+    conn: &Connection,
+    rules: &mut PackedRules<'_>,
+    target: &mut Statement<'_>,
+    found: &mut EachRule<'_>,
+) -> Result<(), RowError> {
+    let aliases = class_ids(conn, "SELECT id FROM class WHERE kind = 'alias'", [])?;
+    let mut failure = None;
+    rules.each(conn, &mut |name, class| {
+        let flow = if aliases.contains(&class) {
+            let read = target.query_row((name, class), |row| Ok(found(name, class, Some(row.get_ref(0)?.as_str()?))));
+            read.unwrap_or_else(|error| {
+                failure = Some(error);
+                ControlFlow::Break(())
+            })
+        } else {
+            found(name, class, None)
+        };
+        flow.is_continue()
+    })?;
+    failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// A read-only connection to a shard of this version.

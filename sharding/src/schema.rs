@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use rusqlite::{Connection, Row, params};
 
 use crate::StoreError;
+use crate::manifest::Layout;
 use crate::name::Name;
 use crate::publish::{AddressRow, PatternRow};
 use crate::rule::{
@@ -30,13 +31,19 @@ pub fn is_readable(version: u32) -> bool {
 /// `PRAGMA application_id` of a shard: `CWRL` in ASCII.
 pub const APPLICATION_ID: u32 = 0x4357_524c;
 
-/// The tables, in the order in which they are created.
-pub(crate) const TABLES: [&str; 4] = [
-    include_str!("../../schema/shard/1-lists.sql"),
-    include_str!("../../schema/shard/2-classes.sql"),
-    include_str!("../../schema/shard/3-rules.sql"),
-    include_str!("../../schema/shard/4-views.sql"),
-];
+/// The tables and views of a shard of this layout, in the order in which they are created.
+pub(crate) fn tables(layout: Layout) -> [&'static str; 5] {
+    [
+        include_str!("../../schema/shard/1-lists.sql"),
+        include_str!("../../schema/shard/2-classes.sql"),
+        include_str!("../../schema/shard/3-rules.sql"),
+        include_str!("../../schema/shard/4-views.sql"),
+        match layout {
+            Layout::Sql => include_str!("../../schema/shard/5-rules-sql.sql"),
+            Layout::Packed => include_str!("../../schema/shard/5-rules-packed.sql"),
+        },
+    ]
+}
 
 const KINDS: [(Kind, &str); 5] = [
     (Kind::ForwardAllow, "forward-allow"),
@@ -92,6 +99,16 @@ pub(crate) enum RowError {
 impl From<rusqlite::Error> for RowError {
     fn from(error: rusqlite::Error) -> Self {
         Self::Sqlite(error)
+    }
+}
+
+impl RowError {
+    /// With the shard, and what was tried.
+    pub(crate) fn at(self, file: &Path, doing: &'static str) -> StoreError {
+        match self {
+            Self::Sqlite(source) => StoreError::sqlite(file, doing)(source),
+            Self::Value(what) => StoreError::damaged(file, what),
+        }
     }
 }
 
@@ -243,10 +260,7 @@ fn each_row(
         }
         Ok(())
     };
-    run().map_err(|error| match error {
-        RowError::Sqlite(source) => StoreError::sqlite(file, "read a table")(source),
-        RowError::Value(what) => StoreError::damaged(file, what),
-    })
+    run().map_err(|error| error.at(file, "read a table"))
 }
 
 /// The lists, their place in the vector being their id.

@@ -13,11 +13,12 @@ use crate::StoreError;
 use crate::filter;
 use crate::generation::{AddressRow, PatternRow};
 use crate::manifest::{FileEntry, Layout};
+use crate::packed::PackedWriter;
 use crate::rule::{Class, ClassId, IpRewrite, List};
 use crate::schema::{self, APPLICATION_ID, FORMAT_VERSION};
 
 /// Bytes of a shard's page. Measured, see the table in `README.md`.
-const PAGE_BYTES: u32 = 4_096;
+pub(crate) const PAGE_BYTES: u32 = 4_096;
 /// KiB of pages that SQLite may hold back while it writes: the last leaf and the few pages above it are all that it needs.
 const CACHE_KIB: i64 = 2_048;
 /// Bytes of memory of a shard being written, the rows that wait for their statement among them.
@@ -71,7 +72,7 @@ impl ShardFile {
         let begin = || -> rusqlite::Result<Connection> {
             let conn = connect(path)?;
             conn.execute_batch("BEGIN")?;
-            for tables in schema::TABLES {
+            for tables in schema::tables(common.layout) {
                 conn.execute_batch(tables)?;
             }
             schema::write_common(&conn, common.lists, common.classes)?;
@@ -85,10 +86,10 @@ impl ShardFile {
     pub(crate) fn rows(&self, layout: Layout) -> Result<Box<dyn RowSink + '_>, StoreError> {
         match layout {
             Layout::Sql => Ok(Box::new(SqlRows::new(self)?)),
-            Layout::Packed => Err(StoreError::Bounds {
-                what: "this version does not write the layout `packed`".to_owned(),
-                remedy: "choose the layout `sql`",
-            }),
+            Layout::Packed => {
+                let spool = self.path.with_extension("names");
+                Ok(Box::new(PackedRows { writer: Some(PackedWriter::begin(&self.path, &self.conn, &spool)?) }))
+            }
         }
     }
 
@@ -185,6 +186,22 @@ impl RowSink for SqlRows<'_> {
 
     fn finish(&mut self) -> Result<(), StoreError> {
         self.insert().map_err(StoreError::sqlite(self.path, "write the shard"))
+    }
+}
+
+/// The layout `packed`: blocks, written when all names are known.
+struct PackedRows<'conn> {
+    /// Until it has finished.
+    writer: Option<PackedWriter<'conn>>,
+}
+
+impl RowSink for PackedRows<'_> {
+    fn row(&mut self, name: &str, class: ClassId, target: Option<&str>) -> Result<(), StoreError> {
+        self.writer.as_mut().map_or(Ok(()), |writer| writer.row(name, class, target))
+    }
+
+    fn finish(&mut self) -> Result<(), StoreError> {
+        self.writer.take().map_or(Ok(()), |writer| writer.finish(&mut || {}))
     }
 }
 

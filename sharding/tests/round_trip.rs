@@ -460,6 +460,7 @@ fn every_rule_of_a_shard_is_told_with_its_class_and_target() {
             assert!(before.as_ref() < Some(&here), "in the order of names and classes, each once");
             before = Some(here);
             told.insert((name.to_owned(), classes[class as usize].kind, target.map(str::to_owned)));
+            std::ops::ControlFlow::Continue(())
         };
         shard.each_rule(&mut each).unwrap();
     }
