@@ -51,6 +51,8 @@ pub struct BuildOptions {
     pub resume: bool,
     /// The last entry of the overlay that is among the rules; 0 when none is.
     pub overlay_seq: u64,
+    /// What a build goes on by: another one of the same bytes has the same lists, read with the same options.
+    pub identity: Vec<u8>,
 }
 
 /// Bytes of memory for a build when nothing else is said.
@@ -66,6 +68,7 @@ impl Default for BuildOptions {
             memory_bytes: MEMORY_BYTES_DEFAULT,
             resume: false,
             overlay_seq: 0,
+            identity: Vec::new(),
         }
     }
 }
