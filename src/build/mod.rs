@@ -208,6 +208,10 @@ impl fmt::Display for BuildError {
                 path.display()
             ),
             Self::Database { list, source } => write!(f, "list `{list}`: {source}"),
+            Self::Store(error) if error.is_no_room() => write!(
+                f,
+                "{error}; there is no room left; make some on the store's disk, then the same command with --resume goes on"
+            ),
             Self::Store(error) => error.fmt(f),
             Self::Patterns(error) => error.fmt(f),
             Self::Refused { path, source } => {

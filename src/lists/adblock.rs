@@ -88,13 +88,15 @@ impl<'d> AdblockReader<'d> {
         if name.len() < 2 || name.ends_with(b".") || !name.iter().all(|&octet| is_name_octet(octet)) {
             return false;
         }
-        let Ok(name) = read_name(name) else { return false };
+        if sink.read_plain(name).is_err() {
+            return false;
+        }
         if !self.disabled.is_empty() && std::str::from_utf8(line).is_ok_and(|text| self.disabled.contains(text, "")) {
             sink.skip(SkipReason::Badfilter);
             return true;
         }
         let kind = if exception { Kind::Allow } else { sink.options.default_kind };
-        sink.name(name, Scope::Subtree, kind, line);
+        sink.hand_on_plain(Scope::Subtree, kind, line);
         true
     }
 

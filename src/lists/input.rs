@@ -43,18 +43,19 @@ pub fn open(path: &Path) -> io::Result<Box<dyn BufRead + Send>> {
     decode(File::open(path)?)
 }
 
-/// The text in a file. Gzip (also of several members), xz and zstd are told by their first bytes, not by the file's name.
+/// The text in a file. Gzip (also of several members), xz and zstd are told by their first bytes, not by the file's name. What
+/// [`what_it_is_instead`] looks at is in the reader's first buffer.
 ///
 /// # Errors
 /// Those of the file. A corrupt or truncated archive is an error of the reader, when its damage is reached.
 pub fn decode(mut file: impl Read + Send + 'static) -> io::Result<Box<dyn BufRead + Send>> {
-    let mut magic = Vec::with_capacity(XZ_MAGIC.len());
-    Read::by_ref(&mut file).take(XZ_MAGIC.len() as u64).read_to_end(&mut magic)?;
-    let is_gzip = magic.starts_with(&[0x1f, 0x8b]);
-    let is_xz = magic == XZ_MAGIC;
+    let mut head = Vec::with_capacity(HEAD_BYTES);
+    Read::by_ref(&mut file).take(HEAD_BYTES as u64).read_to_end(&mut head)?;
+    let is_gzip = head.starts_with(&[0x1f, 0x8b]);
+    let is_xz = head.starts_with(&XZ_MAGIC);
     // A zstd frame, or a skippable frame in front of one (RFC 8878 §3.1).
-    let is_zstd = magic.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || matches!(*magic, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]);
-    let whole = BufReader::with_capacity(READ_BYTES, io::Cursor::new(magic).chain(file));
+    let is_zstd = head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || matches!(*head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]);
+    let whole = BufReader::with_capacity(READ_BYTES, io::Cursor::new(head).chain(file));
     Ok(if is_gzip {
         Box::new(BufReader::with_capacity(READ_BYTES, flate2::bufread::MultiGzDecoder::new(whole)))
     } else if is_xz {

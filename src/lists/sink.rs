@@ -109,11 +109,24 @@ impl<'a> Sink<'a> {
     /// The same for a name in text form, without a copy of the rule: for the formats of most lists. What is no name is
     /// refused.
     pub fn name_text(&mut self, name: &[u8], scope: Scope, kind: Kind, text: &[u8]) {
-        let Rule { class, key: RuleKey::Name { name: place, .. } } = &mut self.plain else { return };
-        if let Err(reason) = read_name_into(name, place) {
-            return self.refuse(text, reason);
+        match self.read_plain(name) {
+            Ok(()) => self.hand_on_plain(scope, kind, text),
+            Err(reason) => self.refuse(text, reason),
         }
-        (class.scope, class.kind) = (scope, kind);
+    }
+
+    /// Reads the name that [`Sink::hand_on_plain`] makes a rule of.
+    ///
+    /// # Errors
+    /// What it is instead.
+    pub fn read_plain(&mut self, name: &[u8]) -> Result<(), RefuseReason> {
+        let RuleKey::Name { name: place, .. } = &mut self.plain.key else { return Ok(()) };
+        read_name_into(name, place)
+    }
+
+    /// A rule on the name that was read last, without anything special.
+    pub fn hand_on_plain(&mut self, scope: Scope, kind: Kind, text: &[u8]) {
+        (self.plain.class.scope, self.plain.class.kind) = (scope, kind);
         if !self.options.allow_public_suffix
             && let Some(reason) = reaches_too_far(&self.plain)
         {
