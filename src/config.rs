@@ -18,6 +18,7 @@ mod value;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use corewall_sharding::manifest::{FILTER_BITS_DEFAULT, Layout};
 use corewall_sharding::name::Name;
 use corewall_sharding::rule::{BlockMode, TypedAnswer};
 use ipnet::IpNet;
@@ -28,7 +29,7 @@ pub use self::error::ConfigError;
 pub use self::local::{Hosts, HostsError, Record};
 pub use self::tcp::Tcp;
 pub use self::upstream::{Forward, Upstream, Upstreams};
-pub use self::value::{CookieSecret, Cores, LogLevel, WildcardAction, parse_server};
+pub use self::value::{CookieSecret, Cores, LogLevel, WildcardAction, parse_build_memory, parse_server};
 use crate::decide::settings::OnStoreError;
 use crate::lists::{AdblockModifiers, Format};
 use crate::serve::filters::FilterPlacement;
@@ -209,14 +210,25 @@ impl Default for Alias {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Build {
-    /// Shards of the next generation.
+    /// Shards of the next generation; none leaves it to the size of the lists.
     #[serde(deserialize_with = "value::shards")]
-    pub shards: u16,
+    pub shards: Option<u16>,
+    /// How the rules by name lie in them.
+    pub layout: Layout,
+    /// Bits of a fingerprint in the filters.
+    #[serde(deserialize_with = "value::filter_bits")]
+    pub filter_bits: u8,
+    /// Bytes of memory that a build uses; none means a quarter of the machine's.
+    #[serde(deserialize_with = "value::build_memory")]
+    pub memory: Option<u64>,
+    /// Threads of a build; none means one a core.
+    #[serde(deserialize_with = "value::build_threads")]
+    pub threads: Option<usize>,
 }
 
 impl Default for Build {
     fn default() -> Self {
-        Self { shards: 16 }
+        Self { shards: None, layout: Layout::Sql, filter_bits: FILTER_BITS_DEFAULT, memory: None, threads: None }
     }
 }
 
@@ -257,7 +269,7 @@ pub enum ListKind {
 pub struct List {
     /// Unique.
     pub name: String,
-    /// File, may be compressed by gzip or zstd.
+    /// File, may be compressed by gzip, xz or zstd.
     pub path: PathBuf,
     /// Its syntax.
     pub format: Format,

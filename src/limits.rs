@@ -271,6 +271,25 @@ pub const GENERATIONS_KEPT: usize = 3;
 pub const REFUSED_SHOWN_MAX: usize = 20;
 /// Bytes of the file of refused lines: a list in the wrong format has nothing else, and is told by its first ones.
 pub const REFUSED_FILE_BYTES_MAX: usize = 64 << 20;
+/// Bytes of refused lines that one part of a list keeps before it asks whether there is room for more.
+pub const REFUSED_ASK_BYTES: usize = 1 << 20;
+
+/// Bytes of one part of a list that is read in parts: some 200,000 names, which take 40 ms, so that a list of any size is
+/// spread over all cores, and asking for the next part costs nothing beside reading it.
+pub const LIST_PART_BYTES: usize = 4 << 20;
+/// Threads that a build may be told to use.
+pub const BUILD_THREADS_MAX: usize = 256;
+/// Rules that one thread reads between two words about the progress.
+pub const BUILD_PROGRESS_RULES: u64 = 65_536;
+/// Milliseconds between two looks at the progress of those who read.
+pub const BUILD_PROGRESS_MS: u64 = 100;
+/// Bytes of memory that a build may be told to use: it works with less and less speed, and below this not at all.
+pub const BUILD_MEMORY_BYTES_MIN: u64 = 64 << 20;
+/// The same at most: more than any machine has.
+pub const BUILD_MEMORY_BYTES_MAX: u64 = 1 << 44;
+/// Milliseconds that a build has to end by itself after SIGINT or SIGTERM. What it is writing then is never published, and a
+/// build that goes on leaves out what is not whole.
+pub const BUILD_STOP_MS: u64 = 1_000;
 
 /// Bytes that a compressed database is unpacked to: 16 GiB are some 200 million rows, and more is no list of names.
 pub const DATABASE_UNPACKED_BYTES_MAX: u64 = 16 << 30;

@@ -106,6 +106,18 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the disk is full, or the user's part of it.
+    pub fn is_no_room(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            Self::Sqlite { source, .. } => source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
+            Self::Unfinished { source, .. } => source.is_no_room(),
+            _ => false,
+        }
+    }
+
     pub(crate) fn io(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> StoreError {
         move |source| StoreError::Io { path: path.to_path_buf(), doing, source }
     }

@@ -9,6 +9,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// Octets in a wire-format name, root label included (RFC 1035 §3.1).
 pub const NAME_BYTES_MAX: usize = 255;
 /// Octets in one label (RFC 1035 §3.1).
@@ -167,6 +169,50 @@ impl Name {
         builder.finish()
     }
 
+    /// Replaces this name by that of `octets`, as [`Name::from_text`] reads it, without copies of the whole buffer: lists
+    /// hold millions of names. The caller has seen that all of them are letters, digits, hyphens, underscores and dots; what
+    /// is neither that nor a name is an error, after which this is the root name.
+    pub fn read_host_text(&mut self, octets: &[u8]) -> Result<(), NameError> {
+        let text = octets.strip_suffix(b".").unwrap_or(octets);
+        if !self.write_labels(text) {
+            *self = Name::ROOT;
+            // The slower way knows what is wrong.
+            *self = Name::from_text(std::str::from_utf8(octets).map_err(|_| NameError::BadCharacter)?)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the labels between the dots of `text`; false when one of them is empty or too long, or all are.
+    fn write_labels(&mut self, text: &[u8]) -> bool {
+        let end = text.len() + 1;
+        // A length octet in front, the root label behind.
+        let (Some(place), false) = (self.bytes.get_mut(1..end), text.is_empty() || end >= NAME_BYTES_MAX) else {
+            return false;
+        };
+        for (to, from) in place.iter_mut().zip(text) {
+            *to = from.to_ascii_lowercase();
+        }
+        let (mut labels, mut start) = (0u8, 0usize);
+        for (at, _) in text.iter().chain(b".").enumerate().filter(|(_, octet)| **octet == b'.') {
+            let length = at - start;
+            if !(1..=LABEL_BYTES_MAX).contains(&length) {
+                return false;
+            }
+            // The dot in front of the label has the place of its length octet.
+            if let Some(place) = self.bytes.get_mut(start) {
+                *place = length as u8;
+            }
+            labels += 1;
+            start = at + 1;
+        }
+        if let Some(root) = self.bytes.get_mut(end) {
+            *root = 0;
+        }
+        self.labels = labels;
+        self.len = (end + 1) as u8;
+        true
+    }
+
     /// The wire octets with the root label.
     pub fn as_wire(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or(&[0])
@@ -257,6 +303,19 @@ impl fmt::Display for Name {
 impl fmt::Debug for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Name({self})")
+    }
+}
+
+impl Serialize for Name {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'_, str>>::deserialize(deserializer)?;
+        Name::from_text(&text).map_err(serde::de::Error::custom)
     }
 }
 
@@ -439,6 +498,25 @@ mod tests {
         assert_eq!(name.label_count(), 3);
         assert_eq!(name.to_string(), "ads.example.com");
         assert_eq!(Name::from_wire(b"\x03aDs\x07example\x03com\0rest").unwrap(), name);
+    }
+
+    #[test]
+    fn the_text_of_a_host_is_read_as_any_text() {
+        let label = "l".repeat(63);
+        let long = format!("{label}.{label}.{label}.");
+        let mut name = Name::ROOT;
+        for text in
+            ["a", "A.b", "a.B.", ".", "", "..", ".a", "a..b", "a.b..", "_x-1.example", &label, &format!("{label}l")]
+                .into_iter()
+                .chain([&*format!("{long}{}", "l".repeat(61)), &format!("{long}{}.", "l".repeat(61))])
+                .chain([&*format!("{long}{}", "l".repeat(62)), &format!("{long}{}.", "l".repeat(62))])
+                .chain([&*"a.".repeat(127), &"a.".repeat(128), &"a".repeat(1_000)])
+        {
+            let read = name.read_host_text(text.as_bytes());
+            assert_eq!(read.map(|()| name), Name::from_text(text), "{text}");
+            assert_eq!(Name::from_wire(name.as_wire()), Ok(name), "{text}");
+            assert_eq!(name.label_count(), name.labels().count(), "{text}");
+        }
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub enum BlockMode {
 }
 
 /// One resource record to answer with; owner and class come from the question.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AnswerRecord {
     /// RR type number.
     pub rtype: u16,
@@ -84,7 +84,7 @@ pub struct AnswerRecord {
 }
 
 /// What a block rule answers instead of the block mode.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Answer {
     /// This mode, whatever the list's says.
     Mode(BlockMode),
@@ -106,7 +106,7 @@ pub enum AliasLabels {
 }
 
 /// A client as `$client` names it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ClientMatch {
     /// An address or a prefix.
     Net(IpNet),
@@ -115,7 +115,7 @@ pub enum ClientMatch {
 }
 
 /// When a rule applies; all parts must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Condition {
     /// Only these types; empty means any.
     pub types: Vec<u16>,
@@ -144,7 +144,7 @@ impl Condition {
 }
 
 /// All that a rule says beside its name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Class {
     /// What the rule does.
     pub kind: Kind,
@@ -181,7 +181,7 @@ impl Class {
 }
 
 /// One rule as a list reader hands it on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     /// All but the key.
     pub class: Class,
@@ -192,7 +192,7 @@ pub struct Rule {
 /// What a rule is looked up by.
 // One rule exists at a time and is handed on by reference; a box would cost an allocation for each of millions.
 #[expect(clippy::large_enum_variant)]
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RuleKey {
     /// A name with scope exact, subtree or below; `target` for an alias.
     Name { name: Name, target: Option<Name> },

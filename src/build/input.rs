@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use corewall_sharding::ancestor::{AncestorItem, read_ancestor};
 use corewall_sharding::rule::{IpRewrite, Kind, ListId, Rule};
 
+use super::source::{FileState, Source, SourceError, Watch, examine};
 use super::{BuildError, ListSpec};
 use crate::config::WildcardAction;
 use crate::limits;
@@ -25,6 +26,8 @@ pub struct Input<'a> {
     pub spec: &'a ListSpec,
     /// Its number in the generation.
     pub id: ListId,
+    /// What it was when the build began.
+    pub state: FileState,
 }
 
 /// Where in a list something stands.
@@ -46,11 +49,9 @@ impl fmt::Display for Place<'_> {
 }
 
 /// What a list says, in its order.
-// One item exists at a time, as with the rule in it.
-#[expect(clippy::large_enum_variant)]
 pub enum Item<'a> {
     /// A rule.
-    Rule(Rule, Place<'a>),
+    Rule(&'a Rule, Place<'a>),
     /// An address rewrite.
     Rewrite(IpRewrite),
     /// What could not be read.
@@ -65,37 +66,67 @@ pub enum Item<'a> {
 }
 
 impl<'a> Input<'a> {
-    /// Makes sure that the list can be opened.
+    /// Makes sure that the list can be read.
     ///
     /// # Errors
-    /// It cannot.
+    /// It cannot be opened, or is no list.
     pub fn open(id: ListId, spec: &'a ListSpec) -> Result<Input<'a>, BuildError> {
-        let input = Input { spec, id };
-        lists::open(&spec.path).map_err(|error| input.failed(error))?;
-        Ok(input)
+        match examine(&spec.path, spec.format) {
+            Ok(state) => Ok(Input { spec, id, state }),
+            Err(error) => Err(failed(spec, error)),
+        }
     }
 
     /// This list cannot be read.
-    pub fn failed(&self, source: io::Error) -> BuildError {
-        BuildError::List { list: self.spec.list.name.clone(), path: self.spec.path.clone(), source }
+    pub fn failed(&self, error: SourceError) -> BuildError {
+        failed(self.spec, error)
+    }
+
+    /// How it is read.
+    pub fn options(&self) -> lists::Options {
+        lists::Options { list: self.id, ..self.spec.options.clone() }
+    }
+
+    /// Its text.
+    ///
+    /// # Errors
+    /// It cannot be opened, or is not what it was.
+    pub fn source(&self, watch: &Watch) -> Result<Source, SourceError> {
+        Source::open(self.id, &self.spec.path, self.spec.format, self.state, watch)
     }
 
     /// Reads the list to its end.
     ///
     /// # Errors
-    /// The file cannot be read, or is damaged.
-    pub fn read(&self, disabled: &Disabled, item: &mut dyn FnMut(Item<'_>)) -> Result<Counts, BuildError> {
-        match self.spec.format {
-            Format::DnsmasqSqlite => self.read_database(item),
-            _ => self.read_text(disabled, item),
+    /// The file cannot be read, is damaged, or changes meanwhile.
+    pub fn read(
+        &self,
+        disabled: &Disabled,
+        watch: &Watch,
+        item: &mut dyn FnMut(Item<'_>),
+    ) -> Result<Counts, BuildError> {
+        if self.spec.format == Format::DnsmasqSqlite {
+            return self.read_database(item);
         }
+        let mut source = self.source(watch).map_err(|error| self.failed(error))?;
+        let counts = self.read_lines(1, &mut source, disabled, item);
+        let counts = counts.map_err(|error| self.failed(source.explain(error)))?;
+        source.check_unchanged().map_err(|error| self.failed(error))?;
+        Ok(counts)
     }
 
-    fn read_text(&self, disabled: &Disabled, item: &mut dyn FnMut(Item<'_>)) -> Result<Counts, BuildError> {
-        let ListSpec { format, options, path, .. } = self.spec;
-        let options = lists::Options { list: self.id, ..options.clone() };
-        let mut reader = lists::open(path).map_err(|error| self.failed(error))?;
-        lists::read(*format, &mut reader, &options, disabled, &mut |read| match read {
+    /// Reads a list, or a piece of it that begins with line `first`.
+    ///
+    /// # Errors
+    /// Those of `reader`.
+    pub fn read_lines(
+        &self,
+        first: u64,
+        reader: &mut dyn BufRead,
+        disabled: &Disabled,
+        item: &mut dyn FnMut(Item<'_>),
+    ) -> io::Result<Counts> {
+        lists::read_from(first, self.spec.format, reader, &self.options(), disabled, &mut |read| match read {
             lists::Item::Rule { line, rule } => item(Item::Rule(rule, Place::Line(line))),
             lists::Item::Rewrite(rewrite) => item(Item::Rewrite(rewrite)),
             lists::Item::Refused { line, text, reason } => {
@@ -104,11 +135,10 @@ impl<'a> Input<'a> {
             // Counted by the reader.
             lists::Item::Skipped { .. } => {}
         })
-        .map_err(|error| self.failed(error))
     }
 
     fn read_database(&self, item: &mut dyn FnMut(Item<'_>)) -> Result<Counts, BuildError> {
-        let database = Database::open(&self.spec.path).map_err(|error| self.failed(error))?;
+        let database = Database::open(&self.spec.path).map_err(|error| self.failed(error.into()))?;
         let options = &self.spec.options;
         let forward_block = self.spec.wildcard_action == WildcardAction::ForwardBlock;
         let mut counts = Counts::default();
@@ -122,7 +152,7 @@ impl<'a> Input<'a> {
                     if options.default_kind == Kind::Allow && rule.class.kind == Kind::Block {
                         rule.class.kind = Kind::Allow;
                     }
-                    item(Item::Rule(rule, Place::Line(counts.lines)));
+                    item(Item::Rule(&rule, Place::Line(counts.lines)));
                 }
                 AncestorItem::Rewrite(rewrite) => {
                     counts.rewrites += 1;
@@ -135,6 +165,16 @@ impl<'a> Input<'a> {
         })
         .map_err(|source| BuildError::Database { list: self.spec.list.name.clone(), source: Box::new(source) })?;
         Ok(counts)
+    }
+}
+
+fn failed(spec: &ListSpec, error: SourceError) -> BuildError {
+    let (list, path) = (spec.list.name.clone(), spec.path.clone());
+    match error {
+        SourceError::Io(source, behind) => BuildError::List { list, path, source, behind },
+        SourceError::NoList(what) => BuildError::NoList { list, path, what },
+        SourceError::Changed => BuildError::Changed { list, path },
+        SourceError::Shut => BuildError::Interrupted,
     }
 }
 

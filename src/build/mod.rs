@@ -2,18 +2,24 @@
 //!
 //! ```text
 //!  lists ── find $badfilter ── read ─┬─ names, rewrites ──────────────► Builder ─ finish ─ sidecars ─ publish
-//!                                    └─ patterns ─ compile (a child) ──────▲                  ▲
+//!                (each thread a part) └─ patterns ─ compile (a child) ──────▲                  ▲
 //!                                    └─ refused lines ──────────────────────────── refused.txt┘
 //! ```
 //!
 //! Invariant: nothing that a server reads changes before everything has succeeded. A list that cannot be read to its end is
-//! an error of the build; a line that cannot be read is not, it is reported.
+//! an error of the build; a line that cannot be read is not, it is reported. The same lists and options give the same
+//! generation and the same report, whatever the number of threads, and in one go or resumed.
 
 mod input;
+mod part;
 pub mod patterns;
+mod pieces;
+mod read;
 mod refused;
 pub mod report;
+mod resources;
 mod servers;
+mod source;
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -21,24 +27,24 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use corewall_sharding::StoreError;
-use corewall_sharding::build::{BuildOptions, BuildStage, Builder, Built, SHARDS_DEFAULT};
+use corewall_sharding::build::{BuildOptions, BuildStage, Builder, Built, Resumed};
+use corewall_sharding::manifest::{FILTER_BITS_DEFAULT, Layout};
 use corewall_sharding::publish::Store;
 use corewall_sharding::rule::{Class, List, Rule, RuleKey};
 
 use self::input::Input;
+use self::part::Said;
 use self::patterns::{CompileError, Compiler, Engine, Outcome, Wanted, compile_bounded, sidecar, taken};
 use self::refused::Refused;
-use self::report::{ListReport, Report};
-use self::servers::RuleServers;
+use self::report::{ListReport, Report, Stages};
+use self::source::{Gate, Watch};
 use crate::config::WildcardAction;
 use crate::limits;
-use crate::lists::{self, Disabled, Format};
-
-/// Items of lists between two words about the progress.
-const PROGRESS_ITEMS: u64 = 65_536;
+use crate::lists::{self, Format};
 
 /// One list to build from.
 #[derive(Clone, Debug)]
@@ -71,25 +77,52 @@ impl ListSpec {
 /// How to build.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Shards of the generation.
-    pub shards: u16,
+    /// Shards of the generation; none leaves it to the size of the lists.
+    pub shards: Option<u16>,
+    /// How the rules by name lie in them.
+    pub layout: Layout,
+    /// Bits of a fingerprint in the filters, 8 or 16.
+    pub filter_bits: u8,
+    /// Bytes of memory to use; none means a quarter of the machine's.
+    pub memory_bytes: Option<u64>,
+    /// Threads that read lists and write shards; none means one a core.
+    pub threads: Option<usize>,
+    /// Go on with a build of the same lists and options that was killed or stopped.
+    pub resume: bool,
     /// Where the refused lines are written; none means [`refused::FILE_NAME`] in the generation.
     pub refused: Option<PathBuf>,
     /// Which process compiles the patterns.
     pub compiler: Compiler,
+    /// Bytes of the parts that lists are cut into where they may be.
+    pub part_bytes: usize,
+    /// Set, it ends the build ([`BuildError::Interrupted`]) before the next stage, and soon while lists are read.
+    pub stop: Arc<AtomicBool>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { shards: SHARDS_DEFAULT, refused: None, compiler: Compiler::Child }
+        Self {
+            shards: None,
+            layout: Layout::default(),
+            filter_bits: FILTER_BITS_DEFAULT,
+            memory_bytes: None,
+            threads: None,
+            resume: false,
+            refused: None,
+            compiler: Compiler::Child,
+            part_bytes: limits::LIST_PART_BYTES,
+            stop: Arc::default(),
+        }
     }
 }
 
 /// What the build is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress<'a> {
-    /// Reading a list; how many rules all lists have given so far.
-    Read { list: &'a str, rules: u64 },
+pub enum Progress {
+    /// Passing over lists in Adblock syntax for rules that switch off others.
+    Scan,
+    /// Reading lists: rules so far, and bytes of their files of all.
+    Read { rules: u64, bytes: u64, of: u64 },
     /// Compiling so many patterns.
     Compile { patterns: usize },
     /// Writing shards, in rules.
@@ -111,6 +144,24 @@ pub enum BuildError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+        /// Bytes of its text, unpacked, that were read before.
+        behind: Option<u64>,
+    },
+    /// A file that is something else than a list.
+    NoList {
+        /// The list's name.
+        list: String,
+        /// Its file.
+        path: PathBuf,
+        /// What it is, and what to do.
+        what: &'static str,
+    },
+    /// A list has changed since the build began.
+    Changed {
+        /// Its name.
+        list: String,
+        /// Its file.
+        path: PathBuf,
     },
     /// A database cannot be read.
     Database {
@@ -130,6 +181,10 @@ pub enum BuildError {
         /// Why.
         source: io::Error,
     },
+    /// The operator has ended the build.
+    Interrupted,
+    /// What a killed build has kept of a part cannot be read.
+    Note,
     /// The store has not numbered the patterns in the order in which it was given them: a mistake in this program.
     PatternsMixedUp,
 }
@@ -138,12 +193,25 @@ impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoLists => f.write_str("no list to build from; add [[list]] to the configuration, or use --list"),
-            Self::List { list, path, source } => write!(
+            Self::List { list, path, source, behind } => {
+                write!(f, "{}: cannot read list `{list}`", path.display())?;
+                if let Some(bytes) = behind.filter(|bytes| *bytes > 0) {
+                    write!(f, " behind byte {bytes} of its text")?;
+                }
+                write!(f, ": {source}; check the path, and fetch the file again if it is damaged")
+            }
+            Self::NoList { list, path, what } => write!(f, "{}: cannot read list `{list}`: {what}", path.display()),
+            Self::Changed { list, path } => write!(
                 f,
-                "{}: cannot read list `{list}`: {source}; check the path, and fetch the file again if it is damaged",
+                "{}: list `{list}` has changed while it was read; build again when it is whole, and have it replaced by a \
+                 rename, not written in place",
                 path.display()
             ),
             Self::Database { list, source } => write!(f, "list `{list}`: {source}"),
+            Self::Store(error) if error.is_no_room() => write!(
+                f,
+                "{error}; there is no room left; make some on the store's disk, then the same command with --resume goes on"
+            ),
             Self::Store(error) => error.fmt(f),
             Self::Patterns(error) => error.fmt(f),
             Self::Refused { path, source } => {
@@ -153,12 +221,23 @@ impl fmt::Display for BuildError {
                     path.display()
                 )
             }
+            Self::Interrupted => f.write_str(
+                "the build was interrupted and nothing was published; the same command with --resume goes on with it",
+            ),
+            Self::Note => f.write_str("what the last build has left is damaged; build without --resume"),
             Self::PatternsMixedUp => f.write_str("the store has mixed up the patterns; report this as a bug"),
         }
     }
 }
 
 impl std::error::Error for BuildError {}
+
+impl BuildError {
+    /// Whether it says that one list is bad; then lists before it may be bad as well.
+    fn is_of_a_list(&self) -> bool {
+        matches!(self, Self::List { .. } | Self::NoList { .. } | Self::Changed { .. } | Self::Database { .. })
+    }
+}
 
 impl From<StoreError> for BuildError {
     fn from(error: StoreError) -> Self {
@@ -175,46 +254,68 @@ pub fn run(
     specs: &[ListSpec],
     dir: &Path,
     options: &Options,
-    progress: &mut dyn FnMut(Progress<'_>),
+    progress: &mut dyn FnMut(Progress),
 ) -> Result<Report, BuildError> {
-    let started = Instant::now();
+    let mut stages = Stages::start();
     if specs.is_empty() {
         return Err(BuildError::NoLists);
     }
     // All are opened before the first is read: a slip in the last path should not cost a minute.
     let inputs = specs.iter().zip(0..).map(|(spec, id)| Input::open(id, spec)).collect::<Result<Vec<_>, _>>()?;
     let store = Store::create_or_open(dir)?;
-    let disabled = find_disabled(&inputs)?;
-    let mut build = Build::start(&store, &inputs, options.shards)?;
-    for input in &inputs {
-        build.read(input, &disabled, progress)?;
+    let mut build = Build::start(&store, &inputs, options)?;
+    stages.end("prepare");
+    // What is finished stays for a build that goes on.
+    if let Err(error) = build.read_lists(&inputs, options, &mut stages, progress) {
+        build.builder.keep();
+        return Err(error);
     }
     let patterns = build.compile_patterns(&inputs, options.compiler, progress)?;
+    stages.end("compile");
+    if let Err(error) = build.check_stop() {
+        build.builder.keep();
+        return Err(error);
+    }
+    let mut is_writing = true;
     let mut built = build.builder.finish(&mut |stage, done, of| {
+        if is_writing && stage == BuildStage::Sync {
+            is_writing = false;
+            stages.end("write");
+        }
         progress(match stage {
             BuildStage::Write => Progress::Write { done, of },
             BuildStage::Sync => Progress::Sync { done, of },
         });
     })?;
+    stages.end("sync");
+    if build.watch.gate.is_stopped() {
+        return Err(BuildError::Interrupted);
+    }
     patterns.attach(&mut built)?;
     let refused_file = build.refused.save(&mut built, &store, options.refused.as_deref())?;
     let report = built.report.clone();
     // Asked while the store's lock is held. A symlink that leads nowhere is what this build is about to replace.
     let previous = store.current_number().ok().flatten();
     let generation = built.publish()?;
-    let mut report = Report::new(generation, report, build.reports, patterns.counts(), refused_file, started);
-    report.warnings = remove_old(&store, generation, previous);
+    stages.end("publish");
+    let mut report = Report::new(generation, report, build.reports, patterns.counts(), refused_file, stages);
+    report.layout = options.layout;
+    report.resumed_parts = build.resumed_parts;
+    report.warnings = build.warnings;
+    report.warnings.extend(remove_old(&store, generation, previous));
     Ok(report)
 }
 
-/// The first pass: what the `$badfilter` rules of all lists in Adblock syntax switch off in any of them.
-fn find_disabled(inputs: &[Input<'_>]) -> Result<Disabled, BuildError> {
-    let mut disabled = Disabled::default();
-    for input in inputs.iter().filter(|input| input.spec.format == Format::Adblock) {
-        let mut reader = lists::open(&input.spec.path).map_err(|error| input.failed(error))?;
-        lists::find_badfilters(&mut reader, &mut disabled).map_err(|error| input.failed(error))?;
+/// What must be the same for a build to go on with one that was killed: lists and options. Memory and threads may differ, for
+/// nothing depends on them.
+fn identity(inputs: &[Input<'_>], options: &Options, shards: u16) -> Vec<u8> {
+    let Options { layout, filter_bits, part_bytes, .. } = options;
+    let version = env!("CARGO_PKG_VERSION");
+    let mut text = format!("{version} {shards} {layout:?} {filter_bits} {part_bytes}\n");
+    for Input { spec, state, .. } in inputs {
+        text += &format!("{spec:?} {} {:?}\n", state.bytes, state.modified);
     }
-    Ok(disabled)
+    text.into_bytes()
 }
 
 /// Generations past [`limits::GENERATIONS_KEPT`] go, and what could not be removed is told: the new one is in use by then.
@@ -276,79 +377,98 @@ struct Build {
     reports: Vec<ListReport>,
     refused: Refused,
     patterns: Vec<PatternRule>,
-    servers: RuleServers,
-    /// Rules handed on so far, for the progress.
-    rules: u64,
+    threads: usize,
+    watch: Watch,
+    /// Parts of lists that a killed build had finished.
+    resumed_parts: u64,
+    /// What the report is to tell beside what was built.
+    warnings: Vec<String>,
 }
 
 impl Build {
-    fn start(store: &Store, inputs: &[Input<'_>], shards: u16) -> Result<Build, BuildError> {
-        let mut builder = Builder::new(store, BuildOptions { shards, ..BuildOptions::default() })?;
+    fn start(store: &Store, inputs: &[Input<'_>], options: &Options) -> Result<Build, BuildError> {
+        let threads = options.threads.unwrap_or_else(resources::threads).clamp(1, limits::BUILD_THREADS_MAX);
+        let shards = options.shards.unwrap_or_else(|| resources::shards(inputs));
+        let memory_bytes = options.memory_bytes.unwrap_or_else(resources::memory_bytes);
+        // Those who read hold a part each and cut the next one meanwhile; what is refused is in memory too.
+        let own_bytes = (2 * threads * options.part_bytes + limits::REFUSED_FILE_BYTES_MAX) as u64;
+        let mut builder = Builder::new(
+            store,
+            BuildOptions {
+                shards,
+                threads: Some(threads),
+                layout: options.layout,
+                filter_bits: options.filter_bits,
+                memory_bytes: memory_bytes.saturating_sub(own_bytes).max(memory_bytes / 2),
+                resume: options.resume,
+                identity: identity(inputs, options, shards),
+                ..BuildOptions::default()
+            },
+        )?;
         for input in inputs {
             builder.list(input.spec.list.clone())?;
         }
-        let reports = inputs.iter().map(|input| ListReport::new(input.spec)).collect();
+        let warnings = match builder.resumed() {
+            Resumed::Anew(why) => vec![format!("--resume: the build began anew: {why}")],
+            Resumed::NotAsked | Resumed::From { .. } => Vec::new(),
+        };
         Ok(Build {
             builder,
-            reports,
+            reports: inputs.iter().map(|input| ListReport::new(input.spec)).collect(),
             refused: Refused::default(),
             patterns: Vec::new(),
-            servers: RuleServers::default(),
-            rules: 0,
+            threads,
+            watch: Watch { gate: Arc::new(Gate::new(options.stop.clone())), bytes: Arc::new(AtomicU64::new(0)) },
+            resumed_parts: 0,
+            warnings,
         })
     }
 
-    fn read(
+    fn check_stop(&self) -> Result<(), BuildError> {
+        if self.watch.gate.is_stopped() { Err(BuildError::Interrupted) } else { Ok(()) }
+    }
+
+    fn read_lists(
         &mut self,
-        input: &Input<'_>,
-        disabled: &Disabled,
-        progress: &mut dyn FnMut(Progress<'_>),
+        inputs: &[Input<'_>],
+        options: &Options,
+        stages: &mut Stages,
+        progress: &mut dyn FnMut(Progress),
     ) -> Result<(), BuildError> {
-        let Build { builder, reports, refused, patterns, servers, rules } = self;
-        let report = &mut reports[usize::from(input.id)];
-        // The reader cannot be stopped half-way: after a failure the rest of the list is passed over.
-        let mut failure = Ok(());
-        let mut seen = 0u64;
-        let counts = input.read(disabled, &mut |item| {
-            if failure.is_err() {
-                return;
-            }
-            seen += 1;
-            if seen.is_multiple_of(PROGRESS_ITEMS) {
-                progress(Progress::Read { list: &input.spec.list.name, rules: *rules });
-            }
-            match item {
-                input::Item::Rule(rule, place) => {
-                    if let Err(reason) = servers.add(&rule.class.servers) {
-                        let text = match &rule.key {
-                            RuleKey::Name { name, .. } => name.to_string(),
-                            RuleKey::Pattern { regex, .. } => regex.clone(),
-                            RuleKey::Address { net, .. } => net.to_string(),
-                        };
-                        return refused.add(report, &input.spec.path, &place.to_string(), &text, &reason);
-                    }
-                    *rules += 1;
-                    match rule.key {
-                        RuleKey::Name { .. } | RuleKey::Address { .. } => failure = builder.push(&rule),
-                        RuleKey::Pattern { .. } => {
-                            patterns.push(PatternRule {
-                                rule,
-                                input: usize::from(input.id),
-                                place: place.to_string(),
-                                number: 0,
-                            });
-                        }
-                    }
-                }
-                input::Item::Rewrite(rewrite) => builder.rewrite(rewrite),
-                input::Item::Refused { place, text, reason } => {
-                    refused.add(report, &input.spec.path, &place.to_string(), text, reason);
-                }
-            }
+        let finished = self.builder.finished_parts();
+        self.resumed_parts = finished.len() as u64;
+        progress(Progress::Scan);
+        let scan = read::scan(inputs, self.threads, &self.watch)?;
+        stages.end("scan");
+        // The scan has read some of them as well.
+        self.watch.bytes = Arc::default();
+        let of = inputs.iter().map(|input| input.state.bytes).sum();
+        let collectors = (0..self.threads).map(|_| self.builder.collector()).collect();
+        let said = read::read(inputs, &scan, collectors, finished, options.part_bytes, &self.watch, &mut |read| {
+            progress(Progress::Read { rules: read.rules, bytes: read.bytes.min(of), of });
         })?;
-        failure?;
-        report.take_counts(&counts);
-        Ok(())
+        self.take(said, inputs);
+        stages.end("read");
+        self.check_stop()
+    }
+
+    /// Takes over what the lists have said, in their order.
+    fn take(&mut self, mut said: Said, inputs: &[Input<'_>]) {
+        for (report, sum) in self.reports.iter_mut().zip(std::mem::take(&mut said.lists)) {
+            report.take_counts(&sum.counts);
+            report.refused = sum.refused_for.values().sum();
+            report.refused_for = sum.refused_for;
+        }
+        for (id, kept) in said.into_parts() {
+            let place = usize::from(id.list);
+            let (Some(report), Some(input)) = (self.reports.get_mut(place), inputs.get(place)) else { continue };
+            let room = limits::REFUSED_SHOWN_MAX - report.first_refused.len();
+            report.first_refused.extend(kept.first_refused.into_iter().take(room));
+            self.refused.add_part(&input.spec.path, &kept.refused_lines, kept.refused);
+            let rule =
+                |part::PatternRule { rule, place: line }| PatternRule { rule, input: place, place: line, number: 0 };
+            self.patterns.extend(kept.patterns.into_iter().map(rule));
+        }
     }
 
     /// Compiles the patterns of all lists and gives those that were taken to the store.
@@ -356,7 +476,7 @@ impl Build {
         &mut self,
         inputs: &[Input<'_>],
         compiler: Compiler,
-        progress: &mut dyn FnMut(Progress<'_>),
+        progress: &mut dyn FnMut(Progress),
     ) -> Result<Patterns, BuildError> {
         let mut rules = std::mem::take(&mut self.patterns);
         let (wanted, lists) = number_patterns(&mut rules, inputs);

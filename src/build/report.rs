@@ -6,12 +6,16 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use corewall_sharding::build::BuildReport;
+use corewall_sharding::manifest::Layout;
 use corewall_sharding::rule::{Kind, Scope};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::ListSpec;
 use crate::limits;
 use crate::lists::{Counts, Format, SkipReason};
+
+/// Seconds from which on a stage is told in the report's text.
+const STAGE_SHOWN_S: f64 = 0.1;
 
 /// A whole build. Shown, it is the text that `corewall build` ends with.
 #[derive(Clone, Debug, Serialize)]
@@ -36,8 +40,20 @@ pub struct Report {
     pub bytes: u64,
     /// The same for each rule.
     pub bytes_per_rule: f64,
+    /// How the rules by name lie in them.
+    pub layout: Layout,
     /// Seconds from the first list to the publication.
     pub seconds: f64,
+    /// The same by stage, in their order.
+    pub stages: Vec<StageSeconds>,
+    /// Rules a second, from the first list to the publication.
+    pub rules_per_second: f64,
+    /// Parts of lists that an earlier build had read; 0 when this one did not go on with any.
+    pub resumed_parts: u64,
+    /// Shards that an earlier build had written.
+    pub resumed_shards: u64,
+    /// Bytes of the sorted runs that lay on the disk between reading and writing.
+    pub spilled_bytes: u64,
     /// Most memory that the process has had, in bytes; 0 where the system does not tell.
     pub rss_bytes_max: u64,
     /// File of the refused lines; none without any.
@@ -46,6 +62,35 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// By list, in their order.
     pub lists: Vec<ListReport>,
+}
+
+/// Seconds of one stage.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct StageSeconds {
+    /// `prepare`, `scan`, `read`, `compile`, `write`, `sync` or `publish`.
+    pub stage: &'static str,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// A clock that is told when each stage ends.
+pub(super) struct Stages {
+    started: Instant,
+    last: Instant,
+    ended: Vec<StageSeconds>,
+}
+
+impl Stages {
+    pub(super) fn start() -> Self {
+        let started = Instant::now();
+        Self { started, last: started, ended: Vec::new() }
+    }
+
+    pub(super) fn end(&mut self, stage: &'static str) {
+        let now = Instant::now();
+        self.ended.push(StageSeconds { stage, seconds: now.duration_since(self.last).as_secs_f64() });
+        self.last = now;
+    }
 }
 
 /// Patterns by the engine that decides.
@@ -98,7 +143,7 @@ pub struct RuleCount {
 }
 
 /// One refused line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// Line number, or `table:rowid` of a database.
     pub place: String,
@@ -146,8 +191,9 @@ impl Report {
         mut lists: Vec<ListReport>,
         patterns: PatternCounts,
         refused_file: Option<PathBuf>,
-        started: Instant,
+        stages: Stages,
     ) -> Self {
+        let seconds = stages.started.elapsed().as_secs_f64();
         for (list, built) in lists.iter_mut().zip(&built.lists) {
             let count = |(&(kind, scope), &rules): (&(Kind, Scope), &u64)| RuleCount { kind, scope, rules };
             list.rules = built.rules.iter().map(count).collect();
@@ -165,7 +211,13 @@ impl Report {
             shards: built.shard_bytes.len(),
             bytes: built.shard_bytes.iter().sum::<u64>() + built.filter_bytes,
             bytes_per_rule: built.bytes_per_rule(),
-            seconds: started.elapsed().as_secs_f64(),
+            layout: Layout::default(),
+            seconds,
+            stages: stages.ended,
+            rules_per_second: if seconds > 0.0 { built.rules as f64 / seconds } else { 0.0 },
+            resumed_parts: built.parts_resumed,
+            resumed_shards: built.shards_resumed,
+            spilled_bytes: built.spilled_bytes,
             rss_bytes_max: rss_bytes_max().unwrap_or(0),
             refused_file,
             warnings: Vec::new(),
@@ -209,6 +261,9 @@ impl fmt::Display for Report {
             write!(f, "{list}")?;
         }
         writeln!(f, "generation {} published: {} rules in {} shards", self.generation, self.rules, self.shards)?;
+        if self.resumed_parts > 0 {
+            writeln!(f, "  went on with an earlier build: {} parts of lists had been read", self.resumed_parts)?;
+        }
         let PatternCounts { plain, confirmed } = self.patterns;
         if plain + confirmed > 0 {
             writeln!(f, "  patterns: {plain} compiled, {confirmed} compiled with confirmation by a second engine")?;
@@ -228,7 +283,15 @@ impl fmt::Display for Report {
             )?;
         }
         write!(f, "  {} bytes on disk, {:.1} a rule; ", self.bytes, self.bytes_per_rule)?;
-        writeln!(f, "{:.2} s, at most {} MiB of memory", self.seconds, self.rss_bytes_max >> 20)
+        writeln!(f, "{:.2} s, at most {} MiB of memory", self.seconds, self.rss_bytes_max >> 20)?;
+        // What took no time is not worth a word.
+        let worth = self.stages.iter().filter(|stage| stage.seconds >= STAGE_SHOWN_S);
+        let stages: Vec<String> =
+            worth.map(|StageSeconds { stage, seconds }| format!("{stage} {seconds:.1} s")).collect();
+        if stages.is_empty() {
+            return Ok(());
+        }
+        writeln!(f, "  {:.0} rules a second; {}", self.rules_per_second, stages.join(", "))
     }
 }
 

@@ -1,8 +1,9 @@
 //! Small stores built from each format and read back, and builds that must fail before anything is published.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
-use corewall_sharding::build::BuildReport;
+use corewall_sharding::build::{BuildReport, PartId};
 use corewall_sharding::rule::{Kind, Scope};
 
 use super::report::RuleCount;
@@ -51,7 +52,12 @@ impl Bench {
 }
 
 fn options(shards: u16, refused: Option<&Path>) -> Options {
-    Options { shards, refused: refused.map(Path::to_path_buf), compiler: Compiler::Here }
+    Options {
+        shards: Some(shards),
+        refused: refused.map(Path::to_path_buf),
+        compiler: Compiler::Here,
+        ..Options::default()
+    }
 }
 
 fn count(report: &Report, list: usize) -> Vec<(Kind, Scope, u64)> {
@@ -116,8 +122,14 @@ fn a_damaged_archive_is_an_error_and_the_old_generation_stays() {
     bench.list("torn.gz", Format::Plain, &archive);
     let message = bench.build().unwrap_err().to_string();
     let path = bench.dir.path().join("torn.gz");
-    assert!(message.starts_with(&format!("{}: cannot read list `torn.gz`: ", path.display())), "{message}");
-    assert!(message.ends_with("; check the path, and fetch the file again if it is damaged"), "{message}");
+    let start = format!("{}: cannot read list `torn.gz` behind byte ", path.display());
+    assert!(message.starts_with(&start), "{message}");
+    assert!(
+        message.ends_with(
+            " of its text: the archive ends too early; check the path, and fetch the file again if it is damaged"
+        ),
+        "{message}"
+    );
     assert_eq!(bench.published(), Some(1));
 }
 
@@ -276,11 +288,197 @@ fn the_report_counts_what_the_store_counts() {
         Vec::new(),
         report::PatternCounts::default(),
         None,
-        Instant::now(),
+        Stages::start(),
     );
     assert_eq!((report.shards, report.bytes), (2, 320));
     assert!((report.bytes_per_rule - 32.0).abs() < f64::EPSILON);
     assert!(report.rss_bytes_max > 0);
     assert!(report.to_string().starts_with("generation 4 published: 10 rules in 2 shards\n"));
     assert!(serde_json::to_value(&report).unwrap()["generation"] == 4);
+}
+
+/// Lists of every kind of reading: cut and whole, with patterns, servers, address rules and much that is refused.
+fn many_kinds(bench: &mut Bench) {
+    let names = |count: u32, line: &dyn Fn(u32) -> String| (0..count).map(line).collect::<String>();
+    bench.list(
+        "plain",
+        Format::Plain,
+        names(900, &|n| match n % 9 {
+            0 => format!("bad name {n}\n"),
+            1 => "# comment\r\n\n".to_owned(),
+            _ => format!("n{}.example.com\n", n % 500),
+        }),
+    );
+    bench.list("servers", Format::Dnsmasq, names(60, &|n| format!("server=/s{n}.example.com/192.0.2.{}\n", n % 7)));
+    bench.list(
+        "adblock",
+        Format::Adblock,
+        names(400, &|n| match n % 5 {
+            0 => format!("/^ads{n}x[0-9]+\\./\n"),
+            1 => format!("||a{n}.example.com^$nonsense\n"),
+            2 => format!("a{n}.example.com##.ad\n"),
+            _ => format!("||a{n}.example.com^\n"),
+        }),
+    );
+    bench.list(
+        "off",
+        Format::Adblock,
+        "||a3.example.com^$badfilter\n!#if x\n||b.example.com^\n!#endif\n||c.example.com^\n",
+    );
+    bench.list("hosts", Format::Hosts, names(300, &|n| format!("0.0.0.0 h{n}.example.com localhost b{n}..example\n")));
+    bench.list("answers", Format::Hosts, "192.0.2.1 a.example\n192.0.2.2 a.example\n").options.hosts_addresses = true;
+    bench.list("regex", Format::Regex, names(90, &|n| format!("^ads{n}x[0-9]+\\.\n(\n")));
+    bench.list("cidr", Format::Cidr, names(99, &|n| format!("198.51.100.{n}\n198.51.100.{n}/24\n")));
+    bench.list("more", Format::Dnsmasq, "server=/m.example.com/192.0.2.3\nserver=/m.example.com/192.0.2.200\n");
+}
+
+/// What must be the same of two builds: the report without its times, the refused lines, and the files.
+fn outcome(bench: &Bench, options: &Options) -> (serde_json::Value, Vec<(String, Vec<u8>)>) {
+    let store = tempfile::tempdir_in(bench.dir.path()).unwrap();
+    // Names are routed by the store's key.
+    let key = bench.dir.path().join("key");
+    if !key.exists() {
+        Store::create_or_open(&bench.store()).unwrap();
+        std::fs::copy(bench.store().join("key"), &key).unwrap();
+    }
+    std::fs::copy(&key, store.path().join("key")).unwrap();
+    let report = run(&bench.specs, store.path(), options, &mut |_| {}).unwrap();
+    let mut value = serde_json::to_value(&report).unwrap();
+    for of_this_run in ["seconds", "stages", "rules_per_second", "rss_bytes_max", "refused_file"] {
+        value.as_object_mut().unwrap().remove(of_this_run).unwrap();
+    }
+    let folder = Store::open(store.path()).unwrap().current().unwrap().dir;
+    let mut files: Vec<(String, Vec<u8>)> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap()))
+        // It has the time of the build.
+        .filter(|(name, _)| name != "manifest.toml")
+        .collect();
+    files.sort();
+    (value, files)
+}
+
+#[test]
+fn a_build_on_many_threads_in_small_parts_is_that_of_one_thread_reading_whole_lists() {
+    let mut bench = Bench::new();
+    many_kinds(&mut bench);
+    let one = outcome(&bench, &Options { threads: Some(1), ..options(3, None) });
+    assert!(one.0["refused"].as_u64().unwrap() > 500 && one.0["patterns"]["plain"].as_u64().unwrap() > 100);
+    assert!(one.1.iter().any(|(name, text)| name == refused::FILE_NAME && !text.is_empty()), "{:?}", one.0);
+    for (threads, part_bytes) in [(1, 100), (2, 1), (8, 100), (8, 3_000)] {
+        let other = outcome(&bench, &Options { threads: Some(threads), part_bytes, ..options(3, None) });
+        assert_eq!(other.0, one.0, "{threads} threads, {part_bytes} bytes");
+        assert!(other.1 == one.1, "{threads} threads, {part_bytes} bytes: files differ");
+    }
+}
+
+/// What the lists say beside rules by name, read on some threads in small parts.
+fn said(inputs: &[Input<'_>], finished: BTreeMap<PartId, Vec<u8>>, store: &Path) -> Result<Said, BuildError> {
+    let watch = Watch { gate: Arc::default(), bytes: Arc::default() };
+    let scan = read::scan(inputs, 2, &watch)?;
+    let mut builder = Builder::new(&Store::create_or_open(store)?, BuildOptions::default())?;
+    for input in inputs {
+        builder.list(input.spec.list.clone())?;
+    }
+    let collectors = (0..3).map(|_| builder.collector()).collect();
+    read::read(inputs, &scan, collectors, finished, 200, &watch, &mut |_| {})
+}
+
+#[test]
+fn parts_that_were_finished_before_are_not_read_again_and_say_what_they_said() {
+    let mut bench = Bench::new();
+    many_kinds(&mut bench);
+    let inputs: Vec<Input<'_>> = bench.specs.iter().zip(0..).map(|(spec, id)| Input::open(id, spec).unwrap()).collect();
+    let whole = said(&inputs, BTreeMap::new(), &bench.store()).unwrap();
+    let notes = whole.notes();
+    assert!(notes.len() > 30, "{} parts", notes.len());
+    let all = |said: &Said| (format!("{:?}", said.lists), said.notes());
+    for some in [0, 1, 2] {
+        let mut finished: BTreeMap<PartId, Vec<u8>> = notes.clone();
+        finished.retain(|id, _| some == 0 || (id.part + u32::from(id.list)) % 3 == some);
+        assert!(!finished.is_empty());
+        let resumed = said(&inputs, finished.clone(), &bench.store()).unwrap();
+        assert!(all(&resumed) == all(&whole));
+        // Another text in its place shows that it is the note that counts.
+        let (first, note) =
+            finished.iter().next().map(|(id, note)| (*id, part::Note::from_bytes(note).unwrap())).unwrap();
+        let other = part::Note { refused_for: [("forged".to_owned(), 1)].into(), ..note };
+        finished.insert(first, other.to_bytes().unwrap());
+        let forged = said(&inputs, finished, &bench.store()).unwrap();
+        assert_eq!(forged.lists[usize::from(first.list)].refused_for.get("forged"), Some(&1));
+    }
+    let torn = BTreeMap::from([(PartId { list: 0, part: 0 }, vec![0xff; 3])]);
+    assert!(matches!(said(&inputs, torn, &bench.store()), Err(BuildError::Note)));
+}
+
+#[test]
+fn of_several_bad_lists_the_first_one_is_told() {
+    let mut bench = Bench::new();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all("host.example.com\n".repeat(100_000).as_bytes()).unwrap();
+    let mut archive = gzip.finish().unwrap();
+    archive.truncate(archive.len() / 2);
+    bench.list("good", Format::Plain, "a.example.com\n".repeat(20_000));
+    for number in 0..6 {
+        let format = if number % 2 == 1 { Format::Rpz } else { Format::Plain };
+        bench.list(&format!("torn{number}.gz"), format, &archive);
+    }
+    for threads in [1, 2, 8] {
+        let options = Options { threads: Some(threads), part_bytes: 1_000, ..options(1, None) };
+        let message = run(&bench.specs, &bench.store(), &options, &mut |_| {}).unwrap_err().to_string();
+        assert!(message.contains("cannot read list `torn0.gz` behind byte "), "{message}");
+    }
+    assert_eq!(bench.published(), None);
+}
+
+#[test]
+fn a_list_that_changes_or_vanishes_while_it_is_read_is_an_error() {
+    let mut bench = Bench::new();
+    bench.list("list", Format::Plain, "a.example.com\n");
+    let path = bench.dir.path().join("list");
+    let input = Input::open(0, &bench.specs[0]).unwrap();
+    let watch = Watch { gate: Arc::default(), bytes: Arc::default() };
+    let read = || input.read(&Default::default(), &watch, &mut |_| {}).map(|counts| counts.rules);
+    assert_eq!(read().unwrap(), 1);
+    let source = input.source(&watch).unwrap();
+    std::fs::write(&path, "a.example.com\nb.example.com\n").unwrap();
+    let changed =
+        format!("{}: list `list` has changed while it was read; build again when it is whole", path.display());
+    assert!(input.failed(source.check_unchanged().unwrap_err()).to_string().starts_with(&changed));
+    assert!(read().unwrap_err().to_string().starts_with(&changed), "between two readings");
+    std::fs::remove_file(&path).unwrap();
+    assert!(read().unwrap_err().to_string().contains("cannot read list `list`: No such file"));
+}
+
+#[test]
+fn a_list_that_is_replaced_while_it_is_read_is_read_as_it_was() {
+    let mut bench = Bench::new();
+    bench.list("list", Format::Plain, "a.example.com\n");
+    let input = Input::open(0, &bench.specs[0]).unwrap();
+    let source = input.source(&Watch { gate: Arc::default(), bytes: Arc::default() }).unwrap();
+    let new = bench.dir.path().join("new");
+    std::fs::write(&new, "b.example.com\nc.example.com\n").unwrap();
+    std::fs::rename(&new, &bench.specs[0].path).unwrap();
+    source.check_unchanged().unwrap();
+    assert_eq!(std::io::read_to_string(source).unwrap(), "a.example.com\n");
+}
+
+#[test]
+fn a_build_that_is_stopped_publishes_nothing_and_says_how_to_go_on() {
+    let mut bench = Bench::new();
+    bench.list("plain", Format::Plain, "a.example.com\n");
+    bench.build().unwrap();
+    let options = options(1, None);
+    let stop = options.stop.clone();
+    // In the middle: while shards are written.
+    let stopped = run(&bench.specs, &bench.store(), &options, &mut |progress| {
+        if matches!(progress, Progress::Write { .. }) {
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    });
+    assert!(stopped.unwrap_err().to_string().contains("with --resume goes on"));
+    // From the beginning: before a list is read.
+    assert!(matches!(run(&bench.specs, &bench.store(), &options, &mut |_| {}), Err(BuildError::Interrupted)));
+    assert_eq!(bench.published(), Some(1));
 }

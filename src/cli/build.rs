@@ -1,20 +1,26 @@
 //! `corewall build`: lists in, a published generation out.
 
+mod progress;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use clap::Args;
 use corewall_sharding::build::SHARDS_MAX;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use corewall_sharding::manifest::Layout;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
+use self::progress::Teller;
 use super::{Failure, print};
-use crate::build::{self, ListSpec, Options, Progress};
-use crate::config::{self, WildcardAction};
+use crate::build::{self, BuildError, ListSpec, Options};
+use crate::config::{self, WildcardAction, parse_build_memory};
+use crate::limits;
 use crate::lists::Format;
-
-/// Times a second that the terminal is drawn anew.
-const DRAWS_HZ: u8 = 10;
 
 /// Read lists and publish a new generation of the store.
 #[derive(Debug, Args)]
@@ -28,9 +34,24 @@ pub struct Arguments {
     /// A list to read, as FORMAT:PATH; may be given several times, the first one weighs most
     #[arg(long, value_name = "FORMAT:PATH", value_parser = parse_list, requires = "store")]
     list: Vec<(Format, PathBuf)>,
-    /// Shards of the generation, 1 to 4096; without it the configuration's, or 16
+    /// Shards of the generation, 1 to 4096; without it the configuration's, or what the size of the lists asks for
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(SHARDS_MAX)))]
     shards: Option<u16>,
+    /// How the rules by name lie in the shards, "sql" or "packed"; without it the configuration's, or "sql"
+    #[arg(long, value_name = "LAYOUT", value_parser = parse_layout)]
+    layout: Option<Layout>,
+    /// Bits that the filters keep of each name, 8 or 16; without it the configuration's, or 8
+    #[arg(long, value_name = "BITS", value_parser = parse_filter_bits)]
+    filter_bits: Option<u8>,
+    /// Memory to use, such as 512M or 3G; without it the configuration's, or a quarter of the machine's
+    #[arg(long, value_name = "SIZE", value_parser = parse_build_memory)]
+    memory: Option<u64>,
+    /// Threads to use, 1 to 256; without it the configuration's, or one a core
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
+    threads: Option<usize>,
+    /// Go on with a build of the same lists and options that was killed or interrupted, if there is one
+    #[arg(long)]
+    resume: bool,
     /// What the `block_wildcard` rows of dnsmasq-sqlite databases become
     #[arg(long, value_enum, value_name = "ACTION")]
     wildcard_action: Option<WildcardAction>,
@@ -44,32 +65,70 @@ pub struct Arguments {
 
 /// Builds and prints the report.
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
-    let mut options = Options { refused: arguments.refused, ..Options::default() };
+    let mut options = Options { refused: arguments.refused, resume: arguments.resume, ..Options::default() };
     let (mut specs, store) = match &arguments.config {
         Some(path) => {
             let config = config::load(path).map_err(Failure::usage)?;
-            options.shards = config.build.shards;
+            config.build.put_into(&mut options);
             (config.list_specs(), arguments.store.unwrap_or(config.store))
         }
         // `clap` has made sure that both are there.
         None => (specs_of(&arguments.list), arguments.store.unwrap_or_default()),
     };
     if specs.is_empty() {
-        return Err(Failure::usage(build::BuildError::NoLists));
+        return Err(Failure::usage(BuildError::NoLists));
     }
-    options.shards = arguments.shards.unwrap_or(options.shards);
+    options.shards = arguments.shards.or(options.shards);
+    options.layout = arguments.layout.unwrap_or(options.layout);
+    options.filter_bits = arguments.filter_bits.unwrap_or(options.filter_bits);
+    options.memory_bytes = arguments.memory.or(options.memory_bytes);
+    options.threads = arguments.threads.or(options.threads);
     if let Some(action) = arguments.wildcard_action {
         specs.iter_mut().for_each(|spec| spec.wildcard_action = action);
     }
-    let bar = Bar::new();
-    let result = build::run(&specs, &store, &options, &mut |progress| bar.show(progress));
-    bar.0.finish_and_clear();
+    stop_at_signals(options.stop.clone()).map_err(Failure::runtime)?;
+    let mut teller = Teller::new();
+    let result = build::run(&specs, &store, &options, &mut |progress| teller.tell(progress));
+    teller.end();
     let report = result.map_err(Failure::runtime)?;
     if !arguments.json {
         return print(report);
     }
     let json = serde_json::to_string_pretty(&report).map_err(Failure::runtime)?;
     print(format_args!("{json}\n"))
+}
+
+/// SIGINT and SIGTERM ask the build to end. Where it cannot at once, as in the middle of writing shards, the process ends:
+/// a build may be killed at any moment.
+fn stop_at_signals(stop: Arc<AtomicBool>) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let wait = move || {
+        if signals.forever().next().is_some() {
+            stop.store(true, Ordering::Relaxed);
+            thread::sleep(Duration::from_millis(limits::BUILD_STOP_MS));
+            eprintln!("error: {}", BuildError::Interrupted);
+            std::process::exit(1);
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)
+}
+
+fn parse_layout(text: &str) -> Result<Layout, String> {
+    let known = Layout::ALL.iter().find(|(_, word)| *word == text);
+    known.map(|(layout, _)| *layout).ok_or_else(|| "unknown layout; use sql or packed".to_owned())
+}
+
+fn parse_filter_bits(text: &str) -> Result<u8, String> {
+    match text {
+        "8" => Ok(8),
+        "16" => Ok(16),
+        _ => Err("use 8 or 16".to_owned()),
+    }
+}
+
+fn parse_threads(text: &str) -> Result<usize, String> {
+    let threads = text.parse().ok().filter(|threads| (1..=limits::BUILD_THREADS_MAX).contains(threads));
+    threads.ok_or_else(|| format!("use 1 to {} threads", limits::BUILD_THREADS_MAX))
 }
 
 fn parse_list(text: &str) -> Result<(Format, PathBuf), String> {
@@ -92,39 +151,6 @@ fn specs_of(lists: &[(Format, PathBuf)]) -> Vec<ListSpec> {
     };
     let mut name_of = name_of;
     lists.iter().map(|(format, path)| ListSpec::new(&name_of(path), *format, path)).collect()
-}
-
-/// What the build is at, on a terminal; nothing elsewhere.
-struct Bar(ProgressBar);
-
-impl Bar {
-    fn new() -> Self {
-        // `indicatif` draws nothing when standard error is no terminal.
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(DRAWS_HZ));
-        bar.enable_steady_tick(Duration::from_millis(1_000 / u64::from(DRAWS_HZ)));
-        Self(bar)
-    }
-
-    fn show(&self, progress: Progress<'_>) {
-        match progress {
-            Progress::Read { list, rules } => self.0.set_message(format!("reading {list}: {rules} rules")),
-            Progress::Compile { patterns } => self.0.set_message(format!("compiling {patterns} patterns")),
-            Progress::Write { done, of } => self.measure("writing rules", done, of),
-            Progress::Sync { done, of } => self.measure("syncing files", done, of),
-        }
-    }
-
-    fn measure(&self, what: &'static str, done: u64, of: u64) {
-        if self.0.length() != Some(of) {
-            self.0.set_length(of);
-            // The template is a constant of this file; a wrong one leaves the plain style.
-            if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}") {
-                self.0.set_style(style);
-            }
-        }
-        self.0.set_message(what);
-        self.0.set_position(done);
-    }
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use corewall_sharding::rule::{Kind, List as StoredList};
 
 use super::check::POLICY_DEFAULT;
-use super::{Config, CookieSecret, Hosts, List, ListKind};
-use crate::build::ListSpec;
+use super::{Build, Config, CookieSecret, Hosts, List, ListKind};
+use crate::build::{self, ListSpec};
 use crate::decide::chaos::Chaos;
 use crate::decide::local::LocalRecords;
 use crate::decide::rebinding::Rebinding;
@@ -79,6 +79,15 @@ impl Config {
     /// The lists to build a store from.
     pub fn list_specs(&self) -> Vec<ListSpec> {
         self.list.iter().map(List::spec).collect()
+    }
+}
+
+impl Build {
+    /// Has a build use what the configuration says.
+    pub fn put_into(&self, options: &mut build::Options) {
+        let Build { shards, layout, filter_bits, memory, threads } = *self;
+        (options.shards, options.layout, options.filter_bits) = (shards, layout, filter_bits);
+        (options.memory_bytes, options.threads) = (memory, threads);
     }
 }
 

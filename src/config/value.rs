@@ -403,9 +403,79 @@ pub(super) fn tcp_lifetime_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Res
     between(deserializer, limits::TCP_IDLE_MS_MIN, limits::TCP_LIFETIME_MS_MAX, "milliseconds")
 }
 
-pub(super) fn shards<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
-    let shards = between(deserializer, 1, u64::from(SHARDS_MAX), "shards")?;
-    Ok(u16::try_from(shards).unwrap_or(SHARDS_MAX))
+pub(super) fn shards<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+    let shards = auto_or(deserializer, "a number of shards", parse_number)?;
+    bounded(shards, 1, u64::from(SHARDS_MAX), "shards").map(|shards| shards.and_then(|count| u16::try_from(count).ok()))
+}
+
+pub(super) fn build_threads<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    let threads = auto_or(deserializer, "a number of threads", parse_number)?;
+    bounded(threads, 1, limits::BUILD_THREADS_MAX as u64, "threads").map(|threads| threads.map(|count| count as usize))
+}
+
+pub(super) fn build_memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let bytes = auto_or(deserializer, "a number of bytes, or text such as \"3 GiB\"", parse_bytes)?;
+    bytes.map(check_build_memory).transpose().map_err(de::Error::custom)
+}
+
+fn check_build_memory(bytes: u64) -> Result<u64, String> {
+    let (min, max) = (limits::BUILD_MEMORY_BYTES_MIN, limits::BUILD_MEMORY_BYTES_MAX);
+    if (min..=max).contains(&bytes) {
+        return Ok(bytes);
+    }
+    Err(format!("{bytes} bytes are out of bounds; use {} MiB to {} TiB", min >> 20, max >> 40))
+}
+
+/// Reads the memory that a build may use, as the command line has it.
+pub fn parse_build_memory(text: &str) -> Result<u64, String> {
+    parse_bytes(text).and_then(check_build_memory)
+}
+
+pub(super) fn filter_bits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    match i64::deserialize(deserializer)? {
+        8 => Ok(8),
+        16 => Ok(16),
+        bits => Err(de::Error::custom(format!("{bits} bits are not to be had; use 8 or 16"))),
+    }
+}
+
+fn bounded<E: de::Error>(value: Option<u64>, min: u64, max: u64, unit: &str) -> Result<Option<u64>, E> {
+    match value {
+        Some(value) if !(min..=max).contains(&value) => {
+            Err(E::custom(format!("{value} is out of bounds; use {min} to {max} {unit}, or \"auto\"")))
+        }
+        value => Ok(value),
+    }
+}
+
+fn parse_number(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("`{text}` is no number; write a number, or \"auto\""))
+}
+
+/// `auto` is none; a number, or text that `parse` reads.
+fn auto_or<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    what: &'static str,
+    parse: fn(&str) -> Result<u64, String>,
+) -> Result<Option<u64>, D::Error> {
+    struct AutoVisitor(&'static str, fn(&str) -> Result<u64, String>);
+    impl Visitor<'_> for AutoVisitor {
+        type Value = Option<u64>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "\"auto\" or {}", self.0)
+        }
+
+        fn visit_i64<E: de::Error>(self, number: i64) -> Result<Option<u64>, E> {
+            // None is too few as well, and has the message about bounds.
+            Ok(Some(u64::try_from(number).unwrap_or(0)))
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<u64>, E> {
+            if text == "auto" { Ok(None) } else { (self.1)(text).map(Some).map_err(E::custom) }
+        }
+    }
+    deserializer.deserialize_any(AutoVisitor(what, parse))
 }
 
 /// Bytes of a cache: an integer, or text with a unit.
@@ -458,10 +528,10 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
     let number: u64 = number.parse().map_err(|_| unreadable())?;
     let shift = match unit.trim() {
         "" | "B" => 0,
-        "KiB" => 10,
-        "MiB" => 20,
-        "GiB" => 30,
-        "TiB" => 40,
+        "K" | "KiB" => 10,
+        "M" | "MiB" => 20,
+        "G" | "GiB" => 30,
+        "T" | "TiB" => 40,
         _ => return Err(unreadable()),
     };
     number.checked_mul(1 << shift).ok_or_else(unreadable)

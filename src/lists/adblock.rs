@@ -8,6 +8,8 @@
 use std::io::{self, BufRead};
 
 use corewall_sharding::rule::{AliasLabels, Answer, BlockMode, Kind, Rule, Scope};
+use memchr::memchr2;
+use memchr::memmem::Finder;
 
 use super::AdblockModifiers;
 use super::Options;
@@ -86,13 +88,15 @@ impl<'d> AdblockReader<'d> {
         if name.len() < 2 || name.ends_with(b".") || !name.iter().all(|&octet| is_name_octet(octet)) {
             return false;
         }
-        let Ok(name) = read_name(name) else { return false };
+        if sink.read_plain(name).is_err() {
+            return false;
+        }
         if !self.disabled.is_empty() && std::str::from_utf8(line).is_ok_and(|text| self.disabled.contains(text, "")) {
             sink.skip(SkipReason::Badfilter);
             return true;
         }
         let kind = if exception { Kind::Allow } else { sink.options.default_kind };
-        sink.name(name, Scope::Subtree, kind, line);
+        sink.hand_on_plain(Scope::Subtree, kind, line);
         true
     }
 
@@ -279,21 +283,39 @@ fn is_header(text: &str) -> bool {
     })
 }
 
-/// The first pass: remembers what the `$badfilter` rules of a list switch off.
+/// What the first pass has told of a list's lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AdblockLines {
+    /// Each says the same wherever it stands.
+    Alone,
+    /// Some may belong together: in an `!#if` block, or as records of one answer.
+    #[default]
+    Together,
+}
+
+/// The first pass: remembers what the `$badfilter` rules of a list switch off, and tells whether its lines stand alone.
 ///
 /// # Errors
 /// Those of the reader.
-pub fn find_badfilters(reader: &mut dyn BufRead, disabled: &mut Disabled) -> io::Result<()> {
+pub fn find_badfilters(reader: &mut dyn BufRead, disabled: &mut Disabled) -> io::Result<AdblockLines> {
     let nothing = Disabled::default();
     let options = Options::new(0);
     let mut ignore = |_: super::Item<'_>| {};
     let mut sink = Sink::new(&options, &mut ignore);
     let mut conditions = AdblockReader::new(&nothing);
+    let mut together = false;
+    let finders = ["badfilter", "dnsrewrite", "!#if"].map(Finder::new);
     let mut lines = Lines::new(reader);
     while let Some((_, line)) = lines.next()? {
         let Line::Whole(line) = line else { continue };
-        // Cheap tests first: this pass reads whole lists for a handful of rules.
-        if !line.starts_with(b"!") && !line.windows(9).any(|nine| nine == b"badfilter") {
+        // Cheap tests first: this pass reads whole lists for a handful of rules, each behind one of these two octets.
+        if memchr2(b'$', b'!', line).is_none() {
+            continue;
+        }
+        let [badfilter, dnsrewrite, condition] = &finders;
+        // Too often is harmless: such a list is read in one piece.
+        together = together || dnsrewrite.find(line).is_some() || condition.find(line).is_some();
+        if !line.starts_with(b"!") && badfilter.find(line).is_none() {
             continue;
         }
         let Ok(text) = std::str::from_utf8(line) else { continue };
@@ -308,7 +330,7 @@ pub fn find_badfilters(reader: &mut dyn BufRead, disabled: &mut Disabled) -> io:
             disabled.insert(rule.head, &modifiers.badfilter_key());
         }
     }
-    Ok(())
+    Ok(if together { AdblockLines::Together } else { AdblockLines::Alone })
 }
 
 #[cfg(test)]

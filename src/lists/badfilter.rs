@@ -22,6 +22,11 @@ impl Disabled {
         self.rules.len()
     }
 
+    /// Adds what another list disables.
+    pub fn add(&mut self, other: Disabled) {
+        self.rules.extend(other.rules);
+    }
+
     /// `text` is the rule's text up to its modifiers, `@@` included; `modifiers` their canonical form.
     pub(super) fn insert(&mut self, text: &str, modifiers: &str) {
         self.rules.insert(format!("{text}{modifiers}").into());

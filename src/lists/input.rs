@@ -1,4 +1,4 @@
-//! The bytes of a list: plain, gzip or zstd, and its lines.
+//! The bytes of a list: plain, gzip, xz or zstd, and its lines.
 //!
 //! Invariant: a line is at most [`LINE_BYTES_MAX`] bytes in memory, however long it is in the list; a longer one is told as
 //! such, not cut and read. Most lines are lent straight from the reader's buffer.
@@ -7,33 +7,75 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
+use lzma_rust2::XzReader;
+use memchr::memchr;
+
 /// Bytes read from a list at a time.
 const READ_BYTES: usize = 128 * 1024;
+/// What an archive of xz begins with.
+const XZ_MAGIC: [u8; 6] = [0xfd, b'7', b'z', b'X', b'Z', 0];
+/// KiB of memory for unpacking xz: its highest preset takes 64 MiB, and a file may ask for 4 GiB.
+const XZ_KIB_MAX: u32 = 128 * 1024;
+/// Bytes at the beginning of a list that tell whether it is text.
+pub const HEAD_BYTES: usize = 4 * 1024;
+/// What files begin with that operators have named as lists, and that are none.
+const FOREIGN_MAGIC: [(&[u8], &str); 8] = [
+    (b"PK\x03\x04", "it is a ZIP archive; unpack it and name the list in it"),
+    (b"BZh", "it is compressed by bzip2; unpack it, or compress it by gzip, xz or zstd"),
+    (b"7z\xbc\xaf\x27\x1c", "it is a 7-Zip archive; unpack it and name the list in it"),
+    (b"SQLite format 3\0", "it is a SQLite database; if it is one of dnsmasq-sqlite, say format \"dnsmasq-sqlite\""),
+    (b"%PDF-", "it is a PDF document; name a list in text form"),
+    (b"\x7fELF", "it is a program; name a list in text form"),
+    (b"\xff\xfe", "it is text in UTF-16; convert it to UTF-8"),
+    (b"\xfe\xff", "it is text in UTF-16; convert it to UTF-8"),
+];
 /// Bytes in a line without its line feed. Real lists have cosmetic rules of some thousand bytes; a rule for DNS with a long
 /// `$denyallow` stays well below.
 pub const LINE_BYTES_MAX: usize = 64 * 1024;
 /// U+FEFF in UTF-8. Some lists begin with two.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Opens a list. Gzip (also of several members) and zstd are told by their first bytes, not by the file's name.
+/// Opens a list; see [`decode`].
 ///
 /// # Errors
 /// Those of the file system. A corrupt or truncated archive is an error of the reader, when its damage is reached.
-pub fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
-    let mut file = File::open(path)?;
-    let mut magic = Vec::with_capacity(4);
-    Read::by_ref(&mut file).take(4).read_to_end(&mut magic)?;
-    let is_gzip = magic.starts_with(&[0x1f, 0x8b]);
+pub fn open(path: &Path) -> io::Result<Box<dyn BufRead + Send>> {
+    decode(File::open(path)?)
+}
+
+/// The text in a file. Gzip (also of several members), xz and zstd are told by their first bytes, not by the file's name. What
+/// [`what_it_is_instead`] looks at is in the reader's first buffer.
+///
+/// # Errors
+/// Those of the file. A corrupt or truncated archive is an error of the reader, when its damage is reached.
+pub fn decode(mut file: impl Read + Send + 'static) -> io::Result<Box<dyn BufRead + Send>> {
+    let mut head = Vec::with_capacity(HEAD_BYTES);
+    Read::by_ref(&mut file).take(HEAD_BYTES as u64).read_to_end(&mut head)?;
+    let is_gzip = head.starts_with(&[0x1f, 0x8b]);
+    let is_xz = head.starts_with(&XZ_MAGIC);
     // A zstd frame, or a skippable frame in front of one (RFC 8878 §3.1).
-    let is_zstd = magic == [0x28, 0xb5, 0x2f, 0xfd] || matches!(*magic, [0x50..=0x5f, 0x2a, 0x4d, 0x18]);
-    let whole = BufReader::with_capacity(READ_BYTES, io::Cursor::new(magic).chain(file));
+    let is_zstd = head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || matches!(*head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]);
+    let whole = BufReader::with_capacity(READ_BYTES, io::Cursor::new(head).chain(file));
     Ok(if is_gzip {
         Box::new(BufReader::with_capacity(READ_BYTES, flate2::bufread::MultiGzDecoder::new(whole)))
+    } else if is_xz {
+        Box::new(BufReader::with_capacity(READ_BYTES, XzReader::new_mem_limit(whole, true, XZ_KIB_MAX)))
     } else if is_zstd {
         Box::new(BufReader::with_capacity(READ_BYTES, zstd::Decoder::with_buffer(whole)?))
     } else {
         Box::new(whole)
     })
+}
+
+/// What a file is, by its first bytes, that is no list in text form, and what to do with it.
+///
+/// Only its beginning is looked at: a line that cannot be read later on is refused as a line.
+pub fn what_it_is_instead(head: &[u8]) -> Option<&'static str> {
+    if let Some((_, what)) = FOREIGN_MAGIC.iter().find(|(magic, _)| head.starts_with(magic)) {
+        return Some(what);
+    }
+    let head = head.get(..head.len().min(HEAD_BYTES)).unwrap_or_default();
+    memchr(0, head).map(|_| "it is no text: it has octets of value 0; name a list in text form, in UTF-8")
 }
 
 /// One line without its line end.
@@ -52,13 +94,19 @@ pub struct Lines<'r> {
     kept: Vec<u8>,
     /// Bytes of the reader's buffer lent by the last call.
     lent: usize,
+    /// Of the line that was read last, from 1.
     number: u64,
 }
 
 impl<'r> Lines<'r> {
     /// The lines of `reader` from where it stands.
     pub fn new(reader: &'r mut dyn BufRead) -> Self {
-        Self { reader, kept: Vec::new(), lent: 0, number: 0 }
+        Self::starting_at(reader, 1)
+    }
+
+    /// The same, where the first line is that of this number in its list. A byte-order mark begins line 1 alone.
+    pub fn starting_at(reader: &'r mut dyn BufRead, first: u64) -> Self {
+        Self { reader, kept: Vec::new(), lent: 0, number: first.saturating_sub(1) }
     }
 
     /// The next line with its number from 1; none at the end.
@@ -74,7 +122,7 @@ impl<'r> Lines<'r> {
         if buffer.is_empty() {
             return Ok(None);
         }
-        match buffer.iter().position(|&byte| byte == b'\n') {
+        match memchr(b'\n', buffer) {
             Some(end) if end <= LINE_BYTES_MAX => {
                 self.lent = end + 1;
                 // The buffer does not move until it is consumed; asking again only renews the borrow.
@@ -95,7 +143,7 @@ impl<'r> Lines<'r> {
         let mut whole = true;
         loop {
             let buffer = self.reader.fill_buf()?;
-            let end = buffer.iter().position(|&byte| byte == b'\n');
+            let end = memchr(b'\n', buffer);
             let piece = buffer.get(..end.unwrap_or(buffer.len())).unwrap_or_default();
             let room = LINE_BYTES_MAX - self.kept.len();
             whole &= piece.len() <= room;
@@ -181,8 +229,14 @@ mod tests {
         assert_eq!(read(&members).unwrap(), format!("{text}c.example\n"));
         let frame = zstd::encode_all(text.as_bytes(), 3).unwrap();
         assert_eq!(read(&frame).unwrap(), text);
-        for archive in [gzip(&text), frame] {
+        let mut xz = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::default()).unwrap();
+        xz.write_all(text.as_bytes()).unwrap();
+        let xz = xz.finish().unwrap();
+        assert_eq!(read(&xz).unwrap(), text);
+        assert_eq!(read(&[xz.clone(), xz.clone()].concat()).unwrap(), text.repeat(2));
+        for archive in [gzip(&text), frame, xz] {
             for end in [3, archive.len() / 2, archive.len() - 1] {
+                // What has not even its magic is taken for text.
                 assert!(end == 3 || read(&archive[..end]).is_err(), "{end} of {}", archive.len());
             }
         }

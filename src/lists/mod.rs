@@ -46,9 +46,9 @@ use rpz::ZoneReader;
 use sink::Sink;
 use unbound::UnboundReader;
 
-pub use adblock::find_badfilters;
+pub use adblock::{AdblockLines, find_badfilters};
 pub use badfilter::Disabled;
-pub use input::{LINE_BYTES_MAX, open};
+pub use input::{HEAD_BYTES, LINE_BYTES_MAX, decode, open, what_it_is_instead};
 pub use report::{Counts, RefuseReason, SkipReason};
 
 /// The syntax of a list.
@@ -176,8 +176,8 @@ pub enum Item<'a> {
     Rule {
         /// Line number from 1; the first one, when it was gathered from several.
         line: u64,
-        /// What it says.
-        rule: Rule,
+        /// What it says. Lent: half a kilobyte that is not worth a copy.
+        rule: &'a Rule,
     },
     /// A rule about addresses in answers.
     Rewrite(IpRewrite),
@@ -210,27 +210,45 @@ pub fn read(
     disabled: &Disabled,
     item: &mut dyn FnMut(Item<'_>),
 ) -> io::Result<Counts> {
+    read_from(1, format, reader, options, disabled, item)
+}
+
+/// As [`read`], where the first line is that of number `first` in its list. The lines of a list for which
+/// [`lines_stand_alone`] may be read so in pieces, one after the other or at the same time: together they say what the list
+/// says. The counts are those of the piece.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_from(
+    first: u64,
+    format: Format,
+    reader: &mut dyn BufRead,
+    options: &Options,
+    disabled: &Disabled,
+    item: &mut dyn FnMut(Item<'_>),
+) -> io::Result<Counts> {
     let mut sink = Sink::new(options, item);
+    let lines = &mut Lines::starting_at(reader, first);
     match format {
-        Format::Plain => each_line(reader, &mut sink, plain::line)?,
-        Format::Hosts => each_line(reader, &mut sink, hosts::line)?,
+        Format::Plain => each_line(lines, &mut sink, plain::line)?,
+        Format::Hosts => each_line(lines, &mut sink, hosts::line)?,
         Format::Adblock => {
             let mut adblock = AdblockReader::new(disabled);
-            each_line(reader, &mut sink, |line, sink| adblock.line(line, sink))?;
+            each_line(lines, &mut sink, |line, sink| adblock.line(line, sink))?;
         }
-        Format::Dnsmasq => each_line(reader, &mut sink, dnsmasq::line)?,
+        Format::Dnsmasq => each_line(lines, &mut sink, dnsmasq::line)?,
         Format::Unbound => {
             let mut unbound = UnboundReader::default();
-            each_line(reader, &mut sink, |line, sink| unbound.line(line, sink))?;
+            each_line(lines, &mut sink, |line, sink| unbound.line(line, sink))?;
             unbound.finish(&mut sink);
         }
         Format::Rpz => {
             let mut zone = ZoneReader::default();
-            each_line(reader, &mut sink, |line, sink| zone.line(line, sink))?;
+            each_line(lines, &mut sink, |line, sink| zone.line(line, sink))?;
             zone.finish(&mut sink);
         }
-        Format::Regex => each_line(reader, &mut sink, regex::line)?,
-        Format::Cidr => each_line(reader, &mut sink, cidr::line)?,
+        Format::Regex => each_line(lines, &mut sink, regex::line)?,
+        Format::Cidr => each_line(lines, &mut sink, cidr::line)?,
         Format::DnsmasqSqlite => {
             let message = "a dnsmasq-sqlite database is not text: import it through the store";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
@@ -239,15 +257,28 @@ pub fn read(
     Ok(sink.finish())
 }
 
+/// Whether each line of a list says the same wherever it stands, so that the list may be cut at any line end.
+///
+/// Not so where records or servers of several lines make one answer, where an entry goes on over the line end, or where a
+/// block (`!#if`) does. Of lists in Adblock syntax the first pass has told ([`find_badfilters`]).
+pub fn lines_stand_alone(format: Format, options: &Options, adblock: AdblockLines) -> bool {
+    match format {
+        Format::Plain | Format::Regex | Format::Cidr => true,
+        // An address that is an answer is gathered with others of its name.
+        Format::Hosts => !options.hosts_addresses,
+        Format::Adblock => adblock == AdblockLines::Alone && !options.hosts_addresses,
+        Format::Dnsmasq | Format::Unbound | Format::Rpz | Format::DnsmasqSqlite => false,
+    }
+}
+
 fn each_line<'a>(
-    reader: &mut dyn BufRead,
+    lines: &mut Lines<'_>,
     sink: &mut Sink<'a>,
     mut read_line: impl FnMut(&[u8], &mut Sink<'a>),
 ) -> io::Result<()> {
-    let mut lines = Lines::new(reader);
     while let Some((number, line)) = lines.next()? {
         sink.line = number;
-        sink.counts.lines = number;
+        sink.counts.lines += 1;
         match line {
             Line::Whole(line) => read_line(line, sink),
             Line::TooLong(beginning) => sink.refuse(beginning, RefuseReason::LineTooLong),

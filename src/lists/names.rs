@@ -50,9 +50,20 @@ const LOCAL_NAMES: [&[u8]; 15] = [
     b"0.0.0.0",
 ];
 
+/// Which octets may stand in the text of a host name.
+const NAME_OCTETS: [bool; 256] = {
+    let mut octets = [false; 256];
+    let mut octet = 0u8;
+    while octet < 128 {
+        octets[octet as usize] = octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | b'.');
+        octet += 1;
+    }
+    octets
+};
+
 /// Whether an octet may stand in the text of a host name; wider than RFC 952, because `_dmarc` and `foo_bar` are asked for.
-pub fn is_name_octet(octet: u8) -> bool {
-    octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | b'.')
+pub const fn is_name_octet(octet: u8) -> bool {
+    NAME_OCTETS[octet as usize]
 }
 
 /// Reads a name, with or without its final dot.
@@ -60,25 +71,34 @@ pub fn is_name_octet(octet: u8) -> bool {
 /// # Errors
 /// What the text is instead.
 pub fn read_name(text: &[u8]) -> Result<Name, RefuseReason> {
-    let mut ascii = true;
-    for &octet in text {
-        ascii &= octet.is_ascii();
-        if octet.is_ascii() && !is_name_octet(octet) {
-            return Err(classify(text));
-        }
-    }
-    if !ascii {
-        return read_international(text);
+    let mut name = Name::ROOT;
+    read_name_into(text, &mut name)?;
+    Ok(name)
+}
+
+/// As [`read_name`], into a name that is there already: for millions of them one after the other. After an error that name
+/// means nothing.
+///
+/// # Errors
+/// What the text is instead.
+pub fn read_name_into(text: &[u8], name: &mut Name) -> Result<(), RefuseReason> {
+    // All octets of a name may be asked for; no look at what the others mean where there are none.
+    if !text.iter().all(|&octet| is_name_octet(octet)) {
+        *name = read_what_is_no_plain_name(text)?;
+        return Ok(());
     }
     if is_address_like(text) {
         return Err(RefuseReason::Address);
     }
-    let text = std::str::from_utf8(text).map_err(|_| RefuseReason::Name(NameError::BadCharacter))?;
-    match Name::from_text(text) {
-        Ok(name) if name.is_root() => Err(RefuseReason::Name(NameError::EmptyLabel)),
-        Ok(name) => Ok(name),
-        Err(error) => Err(RefuseReason::Name(error)),
+    name.read_host_text(text).map_err(RefuseReason::Name)?;
+    if name.is_root() { Err(RefuseReason::Name(NameError::EmptyLabel)) } else { Ok(()) }
+}
+
+fn read_what_is_no_plain_name(text: &[u8]) -> Result<Name, RefuseReason> {
+    if text.iter().any(|&octet| octet.is_ascii() && !is_name_octet(octet)) {
+        return Err(classify(text));
     }
+    read_international(text)
 }
 
 /// Reads a name whose leading `*.` means everything under it.
@@ -102,8 +122,8 @@ fn read_international(text: &[u8]) -> Result<Name, RefuseReason> {
 
 /// Whether the text is an IPv4 address or a shortened one: labels of digits only. No top-level domain is all digits.
 pub fn is_address_like(text: &[u8]) -> bool {
-    text.contains(&b'.')
-        && text.first().is_some_and(u8::is_ascii_digit)
+    text.first().is_some_and(u8::is_ascii_digit)
+        && text.contains(&b'.')
         && text.iter().all(|octet| octet.is_ascii_digit() || *octet == b'.')
 }
 
@@ -135,6 +155,10 @@ fn is_sinkhole_v4(address: Ipv4Addr) -> bool {
 
 /// Whether a hosts file names the machine itself or its networks by this text.
 pub fn is_local_name(text: &[u8]) -> bool {
+    // What those names begin with; most names of a list do not.
+    if !matches!(text.first(), Some(b'l' | b'L' | b'b' | b'B' | b'i' | b'I' | b'0')) {
+        return false;
+    }
     let text = text.strip_suffix(b".").unwrap_or(text);
     let ip6 = |prefix: &[u8]| prefix.eq_ignore_ascii_case(b"ip6-");
     (text.first_chunk::<4>().is_some_and(|prefix| ip6(prefix)) && !text.contains(&b'.'))

@@ -3,14 +3,15 @@
 //! Invariant: what is not a name alone, a comment behind it aside, is refused: a line of another format is not guessed at.
 
 use corewall_sharding::rule::Scope;
+use memchr::memchr;
 
-use super::names::{is_local_name, read_name_or_below};
+use super::names::is_local_name;
 use super::report::SkipReason;
 use super::sink::Sink;
 
 /// Reads one line.
 pub fn line(line: &[u8], sink: &mut Sink<'_>) {
-    let text = match line.iter().position(|&octet| octet == b'#') {
+    let text = match memchr(b'#', line) {
         Some(at) => line.get(..at).unwrap_or_default(),
         None => line,
     }
@@ -22,15 +23,15 @@ pub fn line(line: &[u8], sink: &mut Sink<'_>) {
     if is_local_name(text) {
         return sink.skip(SkipReason::LocalName);
     }
-    match read_name_or_below(text) {
-        Ok((name, below)) => {
-            let scope = match (below, sink.options.subtree) {
-                (true, _) => Scope::Below,
-                (false, true) => Scope::Subtree,
-                (false, false) => Scope::Exact,
-            };
-            sink.name(name, scope, sink.options.default_kind, text);
-        }
-        Err(reason) => sink.refuse(text, reason),
-    }
+    read_word(text, sink);
+}
+
+/// Reads a name alone, or `*.` and a name: everything under it.
+pub fn read_word(text: &[u8], sink: &mut Sink<'_>) {
+    let (name, scope) = match text.strip_prefix(b"*.") {
+        Some(rest) => (rest, Scope::Below),
+        None if sink.options.subtree => (text, Scope::Subtree),
+        None => (text, Scope::Exact),
+    };
+    sink.name_text(name, scope, sink.options.default_kind, text);
 }

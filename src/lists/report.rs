@@ -6,6 +6,7 @@
 use std::fmt;
 
 use corewall_sharding::name::NameError;
+use serde::{Deserialize, Serialize};
 
 /// Why a line says nothing that a DNS filter could do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -176,7 +177,7 @@ impl fmt::Display for RefuseReason {
 }
 
 /// Counts of one reading.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Lines in the list.
     pub lines: u64,

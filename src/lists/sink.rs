@@ -10,7 +10,7 @@ use corewall_sharding::rule::{Answer, AnswerRecord, Class, ClientMatch, IpRewrit
 use hashbrown::HashMap;
 use ipnet::IpNet;
 
-use super::names::{is_icann_suffix, is_public_suffix, is_sinkhole};
+use super::names::{is_icann_suffix, is_public_suffix, is_sinkhole, read_name_into};
 use super::report::{Counts, RefuseReason, SkipReason};
 use super::{Item, Options};
 
@@ -32,6 +32,9 @@ pub struct Sink<'a> {
     pub counts: Counts,
     item: &'a mut dyn FnMut(Item<'_>),
     gathered: HashMap<GatherKey, Gathered>,
+    /// The last rule of [`Sink::name_text`], written over by the next one: a rule is half a kilobyte, and most differ from
+    /// the one before in some twenty octets.
+    plain: Rule,
 }
 
 /// Rules that differ in nothing but their records or servers.
@@ -68,7 +71,10 @@ pub enum Sinkholes {
 impl<'a> Sink<'a> {
     /// A sink that hands items to `item`.
     pub fn new(options: &'a Options, item: &'a mut dyn FnMut(Item<'_>)) -> Self {
-        Self { options, line: 0, counts: Counts::default(), item, gathered: HashMap::new() }
+        let class =
+            Class { important: options.important, ..Class::plain(options.default_kind, Scope::Exact, options.list) };
+        let plain = Rule { class, key: RuleKey::Name { name: Name::ROOT, target: None } };
+        Self { options, line: 0, counts: Counts::default(), item, gathered: HashMap::new(), plain }
     }
 
     /// A class of this list without anything special.
@@ -100,6 +106,36 @@ impl<'a> Sink<'a> {
         self.rule(Rule { class, key: RuleKey::Name { name, target: None } }, text);
     }
 
+    /// The same for a name in text form, without a copy of the rule: for the formats of most lists. What is no name is
+    /// refused.
+    pub fn name_text(&mut self, name: &[u8], scope: Scope, kind: Kind, text: &[u8]) {
+        match self.read_plain(name) {
+            Ok(()) => self.hand_on_plain(scope, kind, text),
+            Err(reason) => self.refuse(text, reason),
+        }
+    }
+
+    /// Reads the name that [`Sink::hand_on_plain`] makes a rule of.
+    ///
+    /// # Errors
+    /// What it is instead.
+    pub fn read_plain(&mut self, name: &[u8]) -> Result<(), RefuseReason> {
+        let RuleKey::Name { name: place, .. } = &mut self.plain.key else { return Ok(()) };
+        read_name_into(name, place)
+    }
+
+    /// A rule on the name that was read last, without anything special.
+    pub fn hand_on_plain(&mut self, scope: Scope, kind: Kind, text: &[u8]) {
+        (self.plain.class.scope, self.plain.class.kind) = (scope, kind);
+        if !self.options.allow_public_suffix
+            && let Some(reason) = reaches_too_far(&self.plain)
+        {
+            return self.refuse(text, reason);
+        }
+        self.counts.rules += 1;
+        (self.item)(Item::Rule { line: self.line, rule: &self.plain });
+    }
+
     /// A rule.
     pub fn rule(&mut self, rule: Rule, text: &[u8]) {
         if !self.options.allow_public_suffix
@@ -109,7 +145,7 @@ impl<'a> Sink<'a> {
             return;
         }
         self.counts.rules += 1;
-        (self.item)(Item::Rule { line: self.line, rule });
+        (self.item)(Item::Rule { line: self.line, rule: &rule });
     }
 
     /// An address rewrite.

@@ -38,7 +38,7 @@ impl Rules {
         let mut found = Vec::new();
         rules.counts = read(format, &mut &text[..], options, &disabled, &mut |item| {
             if let Item::Rule { rule, .. } = item {
-                found.push(rule);
+                found.push(rule.clone());
             }
         })
         .unwrap();

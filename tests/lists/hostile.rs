@@ -18,15 +18,15 @@ fn survive(format: Format, text: &[u8]) {
     find_badfilters(&mut &text[..], &mut disabled).unwrap();
     let counts = read(format, &mut &text[..], &options(), &disabled, &mut |item| {
         if let Item::Rule { rule, .. } = item {
-            match rule.key {
+            match &rule.key {
                 RuleKey::Name { name, target } => {
-                    for name in [Some(name), target].into_iter().flatten() {
+                    for name in [Some(*name), *target].into_iter().flatten() {
                         assert_eq!(Name::from_wire(name.as_wire()), Ok(name));
                         assert_eq!(Name::from_text(&name.to_string()), Ok(name));
                     }
                 }
                 RuleKey::Pattern { regex, .. } => assert!(!regex.is_empty()),
-                RuleKey::Address { net, .. } => assert_eq!(net, net.trunc()),
+                RuleKey::Address { net, .. } => assert_eq!(*net, net.trunc()),
             }
         }
     })

@@ -3,10 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufReader, Read};
 use std::path::Path;
 
-use corewall::lists::{Counts, Disabled, Format, Item, Options, RefuseReason, SkipReason, find_badfilters, open, read};
+use corewall::lists::{
+    AdblockLines, Counts, Disabled, Format, Item, Options, RefuseReason, SkipReason, find_badfilters,
+    lines_stand_alone, open, read, read_from,
+};
 use corewall_sharding::rule::{Kind, RuleKey, Scope};
 
 use crate::{files, real_data};
@@ -142,4 +146,59 @@ fn every_real_list_is_read_without_a_wrong_guess() {
     assert!(lists > 1_800, "{lists} lists");
     let rules: u64 = totals.values().map(|(_, counts)| counts.rules).sum();
     assert!(rules > 3_000_000, "{rules} rules");
+}
+
+/// What a list says, item by item, as one number each for lists cut at every so many lines and read as a whole.
+fn digest(item: &Item<'_>, digest: &mut DefaultHasher) {
+    match item {
+        Item::Rule { line, rule } => {
+            (line, &rule.class).hash(digest);
+            match &rule.key {
+                RuleKey::Name { name, target } => (name, target).hash(digest),
+                RuleKey::Pattern { regex, target } => (regex, target).hash(digest),
+                RuleKey::Address { net, target } => (net, target).hash(digest),
+            }
+        }
+        Item::Rewrite(rewrite) => rewrite.hash(digest),
+        Item::Skipped { line, reason } => (line, reason).hash(digest),
+        Item::Refused { line, text, reason } => (line, text, reason).hash(digest),
+    }
+}
+
+#[test]
+fn real_lists_whose_lines_stand_alone_say_the_same_in_pieces() {
+    let Some(folder) = real_data::folder("lists-dev") else { return };
+    let (mut lists, mut pieces) = (0, 0);
+    let options = Options::new(0);
+    for path in files::below(&folder) {
+        let Some(format) = format_of(&path) else { continue };
+        let mut disabled = Disabled::default();
+        let mut lines = AdblockLines::default();
+        if format == Format::Adblock {
+            lines = find_badfilters(&mut *open(&path).unwrap(), &mut disabled).unwrap();
+        }
+        if !lines_stand_alone(format, &options, lines) {
+            continue;
+        }
+        let mut text = Vec::new();
+        open(&path).unwrap().read_to_end(&mut text).unwrap();
+        let (mut whole, mut cut) = (DefaultHasher::new(), DefaultHasher::new());
+        let counts = read(format, &mut &text[..], &options, &disabled, &mut |item| digest(&item, &mut whole)).unwrap();
+        let mut sum = Counts::default();
+        let mut first = 1;
+        // A prime, so that pieces do not end where lists have their sections.
+        let ends: Vec<&[u8]> = text.split_inclusive(|&octet| octet == b'\n').collect();
+        for piece in ends.chunks(997) {
+            let text = piece.concat();
+            let mut take = |item: Item<'_>| digest(&item, &mut cut);
+            sum.add(&read_from(first, format, &mut &text[..], &options, &disabled, &mut take).unwrap());
+            first += piece.len() as u64;
+            pieces += 1;
+        }
+        assert_eq!(sum, counts, "{}", path.display());
+        assert_eq!(cut.finish(), whole.finish(), "{}", path.display());
+        lists += 1;
+    }
+    println!("{lists} lists in {pieces} pieces");
+    assert!(lists > 100 && pieces > 2 * lists, "{lists} lists in {pieces} pieces");
 }

@@ -404,7 +404,8 @@ fn open(folder: &Path, name: &str, config: &str, entries: &[Arc<LiveEntry>]) -> 
         (reader, patterns) = (StoreReader::empty(), PatternDatabase::empty());
     } else {
         let store = folder.join("store");
-        let options = build::Options { shards: config.build.shards, refused: None, compiler: Compiler::Here };
+        let mut options = build::Options { compiler: Compiler::Here, ..build::Options::default() };
+        config.build.put_into(&mut options);
         build::run(&config.list_specs(), &store, &options, &mut |_| {}).map_err(|error| error.to_string())?;
         let opened = Store::open(&store).and_then(|store| store.current()).map_err(|error| error.to_string())?;
         rules = RuleBook::new(&opened, &settings).map_err(|error| error.to_string())?;
