@@ -28,6 +28,7 @@ mod interop;
 mod lists;
 mod reload;
 mod saved;
+mod slow_disk;
 mod start;
 mod stop;
 mod tcp;
