@@ -10,7 +10,7 @@ fn generation(folder: &std::path::Path) -> Arc<Generation> {
     let mut builder = Builder::new(&store, BuildOptions { shards: 1, ..BuildOptions::default() }).unwrap();
     let list = builder.list(List::named("blocked")).unwrap();
     let mut push = |name: &str, kind, target: Option<&str>| {
-        let target = target.map(|target| Box::new(target.parse().unwrap()));
+        let target = target.map(|target| target.parse().unwrap());
         let key = RuleKey::Name { name: name.parse().unwrap(), target };
         builder.push(&Rule { class: Class::plain(kind, Scope::Exact, list), key }).unwrap();
     };
@@ -22,6 +22,13 @@ fn generation(folder: &std::path::Path) -> Arc<Generation> {
 
 fn start(generation: &Arc<Generation>, threads: usize, bell: &Bell) -> Readers {
     Readers::start(generation, ReaderSettings { threads, core: 0, wait_ms_max: 60_000 }, bell).unwrap()
+}
+
+/// A worker's end whose errands nobody does: as with a disk that hangs.
+fn hung() -> (Readers, Receiver<Errand>) {
+    let (errands, to_do) = mpsc::sync_channel(STORE_READS_MAX);
+    let (_, findings) = mpsc::sync_channel(1);
+    (Readers { errands, findings, waiting: HashMap::new(), wait_max: Duration::ZERO }, to_do)
 }
 
 fn rows(names: &[&str]) -> ReadJob {
@@ -42,15 +49,12 @@ fn next(readers: &mut Readers, bell: &Bell) -> (Vec<Ticket>, Finding) {
 
 #[test]
 fn equal_lookups_are_read_once_for_all_who_wait() {
-    let folder = tempfile::tempdir().unwrap();
-    let (generation, bell) = (generation(folder.path()), Bell::new().unwrap());
-    // Without threads for the moment, so that the second one finds the first under way.
-    let mut readers = start(&generation, 0, &bell);
+    let (mut readers, to_do) = hung();
     let tickets = [1, 2, 3].map(Ticket::of_test);
     readers.ask(tickets[0], rows(&["ads.example", "example"])).unwrap();
     readers.ask(tickets[1], rows(&["ads.example", "example"])).unwrap();
     readers.ask(tickets[2], rows(&["other.example"])).unwrap();
-    assert_eq!(readers.waiting.len(), 2);
+    assert_eq!(to_do.try_iter().count(), 2);
     let mut waiting = readers.abandon();
     waiting.sort_by_key(|ticket| tickets.iter().position(|known| known == ticket));
     assert_eq!(waiting, tickets, "whoever ends them learns of all");
@@ -106,10 +110,7 @@ fn what_nobody_can_wait_for_any_more_is_not_read() {
 
 #[test]
 fn reads_and_those_who_wait_for_one_are_bounded() {
-    let folder = tempfile::tempdir().unwrap();
-    let (generation, bell) = (generation(folder.path()), Bell::new().unwrap());
-    // Nobody reads: as a disk that hangs.
-    let mut readers = start(&generation, 0, &bell);
+    let (mut readers, _to_do) = hung();
     let ticket = Ticket::of_test(0);
     for number in 0..STORE_READS_MAX {
         readers.ask(ticket, rows(&[&format!("host{number}.example")])).unwrap();
