@@ -1,6 +1,9 @@
 //! Reading a shard without ever waiting for the disk: a VFS of SQLite that reads what the page cache holds and nothing else.
 //!
-//! SQLite reads a shard through [`NAME`] by `preadv2(2)` with `RWF_NOWAIT`. A page that is not in memory ends the lookup with
+//! SQLite reads a shard through [`NAME`] by `preadv2(2)` with `RWF_NOWAIT`. That alone would not do: asked for a page that is not
+//! in memory, the kernel starts to read it before it says so, which waits where the device's queue is full or the file's own
+//! map has to be read (some 600 ms were seen on a slow device). So `cachestat(2)` is asked first; it starts nothing, and what
+//! changes between the two calls is still not waited for. A page that is not in memory ends the lookup with
 //! [`ffi::SQLITE_IOERR_BLOCKED`] (a code that no VFS of SQLite's own uses), which the shard reports as
 //! [`crate::StoreError::WouldWait`]; somebody who may wait then reads it. The connection stays usable: SQLite drops the page
 //! that it could not fill and keeps the others, upper pages of the trees above all.
@@ -24,6 +27,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::{io, ptr, slice};
 
 use rusqlite::{Connection, OpenFlags, ffi};
@@ -44,7 +48,25 @@ struct ShardFile {
     file: ManuallyDrop<File>,
     may_wait: bool,
     knows_what_is_in_memory: bool,
+    /// Whether `cachestat` is worth a call: older kernels have none, and newer ones do not tell whoever may not write to the
+    /// file. Then the kernel's reading ahead is put up with.
+    has_cachestat: AtomicBool,
 }
+
+/// Number of the system call; the same on every architecture but Alpha.
+const SYS_CACHESTAT: libc::c_long = 451;
+
+/// The kernel's `struct cachestat_range`: a part of a file, in bytes.
+#[repr(C)]
+struct CachestatRange {
+    offset: u64,
+    bytes: u64,
+}
+
+/// The kernel's `struct cachestat`, in pages: in memory, dirty, being written, evicted, evicted not long ago.
+#[repr(C)]
+#[derive(Default)]
+struct Cachestat([u64; 5]);
 
 static METHODS: ffi::sqlite3_io_methods = ffi::sqlite3_io_methods {
     iVersion: 1,
@@ -148,7 +170,13 @@ unsafe extern "C" fn open_file(
         Err(error) => error.kind() == io::ErrorKind::WouldBlock,
     };
     let base = ffi::sqlite3_file { pMethods: &raw const METHODS };
-    let opened = ShardFile { base, file: ManuallyDrop::new(file), may_wait: true, knows_what_is_in_memory };
+    let opened = ShardFile {
+        base,
+        file: ManuallyDrop::new(file),
+        may_wait: true,
+        knows_what_is_in_memory,
+        has_cachestat: AtomicBool::new(true),
+    };
     // SAFETY: `place` has room for a `ShardFile`, as `szOsFile` says, is aligned for one (SQLite aligns to 8 bytes) and holds
     // nothing that would have to be dropped.
     unsafe { place.cast::<ShardFile>().write(opened) };
@@ -185,6 +213,7 @@ unsafe extern "C" fn read(file: *mut ffi::sqlite3_file, place: *mut c_void, byte
     let place = unsafe { slice::from_raw_parts_mut(place.cast::<u8>(), bytes) };
     match (file.may_wait, file.knows_what_is_in_memory) {
         (true, _) => read_all(place, offset, |place, offset| file.file.read_at(place, offset)),
+        (false, true) if !may_be_in_memory(file, offset, bytes) => ffi::SQLITE_IOERR_BLOCKED,
         (false, true) => read_all(place, offset, |place, offset| read_in_memory(&file.file, place, offset)),
         (false, false) => ffi::SQLITE_IOERR_BLOCKED,
     }
@@ -209,6 +238,36 @@ fn read_all(mut place: &mut [u8], mut offset: u64, read: impl Fn(&mut [u8], u64)
         }
     }
     ffi::SQLITE_OK
+}
+
+/// Whether the page cache holds something of each page that a part of the file touches; true when nobody can tell.
+fn may_be_in_memory(file: &ShardFile, offset: u64, bytes: usize) -> bool {
+    if !file.has_cachestat.load(Ordering::Relaxed) {
+        return true;
+    }
+    let (range, mut pages) = (CachestatRange { offset, bytes: bytes as u64 }, Cachestat::default());
+    // SAFETY: the descriptor is open; the kernel reads `range` and writes `pages`, which have the layout of its structs and
+    // outlive the call.
+    let code = unsafe {
+        libc::syscall(SYS_CACHESTAT, file.file.as_raw_fd(), &raw const range, &raw mut pages, 0 as libc::c_uint)
+    };
+    if code != 0 {
+        file.has_cachestat.store(false, Ordering::Relaxed);
+        return true;
+    }
+    let touched = offset.saturating_add(range.bytes).div_ceil(page_bytes()) - offset / page_bytes();
+    let [in_memory, ..] = pages.0;
+    in_memory >= touched
+}
+
+/// Bytes of a page of the page cache.
+fn page_bytes() -> u64 {
+    static BYTES: OnceLock<u64> = OnceLock::new();
+    *BYTES.get_or_init(|| {
+        // SAFETY: the call takes no pointer.
+        let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        u64::try_from(bytes).ok().filter(|bytes| *bytes > 0).unwrap_or(4_096)
+    })
 }
 
 /// Reads what the page cache holds at `offset`; `WouldBlock` when it holds nothing there.

@@ -41,6 +41,12 @@ pub struct KeptAnswers {
     shared: Option<KeptId>,
 }
 
+impl Default for KeptAnswers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl KeptAnswers {
     /// Takes all memory.
     pub fn new() -> Self {

@@ -202,7 +202,8 @@ impl Core {
         let Some(query) = self.queries.get(ticket) else { return false };
         let (is_counted, is_answered, client) = (query.is_counted, query.is_answered, query.origin.client.ip());
         // Who waits for nothing has taken its place already.
-        if !is_counted && !is_answered && !(self.queries.may_wait() && self.quota.take(client)) {
+        let has_place = is_counted || is_answered || (self.queries.may_wait() && self.quota.take(client));
+        if !has_place {
             return false;
         }
         if let Some(query) = self.queries.get_mut(ticket) {

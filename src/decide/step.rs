@@ -83,6 +83,14 @@ pub enum Undelivered {
 }
 
 #[cfg(test)]
+impl Ticket {
+    /// One to test with.
+    pub(crate) fn of_test(index: u32) -> Self {
+        Self { index, turn: 0 }
+    }
+}
+
+#[cfg(test)]
 impl ExchangeId {
     /// One to test with.
     pub(crate) fn of_test(index: u32) -> Self {

@@ -29,6 +29,7 @@ mod interop;
 mod lists;
 mod reload;
 mod saved;
+mod slow_disk;
 mod start;
 mod stop;
 mod tcp;

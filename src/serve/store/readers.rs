@@ -57,7 +57,7 @@ enum Found {
     /// Of each name of [`ReadJob::Rows`], in their order.
     Rows(Vec<Result<Vec<ClassId>, Unread>>),
     /// Of [`ReadJob::Target`].
-    Target(Result<Option<Name>, Unread>),
+    Target(Box<Result<Option<Name>, Unread>>),
 }
 
 /// A job that has been done.
@@ -78,8 +78,8 @@ impl Finding {
     /// The target of an alias, if it was looked up.
     pub fn target(&self, shard: u16, name: &str, class: ClassId) -> Option<Result<Option<Name>, Unread>> {
         let ReadJob::Target { shard: of_shard, name: of, class: of_class } = &*self.job else { return None };
-        let Found::Target(target) = self.found else { return None };
-        ((*of_shard, of.as_str(), *of_class) == (shard, name, class)).then_some(target)
+        let Found::Target(target) = &self.found else { return None };
+        ((*of_shard, of.as_str(), *of_class) == (shard, name, class)).then_some(**target)
     }
 }
 
@@ -235,7 +235,7 @@ impl Reader {
             ReadJob::Rows(wanted) => Found::Rows(wanted.iter().map(|wanted| self.classes(wanted)).collect()),
             ReadJob::Target { shard, name, class } => {
                 let target = self.shard(*shard).and_then(|shard| shard.target_of(name, *class));
-                Found::Target(self.told(target))
+                Found::Target(Box::new(self.told(target)))
             }
         }
     }
