@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod decide;
+pub mod export;
 pub mod limits;
 pub mod lists;
 pub mod rdata;

@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::StoreError;
 use crate::manifest::{FILTER_BITS_DEFAULT, FileEntry, Layout, ListEntry, MANIFEST_NAME, Manifest, key_check};
 use crate::name::NameText;
-use crate::publish::{AddressRow, PatternRow, Staging, Store, sync_file, write_durably};
+use crate::publish::{AddressRow, PatternRow, Sealed, Staging, Store, sync_file, write_durably};
 use crate::route::{SubtreeDepths, SuffixHashes, hash_text};
 use crate::rule::{Class, ClassId, IpRewrite, Kind, List, ListId, Rule, RuleKey, Scope};
 use crate::schema::{FORMAT_VERSION, source_text};
@@ -570,10 +570,15 @@ impl Built {
         Ok(())
     }
 
-    /// Opens and verifies what was built, then makes it the current generation. On failure the old one stays.
-    pub fn publish(self) -> Result<u64, StoreError> {
+    /// Opens and verifies what was built and gives it its number. Nobody serves it until it is published.
+    pub fn seal(self) -> Result<Sealed, StoreError> {
         let text = self.manifest.to_text()?;
         write_durably(&self.staging.dir.join(MANIFEST_NAME), text.as_bytes())?;
-        self.staging.publish()
+        self.staging.seal()
+    }
+
+    /// Opens and verifies what was built, then makes it the current generation. On failure the old one stays.
+    pub fn publish(self) -> Result<u64, StoreError> {
+        self.seal()?.publish()
     }
 }

@@ -8,6 +8,7 @@ pub mod build;
 pub mod error;
 pub mod filter;
 pub mod generation;
+mod history;
 pub mod manifest;
 pub mod name;
 pub mod overlay;
@@ -17,5 +18,6 @@ pub mod rows;
 pub mod rule;
 pub mod schema;
 mod shard_file;
+pub mod verify;
 
 pub use error::StoreError;

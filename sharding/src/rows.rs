@@ -74,6 +74,25 @@ impl Shard {
         name.map_err(StoreError::sqlite(&self.path, "find an example"))
     }
 
+    /// Calls `each` with every rule by name: the name as [`crate::name::NameText`] spells it, its class, and the target of an
+    /// alias in the same spelling. In the order of names, then classes. Reads the whole shard, a page at a time.
+    pub fn each_rule(&mut self, each: &mut dyn FnMut(&str, ClassId, Option<&str>)) -> Result<(), StoreError> {
+        // Both tables are in this order already, so nothing is sorted.
+        let sql = "SELECT rule.name, rule.class, alias.target FROM rule LEFT JOIN alias \
+            ON alias.name = rule.name AND alias.class = rule.class ORDER BY rule.name, rule.class";
+        let conn = self.cell.borrow_owner();
+        let mut read = || -> rusqlite::Result<()> {
+            let mut statement = conn.prepare(sql)?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                let target = row.get_ref(2)?.as_str_or_null()?;
+                each(row.get_ref(0)?.as_str()?, row.get(1)?, target);
+            }
+            Ok(())
+        };
+        read().map_err(StoreError::sqlite(&self.path, "read the rules"))
+    }
+
     /// Where the alias rule of this name and class leads; none when there is no such rule.
     pub fn target_of(&mut self, name_text: &str, class: ClassId) -> Result<Option<Name>, StoreError> {
         let read = self.cell.with_dependent_mut(|_, statements| -> rusqlite::Result<_> {

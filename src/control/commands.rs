@@ -79,6 +79,7 @@ impl Commands {
             pid: process::id(),
             uptime_s: self.ready_since.elapsed().as_secs(),
             listen: self.listen.clone(),
+            store: reports.iter().find_map(|(_, report)| report.store.clone()),
             workers: reports.iter().map(worker).collect(),
             counters: totals(&reports).each().map(|(name, value)| (name.to_owned(), value)).collect(),
         })

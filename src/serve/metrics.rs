@@ -3,6 +3,7 @@
 //! Invariant: only the worker writes its counters; others read them relaxed. No two workers' counters share a cache line.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::control::protocol::{CacheUse, WorkerServer};
 use crate::decide::counters::{Counter, Counters};
@@ -109,6 +110,8 @@ impl Totals {
 pub struct WorkerReport {
     /// The generation that it serves; none without a store.
     pub generation: Option<u64>,
+    /// The directory of its store.
+    pub store: Option<PathBuf>,
     /// Rules of that generation.
     pub rules: u64,
     /// Queries taken in and not answered yet.

@@ -95,6 +95,12 @@ impl Knowledge {
         self.generation.as_ref().map(|generation| generation.number)
     }
 
+    /// The store's directory as an absolute path, so that others know it again; none without a store.
+    pub fn store_dir(&self) -> Option<PathBuf> {
+        // `STORE/generations/NUMBER`.
+        self.generation.as_ref()?.dir.canonicalize().ok()?.ancestors().nth(2).map(PathBuf::from)
+    }
+
     /// The generation's rules.
     pub fn rule_count(&self) -> u64 {
         self.generation.as_ref().map_or(0, |generation| generation.rule_count())

@@ -9,7 +9,7 @@ mod upstream;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,6 +76,8 @@ pub struct Worker {
     /// Number of the generation, and its rules.
     generation: Option<u64>,
     rule_count: u64,
+    /// Directory of the store.
+    store_dir: Option<PathBuf>,
     listeners: Vec<Listener>,
     ports: Ports,
     /// TCP connections with upstream servers.
@@ -124,6 +126,7 @@ impl Worker {
             patterns: knowledge.open_patterns()?,
             generation: knowledge.generation(),
             rule_count: knowledge.rule_count(),
+            store_dir: knowledge.store_dir(),
             listeners: listeners
                 .into_iter()
                 .map(|socket| Listener { socket, send: SendBatch::new(), may_hold_more: true })
@@ -188,6 +191,7 @@ impl Worker {
         let cache = self.core.cache_stats();
         WorkerReport {
             generation: self.generation,
+            store: self.store_dir.clone(),
             rules: self.rule_count,
             queries_waiting: self.core.queries_waiting() as u64,
             tcp_connections: self.connections.open_count() as u64,
@@ -486,6 +490,7 @@ impl Worker {
         self.store = store;
         self.patterns = patterns;
         (self.generation, self.rule_count) = (knowledge.generation(), knowledge.rule_count());
+        self.store_dir = knowledge.store_dir();
         Ok(())
     }
 

@@ -123,6 +123,7 @@ fn answers_and_refusals_go_there_and_back() {
         pid: 1,
         uptime_s: 2,
         listen: vec!["[::1]:53".parse().unwrap()],
+        store: Some("/var/lib/corewall".into()),
         workers: vec![WorkerStatus {
             core: 0,
             generation: None,
