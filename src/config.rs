@@ -57,6 +57,9 @@ pub struct Config {
     pub mmap: bool,
     /// What a store that cannot be read does to the answer.
     pub on_store_error: OnStoreError,
+    /// Names asked for most that are counted and kept beside the store; 0 for none.
+    #[serde(deserialize_with = "value::top_names")]
+    pub top_names: usize,
     /// Clients that are answered; empty means all.
     #[serde(deserialize_with = "value::networks")]
     pub clients_allowed: Vec<IpNet>,
@@ -127,6 +130,7 @@ impl Default for Config {
             control_socket: Some(PathBuf::from("/run/corewall/control.sock")),
             mmap: true,
             on_store_error: OnStoreError::Servfail,
+            top_names: 10_000,
             clients_allowed: Vec::new(),
             client_cookies: true,
             cookie_secret: None,

@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod decide;
 pub mod export;
+pub mod judge;
 pub mod limits;
 pub mod lists;
 pub mod rdata;

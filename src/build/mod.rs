@@ -9,6 +9,7 @@
 //! Invariant: nothing that a server reads changes before everything has succeeded. A list that cannot be read to its end is
 //! an error of the build; a line that cannot be read is not, it is reported.
 
+pub mod compare;
 mod input;
 pub mod patterns;
 mod refused;
@@ -25,9 +26,10 @@ use std::time::Instant;
 
 use corewall_sharding::StoreError;
 use corewall_sharding::build::{BuildOptions, BuildStage, Builder, Built, SHARDS_DEFAULT};
-use corewall_sharding::publish::Store;
+use corewall_sharding::publish::{Sealed, Store};
 use corewall_sharding::rule::{Class, List, Rule, RuleKey};
 
+use self::compare::{Compare, Comparison};
 use self::input::Input;
 use self::patterns::{CompileError, Compiler, Engine, Outcome, Wanted, compile_bounded, sidecar, taken};
 use self::refused::Refused;
@@ -77,11 +79,13 @@ pub struct Options {
     pub refused: Option<PathBuf>,
     /// Which process compiles the patterns.
     pub compiler: Compiler,
+    /// Tell what would change against the current generation, and maybe do not publish.
+    pub compare: Option<Compare>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { shards: SHARDS_DEFAULT, refused: None, compiler: Compiler::Child }
+        Self { shards: SHARDS_DEFAULT, refused: None, compiler: Compiler::Child, compare: None }
     }
 }
 
@@ -201,10 +205,39 @@ pub fn run(
     let report = built.report.clone();
     // Asked while the store's lock is held. A symlink that leads nowhere is what this build is about to replace.
     let previous = store.current_number().ok().flatten();
-    let generation = built.publish()?;
+    let sealed = built.seal()?;
+    let (comparison, warning) = compare(&store, &sealed, previous, options.compare.as_ref());
+    let is_held_back = match &comparison {
+        Some(comparison) => comparison.is_too_much(),
+        // What was to be looked at before it is published, and cannot be, is not published unseen.
+        None => warning.is_some() && options.compare.as_ref().is_some_and(|compare| compare.max_new_blocks.is_some()),
+    };
+    let generation = sealed.number();
+    if !is_held_back {
+        sealed.publish()?;
+    }
     let mut report = Report::new(generation, report, build.reports, patterns.counts(), refused_file, started);
-    report.warnings = remove_old(&store, generation, previous);
+    report.published = !is_held_back;
+    report.comparison = comparison;
+    report.warnings.extend(warning);
+    report.warnings.extend(remove_old(&store, generation, previous));
     Ok(report)
+}
+
+/// What the finished generation would change; none when there is nothing to compare with. Also why it cannot be told.
+fn compare(
+    store: &Store,
+    sealed: &Sealed,
+    current: Option<u64>,
+    compare: Option<&Compare>,
+) -> (Option<Comparison>, Option<String>) {
+    let (Some(compare), Some(current)) = (compare, current) else { return (None, None) };
+    let opened = store.generation(current).and_then(|old| Ok((old, sealed.open()?)));
+    let compared = opened.map_err(|error| error.to_string()).and_then(|(old, new)| compare.run(&old, &new));
+    match compared {
+        Ok(comparison) => (Some(comparison), None),
+        Err(reason) => (None, Some(format!("what it changes against generation {current} cannot be told: {reason}"))),
+    }
 }
 
 /// The first pass: what the `$badfilter` rules of all lists in Adblock syntax switch off in any of them.
@@ -221,7 +254,8 @@ fn find_disabled(inputs: &[Input<'_>]) -> Result<Disabled, BuildError> {
 /// A server that still reads one keeps its open files.
 ///
 /// The previous one, which was current until now, is always among those kept. After a roll-back it is the one that is known
-/// to be good, though newer ones lie beside it.
+/// to be good, though newer ones lie beside it. So is the one that a roll-back leads to: when the newest was not published, that
+/// is another one.
 fn remove_old(store: &Store, newest: u64, previous: Option<u64>) -> Vec<String> {
     let still_there = |error: StoreError| format!("an old generation is still there: {error}");
     let mut old = match store.numbers() {
@@ -229,8 +263,9 @@ fn remove_old(store: &Store, newest: u64, previous: Option<u64>) -> Vec<String> 
         Err(error) => return vec![still_there(error)],
     };
     old.retain(|&number| number < newest);
-    // The previous one first, then from the newest to the oldest.
-    old.sort_unstable_by_key(|&number| (Some(number) != previous, Reverse(number)));
+    let before = store.number_before().ok().flatten();
+    // The previous one first, then the one before, then from the newest to the oldest.
+    old.sort_unstable_by_key(|&number| (Some(number) != previous, Some(number) != before, Reverse(number)));
     let removed = old.iter().skip(limits::GENERATIONS_KEPT - 1).map(|&number| store.remove(number));
     removed.filter_map(Result::err).map(still_there).collect()
 }

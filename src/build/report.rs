@@ -10,14 +10,19 @@ use corewall_sharding::rule::{Kind, Scope};
 use serde::Serialize;
 
 use super::ListSpec;
+use super::compare::Comparison;
 use crate::limits;
 use crate::lists::{Counts, Format, SkipReason};
 
 /// A whole build. Shown, it is the text that `corewall build` ends with.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Number of the generation that was published.
+    /// Number of the generation.
     pub generation: u64,
+    /// Whether it is the current one now. If not, its rules would newly block too many of the names asked for most.
+    pub published: bool,
+    /// What it changes among the names asked for most; none when that was not asked or there was nothing to compare with.
+    pub comparison: Option<Comparison>,
     /// Rules kept, by name, pattern and address; address rewrites not.
     pub rules: u64,
     /// Rules left out because their list had said them before.
@@ -156,6 +161,8 @@ impl Report {
         }
         Self {
             generation,
+            published: true,
+            comparison: None,
             rules: built.rules,
             duplicates: built.duplicates,
             refused: lists.iter().map(|list| list.refused).sum(),
@@ -208,7 +215,11 @@ impl fmt::Display for Report {
         for list in &self.lists {
             write!(f, "{list}")?;
         }
-        writeln!(f, "generation {} published: {} rules in {} shards", self.generation, self.rules, self.shards)?;
+        let published = if self.published { "published" } else { "built, but not published" };
+        writeln!(f, "generation {} {published}: {} rules in {} shards", self.generation, self.rules, self.shards)?;
+        if let Some(comparison) = &self.comparison {
+            write!(f, "{comparison}")?;
+        }
         let PatternCounts { plain, confirmed } = self.patterns;
         if plain + confirmed > 0 {
             writeln!(f, "  patterns: {plain} compiled, {confirmed} compiled with confirmation by a second engine")?;

@@ -51,7 +51,7 @@ impl Bench {
 }
 
 fn options(shards: u16, refused: Option<&Path>) -> Options {
-    Options { shards, refused: refused.map(Path::to_path_buf), compiler: Compiler::Here }
+    Options { shards, refused: refused.map(Path::to_path_buf), compiler: Compiler::Here, ..Options::default() }
 }
 
 fn count(report: &Report, list: usize) -> Vec<(Kind, Scope, u64)> {

@@ -63,7 +63,7 @@ pub struct Arguments {
     #[arg(long, value_name = "GIB", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     memory: u32,
     /// MiB of response cache for each worker (`cache.bytes`)
-    #[arg(long, value_name = "MIB", default_value_t = 256)]
+    #[arg(long, value_name = "MIB", default_value_t = 64)]
     cache_mib: u32,
     /// Questions a second
     #[arg(long, value_name = "N", default_value_t = 50_000)]

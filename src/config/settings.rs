@@ -61,6 +61,7 @@ impl Config {
             chaos: Chaos::new(&self.chaos_version, &self.chaos_id),
             rebinding: self.rebinding(),
             on_store_error: self.on_store_error,
+            top_names: self.top_names,
         }
     }
 

@@ -186,6 +186,8 @@ pub struct Settings {
     pub rebinding: Rebinding,
     /// What a store that cannot be read does to the answer.
     pub on_store_error: OnStoreError,
+    /// Names asked for most that are counted; 0 counts none.
+    pub top_names: usize,
 }
 
 impl Default for Settings {
@@ -210,6 +212,7 @@ impl Default for Settings {
             chaos: Chaos::default(),
             rebinding: Rebinding::default(),
             on_store_error: OnStoreError::default(),
+            top_names: 10_000,
         }
     }
 }

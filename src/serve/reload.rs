@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::Duration;
 
+use corewall_sharding::name::Name;
 use corewall_sharding::overlay::LiveUpdate;
 use corewall_sharding::publish::{Generation, Store};
 use corewall_sharding::rule::Kind;
@@ -168,6 +169,11 @@ pub enum Order {
         update: Arc<LiveUpdate>,
         /// Whom to tell.
         done: SyncSender<Result<(), String>>,
+    },
+    /// Say which names are asked for most, with estimated questions.
+    TopNames {
+        /// Whom to tell.
+        done: SyncSender<Vec<(Name, u32)>>,
     },
     /// Say how it is.
     Report {

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use corewall_sharding::name::Name;
 use corewall_sharding::overlay::LiveUpdate;
 
 use super::answer_here::carry_out;
@@ -202,6 +203,11 @@ impl Worker {
             },
             totals: self.totals(),
         }
+    }
+
+    /// The names asked for most, see [`Core::take_top_names`].
+    pub fn take_top_names(&mut self) -> Vec<(Name, u32)> {
+        self.core.take_top_names()
     }
 
     /// How the upstream servers do.

@@ -2,6 +2,7 @@
 //! their rules out, and what older versions of the program wrote.
 
 mod commands;
+mod compare;
 mod export;
 mod formats;
 mod site;

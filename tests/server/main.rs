@@ -22,6 +22,7 @@ mod control;
 mod dig;
 mod dnssec;
 mod faults;
+mod generations;
 mod hostile;
 mod hosts;
 mod interop;
