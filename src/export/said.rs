@@ -131,7 +131,7 @@ mod tests {
             ("AAAA", vec!["2001:db8::1"], "2001:db8::1"),
             ("MX", vec!["10", "mx.example."], "10 mx.example."),
             ("TXT", vec!["two words", "x"], "\"two words\" \"x\""),
-            ("TYPE65280", vec!["\\#", "2", "abcd"], "\\# 2 abcd"),
+            ("TYPE65280", vec!["\\#", "2", "abcd"], "\\# 2 ab cd"),
         ] {
             let rtype = crate::lists::records::read_type(rtype).unwrap();
             let rdata = read_data(rtype, &tokens).unwrap();

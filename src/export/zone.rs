@@ -347,11 +347,11 @@ impl Writer for ZoneWriter {
 impl ZoneWriter {
     /// A rule on every name that some clients ask for is said by their addresses; on one name alone there is no word for it.
     fn clients(&mut self, name: &str, said: &Said, target: Option<&str>, out: &mut dyn Write) -> io::Result<()> {
-        if !name.is_empty() || !(said.itself && said.below) {
-            self.left.leave_out(if name.is_empty() { ROOT } else { CONDITION });
+        if !name.is_empty() {
+            self.left.leave_out(CONDITION);
             return Ok(());
         }
-        if said.clients.is_empty() {
+        if said.clients.is_empty() || !said.itself || !said.below {
             self.left.leave_out(ROOT);
             return Ok(());
         }
