@@ -234,7 +234,7 @@ pub const LISTS_MAX: usize = 4_096;
 
 /// Generations that a store keeps, the current one included: the others are to roll back to.
 pub const GENERATIONS_KEPT: usize = 3;
-/// Names asked for most that are counted by each worker, 264 bytes each, and kept in the file.
+/// Names asked for most that are counted by each worker, 265 bytes each, and kept in the file.
 pub const TOP_NAMES_MAX: usize = 100_000;
 /// Bytes of the file of these names that are read: each with the longest name, every octet of it escaped, and its count.
 pub const TOP_NAMES_FILE_BYTES_MAX: u64 = (TOP_NAMES_MAX * (4 * 255 + 21)) as u64;

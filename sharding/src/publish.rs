@@ -341,10 +341,15 @@ fn try_lock(path: &Path) -> Result<Option<File>, StoreError> {
     }
 }
 
-/// Bytes of the files in a directory, as far as it can be read.
+/// Bytes of the files in a directory and in those below it, as far as they can be read.
 fn bytes_in(dir: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(dir) else { return 0 };
-    entries.filter_map(|entry| entry.ok()?.metadata().ok()).filter(fs::Metadata::is_file).map(|file| file.len()).sum()
+    let bytes = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_in(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    };
+    entries.filter_map(Result::ok).map(bytes).sum()
 }
 
 /// Only called with the lock held, so no build that could own them is alive.

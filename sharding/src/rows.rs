@@ -4,6 +4,7 @@
 //! never does. The connection has no mutex: a [`Shard`] belongs to one worker. Statements are prepared once and kept,
 //! in one value with the connection they borrow; dropping the shard frees both.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Statement};
@@ -74,9 +75,9 @@ impl Shard {
         name.map_err(StoreError::sqlite(&self.path, "find an example"))
     }
 
-    /// Calls `each` with every rule by name: the name as [`crate::name::NameText`] spells it, its class, and the target of an
-    /// alias in the same spelling. In the order of names, then classes. Reads the whole shard, a page at a time.
-    pub fn each_rule(&mut self, each: &mut dyn FnMut(&str, ClassId, Option<&str>)) -> Result<(), StoreError> {
+    /// Calls `found` with the name's text, the class and for an alias the target of each rule by name, until it breaks: all rules
+    /// of a name one after the other, in the order of names. Reads the whole shard, a page at a time.
+    pub fn each_rule(&mut self, found: &mut EachRule<'_>) -> Result<(), StoreError> {
         // Both tables are in this order already, so nothing is sorted.
         let sql = "SELECT rule.name, rule.class, alias.target FROM rule LEFT JOIN alias \
             ON alias.name = rule.name AND alias.class = rule.class ORDER BY rule.name, rule.class";
@@ -86,7 +87,9 @@ impl Shard {
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
                 let target = row.get_ref(2)?.as_str_or_null()?;
-                each(row.get_ref(0)?.as_str()?, row.get(1)?, target);
+                if found(row.get_ref(0)?.as_str()?, row.get(1)?, target).is_break() {
+                    break;
+                }
             }
             Ok(())
         };
@@ -106,6 +109,9 @@ impl Shard {
         name.transpose().map_err(|_| StoreError::damaged(&self.path, format!("bad alias target of `{name_text}`")))
     }
 }
+
+/// What [`Shard::each_rule`] calls with the name's text, the class and for an alias the target of each rule.
+pub type EachRule<'a> = dyn FnMut(&str, ClassId, Option<&str>) -> ControlFlow<()> + 'a;
 
 /// A read-only connection to a shard of this version.
 pub(crate) fn connect(path: &Path, mmap: bool) -> Result<Connection, StoreError> {

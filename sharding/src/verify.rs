@@ -3,6 +3,7 @@
 //! Invariant: what is wrong with one file does not end the look at the others; only a manifest that cannot be read does, for
 //! nothing else tells what should be there. Nothing is written. The rows are drawn at random, so that each run sees others.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use crate::StoreError;
@@ -109,12 +110,14 @@ fn sample_shard(generation: &Generation, number: u16, sample: usize, random: &mu
     shard.each_rule(&mut |name, class, _| {
         seen += 1;
         if rows.len() < sample {
-            return rows.push((name.to_owned(), class));
+            rows.push((name.to_owned(), class));
+            return ControlFlow::Continue(());
         }
         let place = random.below(seen);
         if let Some(row) = usize::try_from(place).ok().and_then(|place| rows.get_mut(place)) {
             *row = (name.to_owned(), class);
         }
+        ControlFlow::Continue(())
     })?;
     for (text, class) in &rows {
         check_row(generation, number, &mut shard, &path, text, *class)?;

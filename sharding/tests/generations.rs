@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::ops::ControlFlow;
 
 use common::{Reader, blocked, build, named};
 use corewall_sharding::publish::Store;
@@ -78,9 +79,17 @@ fn every_rule_of_a_shard_is_read_in_order_with_its_target() {
                 last = Some(this);
                 seen += 1;
                 targets.extend(target.map(|target| (name.to_owned(), target.to_owned())));
+                ControlFlow::Continue(())
             })
             .unwrap();
     }
+    let mut calls = 0;
+    let stop = &mut |_: &str, _, _: Option<&str>| {
+        calls += 1;
+        ControlFlow::Break(())
+    };
+    reader.shards[0].each_rule(stop).unwrap();
+    assert_eq!(calls, 1, "it ends when it is told to");
     assert_eq!((seen, targets), (302, vec![("old.example".to_owned(), "new.example".to_owned())]));
 }
 

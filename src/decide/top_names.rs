@@ -16,16 +16,21 @@ const SAMPLE: u32 = 16;
 /// A reader takes the part of a count that this many halvings leave: see [`TopNames::decay`].
 const DECAY_SHIFT: u32 = 6;
 
-#[derive(Clone)]
-struct Place {
+/// The places of one set, but for their names: one cache line tells whether a name is there.
+#[derive(Clone, Copy, Default)]
+#[repr(align(64))]
+struct Set {
     /// Estimated questions; 0 is an empty place.
-    asked: u32,
-    name: Name,
+    asked: [u32; WAYS],
+    /// Further bits of the name's hash.
+    tags: [u32; WAYS],
 }
 
 /// The names asked for most.
 pub struct TopNames {
-    sets: Vec<[Place; WAYS]>,
+    sets: Vec<Set>,
+    /// Of all places, set by set.
+    names: Vec<Name>,
     hasher: RandomState,
     /// State of a generator of gaps between samples (xorshift), not zero.
     random: u32,
@@ -37,15 +42,16 @@ impl TopNames {
     /// Counts nothing yet.
     pub fn new(seeds: [u64; 4]) -> Self {
         let [a, b, c, d] = seeds;
-        Self { sets: Vec::new(), hasher: RandomState::with_seeds(a, b, c, d), random: a as u32 | 1, left: SAMPLE }
+        let hasher = RandomState::with_seeds(a, b, c, d);
+        Self { sets: Vec::new(), names: Vec::new(), hasher, random: a as u32 | 1, left: SAMPLE }
     }
 
     /// Makes room for this many names; 0 counts none. What was counted stays when the number does.
     pub fn set_room(&mut self, names: usize) {
         let sets = names.div_ceil(WAYS);
         if sets != self.sets.len() {
-            let empty = Place { asked: 0, name: Name::ROOT };
-            self.sets = vec![std::array::from_fn(|_| empty.clone()); sets];
+            self.sets = vec![Set::default(); sets];
+            self.names = vec![Name::ROOT; sets * WAYS];
         }
     }
 
@@ -65,29 +71,34 @@ impl TopNames {
         // From 1 to twice the mean, less one.
         self.left = 1 + self.random % (2 * SAMPLE - 1);
         let hash = self.hasher.hash_one(name.as_wire());
-        let place = ((u128::from(hash) * self.sets.len() as u128) >> 64) as usize;
-        let Some(set) = self.sets.get_mut(place) else { return };
-        if let Some(place) = set.iter_mut().find(|place| place.asked > 0 && place.name == *name) {
-            place.asked = place.asked.saturating_add(SAMPLE);
-            return;
+        // The set by the high bits, so the low ones still tell names of one set apart.
+        let (place, tag) = (((u128::from(hash) * self.sets.len() as u128) >> 64) as usize, hash as u32);
+        let (Some(set), Some(names)) = (self.sets.get_mut(place), self.names.get_mut(place * WAYS..)) else { return };
+        for ((asked, known), there) in set.asked.iter_mut().zip(&set.tags).zip(names.iter()) {
+            if *asked > 0 && *known == tag && there == name {
+                *asked = asked.saturating_add(SAMPLE);
+                return;
+            }
         }
-        let Some(least) = set.iter_mut().min_by_key(|place| place.asked) else { return };
-        if least.asked > SAMPLE {
-            least.asked -= SAMPLE;
+        let ways = set.asked.iter_mut().zip(&mut set.tags).zip(names);
+        let Some(((asked, known), there)) = ways.min_by_key(|((asked, _), _)| **asked) else { return };
+        if *asked > SAMPLE {
+            *asked -= SAMPLE;
         } else {
-            *least = Place { asked: SAMPLE, name: *name };
+            (*asked, *known, *there) = (SAMPLE, tag, *name);
         }
     }
 
     /// Every name that is counted, with the questions for it that are estimated, in no order.
     pub fn each(&self) -> impl Iterator<Item = (&Name, u32)> {
-        self.sets.iter().flatten().filter(|place| place.asked > 0).map(|place| (&place.name, place.asked))
+        let asked = self.sets.iter().flat_map(|set| set.asked);
+        self.names.iter().zip(asked).filter(|(_, asked)| *asked > 0)
     }
 
     /// Lessens every count by a small part, at least by one, so that what nobody asks for any more ends.
     pub fn decay(&mut self) {
-        for place in self.sets.iter_mut().flatten() {
-            place.asked = decayed(place.asked);
+        for asked in self.sets.iter_mut().flat_map(|set| &mut set.asked) {
+            *asked = decayed(*asked);
         }
     }
 }

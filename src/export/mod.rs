@@ -18,6 +18,7 @@ mod zone;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 
 use corewall_sharding::StoreError;
 use corewall_sharding::generation::Generation;
@@ -172,10 +173,10 @@ pub fn export(
     for mut shard in generation.open_shards(false)? {
         let mut outcome = Ok(());
         shard.each_rule(&mut |name, class, target| {
-            // The reader cannot be stopped half-way: after a failure the rest of the shard is passed over.
-            if outcome.is_ok() && is_chosen(class) {
+            if is_chosen(class) {
                 outcome = writer.name(name, class, target, out);
             }
+            if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         outcome?;
     }
