@@ -67,6 +67,9 @@ pub struct Config {
     pub store_wait_ms_max: u64,
     /// What a store that cannot be read does to the answer.
     pub on_store_error: OnStoreError,
+    /// Names asked for most that are counted and kept beside the store; 0 for none.
+    #[serde(deserialize_with = "value::top_names")]
+    pub top_names: usize,
     /// Clients that are answered; empty means all.
     #[serde(deserialize_with = "value::networks")]
     pub clients_allowed: Vec<IpNet>,
@@ -140,6 +143,7 @@ impl Default for Config {
             store_readers: 2,
             store_wait_ms_max: 50,
             on_store_error: OnStoreError::Servfail,
+            top_names: 10_000,
             clients_allowed: Vec::new(),
             client_cookies: true,
             cookie_secret: None,

@@ -5,6 +5,8 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod decide;
+pub mod export;
+pub mod judge;
 pub mod limits;
 pub mod lists;
 pub mod rdata;

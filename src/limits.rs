@@ -267,6 +267,14 @@ pub const LIVE_CHANGES_KEPT: usize = 64;
 
 /// Generations that a store keeps, the current one included: the others are to roll back to.
 pub const GENERATIONS_KEPT: usize = 3;
+/// Names asked for most that are counted by each worker, 265 bytes each, and kept in the file.
+pub const TOP_NAMES_MAX: usize = 100_000;
+/// Bytes of the file of these names that are read: each with the longest name, every octet of it escaped, and its count.
+pub const TOP_NAMES_FILE_BYTES_MAX: u64 = (TOP_NAMES_MAX * (4 * 255 + 21)) as u64;
+/// Seconds between two savings of that file: what a crash forgets.
+pub const TOP_NAMES_SAVE_S: u64 = 300;
+/// Milliseconds that a worker is given to tell its names.
+pub const TOP_NAMES_ORDER_MS_MAX: u64 = 2_000;
 /// Refused lines of one list that a build's report shows.
 pub const REFUSED_SHOWN_MAX: usize = 20;
 /// Bytes of the file of refused lines: a list in the wrong format has nothing else, and is told by its first ones.

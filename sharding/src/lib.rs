@@ -9,6 +9,7 @@ pub mod error;
 pub mod filter;
 pub mod filters;
 pub mod generation;
+mod history;
 pub mod manifest;
 pub mod name;
 pub mod overlay;
@@ -21,5 +22,6 @@ pub mod rule;
 pub mod schema;
 mod shard_file;
 mod vfs;
+pub mod verify;
 
 pub use error::StoreError;

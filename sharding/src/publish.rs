@@ -6,6 +6,7 @@
 //! STORE/generations/00000001/     a generation, complete since its directory has this name
 //! STORE/generations/.building-PID a build under way, or left by one that was killed: its `generation`, beside what it needs
 //! STORE/current                   symlink to the generation being served
+//! STORE/history                   the generations that were current before
 //! ```
 //!
 //! Invariant: a directory gets its number only when everything in it is on the disk, and `current` only ever names such a
@@ -19,6 +20,8 @@ use std::path::{Path, PathBuf};
 use crate::StoreError;
 use crate::filters::VERIFY_THREADS_MAX;
 pub use crate::generation::{AddressRow, Generation, PatternRow};
+use crate::history;
+use crate::manifest::{MANIFEST_NAME, Manifest};
 use crate::route::HashKey;
 
 const KEY: &str = "key";
@@ -29,6 +32,10 @@ const CURRENT: &str = "current";
 const BUILDING_PREFIX: &str = ".building-";
 /// Within that directory, what becomes the generation.
 pub(crate) const GENERATION: &str = "generation";
+/// What a generation is called while it is being removed; also a leftover of a build, for the next build removes it.
+const REMOVED_PREFIX: &str = ".building-removed-";
+/// In the directory of a build: tells how far it has come, so that it can be resumed.
+const JOURNAL: &str = "journal";
 /// What the next `current` is called before it is renamed.
 const NEXT_PREFIX: &str = ".current-";
 /// What the key is called until it is complete.
@@ -122,6 +129,20 @@ impl Store {
         Generation::load(&self.generation_dir(number), number, self.key, &self.dir.join(KEY), copies)
     }
 
+    /// What a generation says it holds, without opening it: cheap, however large it is.
+    pub fn manifest(&self, number: u64) -> Result<Manifest, StoreError> {
+        Manifest::read(&self.generation_dir(number).join(MANIFEST_NAME))
+    }
+
+    /// The generation that a roll-back leads to: the last one that was current before the current one, is older and still is
+    /// there. None when there is no such one.
+    pub fn number_before(&self) -> Result<Option<u64>, StoreError> {
+        let Some(current) = self.current_number()? else { return Ok(None) };
+        // A history that cannot be read must not keep anybody from rolling back: without it the numbers tell.
+        let history = history::read(&self.dir).unwrap_or_default();
+        Ok(history::before(&history, current, &self.numbers()?))
+    }
+
     /// Numbers of the generations that are there, ascending.
     pub fn numbers(&self) -> Result<Vec<u64>, StoreError> {
         let mut numbers: Vec<u64> =
@@ -131,9 +152,27 @@ impl Store {
     }
 
     /// Makes an existing generation the current one, after opening and verifying it: how a build is published, and how
-    /// it is rolled back.
+    /// it is rolled back. What was current is remembered first, see [`Store::number_before`].
     pub fn switch(&self, number: u64) -> Result<(), StoreError> {
+        let gone = |dir: &Path| StoreError::Bounds {
+            what: format!("{}: there is no generation {number}", dir.display()),
+            remedy: "`corewall generations` lists those that are there",
+        };
+        let dir = self.generation_dir(number);
+        if !dir.is_dir() {
+            return Err(gone(&dir));
+        }
         self.generation(number)?;
+        let _lock = self.lock_switches()?;
+        // It may have been removed between the two.
+        if !dir.is_dir() {
+            return Err(gone(&dir));
+        }
+        // A symlink that leads nowhere is about to be replaced.
+        if let Some(before) = self.current_number().ok().flatten().filter(|&before| before != number) {
+            history::remember(&self.dir, before)?;
+            sync_dir(&self.dir)?;
+        }
         let next = self.dir.join(format!("{NEXT_PREFIX}{}", std::process::id()));
         let target = Path::new(GENERATIONS).join(name_from_number(number));
         if next.is_symlink() {
@@ -147,22 +186,69 @@ impl Store {
 
     /// Removes a generation that is not the current one. A server that still has it open keeps reading it.
     pub fn remove(&self, number: u64) -> Result<(), StoreError> {
+        let dir = self.generation_dir(number);
+        // Renamed first: a removal that is killed half-way must not leave half a generation under a number.
+        let doomed = self.dir.join(GENERATIONS).join(format!("{REMOVED_PREFIX}{number}"));
+        let lock = self.lock_switches()?;
         if self.current_number()? == Some(number) {
             return Err(StoreError::Bounds {
                 what: format!("generation {number} is the current one"),
                 remedy: "switch to another generation before removing it",
             });
         }
-        let dir = self.generation_dir(number);
-        // Renamed first: a removal that is killed half-way must not leave half a generation under a number.
-        let doomed = self.dir.join(GENERATIONS).join(format!("{BUILDING_PREFIX}removed-{number}"));
         fs::rename(&dir, &doomed).map_err(StoreError::io(&dir, "rename the directory"))?;
+        drop(lock);
         fs::remove_dir_all(&doomed).map_err(StoreError::io(&doomed, "remove the directory"))
+    }
+
+    /// Held while `current` changes or a generation goes: of two commands that do so at once, one waits for the other. Not the
+    /// lock of builds, for a roll-back must not wait until a build has ended.
+    fn lock_switches(&self) -> Result<File, StoreError> {
+        let dir = File::open(&self.dir).map_err(StoreError::io(&self.dir, "open the directory"))?;
+        dir.lock().map_err(StoreError::io(&self.dir, "lock the directory"))?;
+        Ok(dir)
+    }
+
+    /// Directories of builds and removals that did not end. None while a build runs, whose directory is among them.
+    pub fn leftovers(&self) -> Result<Option<Leftovers>, StoreError> {
+        let Some(lock) = try_lock(&self.dir.join(LOCK))? else { return Ok(None) };
+        let generations = self.dir.join(GENERATIONS);
+        let mut found = Vec::new();
+        for name in names_in(&generations)?.into_iter().filter(|name| name.starts_with(BUILDING_PREFIX)) {
+            let dir = generations.join(&name);
+            let is_build = !name.starts_with(REMOVED_PREFIX) && dir.join(JOURNAL).exists();
+            found.push(Leftover { bytes: bytes_in(&dir), dir, is_resumable: is_build });
+        }
+        Ok(Some(Leftovers { found, _lock: lock }))
     }
 
     /// Where a generation lies, or would.
     pub fn generation_dir(&self, number: u64) -> PathBuf {
         self.dir.join(GENERATIONS).join(name_from_number(number))
+    }
+}
+
+/// What builds and removals that did not end have left; no build begins while this exists.
+pub struct Leftovers {
+    /// Each of them.
+    pub found: Vec<Leftover>,
+    _lock: File,
+}
+
+/// What one of them has left.
+pub struct Leftover {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// A build that `corewall build --resume` can go on with.
+    pub is_resumable: bool,
+}
+
+impl Leftover {
+    /// Removes it.
+    pub fn remove(&self) -> Result<(), StoreError> {
+        fs::remove_dir_all(&self.dir).map_err(StoreError::io(&self.dir, "remove what a killed build left"))
     }
 }
 
@@ -188,13 +274,7 @@ impl Staging {
         mut take_over: impl FnMut(&Path) -> Option<T>,
     ) -> Result<(Staging, Option<T>), StoreError> {
         let lock_path = store.dir.join(LOCK);
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
-        let lock = lock.map_err(StoreError::io(&lock_path, "open the lock"))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StoreError::Busy { path: lock_path }),
-            Err(TryLockError::Error(error)) => return Err(StoreError::io(&lock_path, "take the lock")(error)),
-        }
+        let lock = try_lock(&lock_path)?.ok_or_else(|| StoreError::Busy { path: lock_path })?;
         let mut taken = None;
         remove_leftovers(store, |dir| {
             let value = if taken.is_none() { take_over(dir) } else { None };
@@ -241,8 +321,9 @@ impl Staging {
         self.root.clone()
     }
 
-    /// Makes the finished directory a generation and that the current one. Every file in it is on the disk already.
-    pub(crate) fn publish(mut self) -> Result<u64, StoreError> {
+    /// Makes the finished directory a generation that is complete, verified and not the current one. Every file in it is on
+    /// the disk already.
+    pub(crate) fn seal(mut self) -> Result<Sealed, StoreError> {
         sync_dir(&self.dir)?;
         Generation::load(&self.dir, self.number, self.store.key, &self.store.dir.join(KEY), None)?.require_filters()?;
         let dir = self.store.generation_dir(self.number);
@@ -251,8 +332,31 @@ impl Staging {
         // The runs are not needed any more. What cannot be removed now is removed by the next build.
         self.stays = true;
         let _ = fs::remove_dir_all(&self.root);
-        self.store.switch(self.number)?;
-        Ok(self.number)
+        Ok(Sealed { staging: self })
+    }
+}
+
+/// A complete generation with a number of its own that is not the current one yet. Dropped, it stays as it is: it can be
+/// looked at, and published later by [`Store::switch`]. No other build begins while this exists.
+pub struct Sealed {
+    staging: Staging,
+}
+
+impl Sealed {
+    /// Its number.
+    pub fn number(&self) -> u64 {
+        self.staging.number
+    }
+
+    /// The generation, opened and verified.
+    pub fn open(&self) -> Result<Generation, StoreError> {
+        self.staging.store.generation(self.staging.number)
+    }
+
+    /// Makes it the current one.
+    pub fn publish(self) -> Result<u64, StoreError> {
+        self.staging.store.switch(self.staging.number)?;
+        Ok(self.staging.number)
     }
 }
 
@@ -287,6 +391,28 @@ pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), StoreError>
 pub(crate) fn sync_dir(path: &Path) -> Result<(), StoreError> {
     let dir = File::open(path).map_err(StoreError::io(path, "open the directory"))?;
     dir.sync_all().map_err(StoreError::io(path, "make the directory durable"))
+}
+
+/// The lock of builds; none when somebody has it.
+fn try_lock(path: &Path) -> Result<Option<File>, StoreError> {
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path);
+    let lock = lock.map_err(StoreError::io(path, "open the lock"))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(StoreError::io(path, "take the lock")(error)),
+    }
+}
+
+/// Bytes of the files in a directory and in those below it, as far as they can be read.
+fn bytes_in(dir: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(dir) else { return 0 };
+    let bytes = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_in(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    };
+    entries.filter_map(Result::ok).map(bytes).sum()
 }
 
 /// Only called with the lock held, so no build that could own them is alive. `keep` says which directory stays.

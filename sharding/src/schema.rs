@@ -78,6 +78,16 @@ pub fn kind_word(kind: Kind) -> &'static str {
     word_of(&KINDS, kind)
 }
 
+/// The word of a block mode, likewise.
+pub fn mode_word(mode: BlockMode) -> &'static str {
+    word_of(&MODES, mode)
+}
+
+/// The word of an alias's labels, likewise.
+pub fn alias_labels_word(labels: AliasLabels) -> &'static str {
+    word_of(&ALIAS_LABELS, labels)
+}
+
 /// The word of a scope, as the shards and reports spell it.
 pub fn scope_word(scope: Scope) -> &'static str {
     word_of(&SCOPES, scope)
@@ -130,7 +140,7 @@ pub(crate) fn name_from_text(text: &str) -> Result<Name, RowError> {
 }
 
 /// A rewrite's source, or what an address rule speaks of, as the shards hold it: a plain address when the prefix is one address.
-pub(crate) fn source_text(from: &IpNet) -> String {
+pub fn source_text(from: &IpNet) -> String {
     if from.prefix_len() == from.max_prefix_len() { from.addr().to_string() } else { from.trunc().to_string() }
 }
 

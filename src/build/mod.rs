@@ -10,6 +10,7 @@
 //! an error of the build; a line that cannot be read is not, it is reported. The same lists and options give the same
 //! generation and the same report, whatever the number of threads, and in one go or resumed.
 
+pub mod compare;
 mod input;
 mod part;
 pub mod patterns;
@@ -33,9 +34,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use corewall_sharding::StoreError;
 use corewall_sharding::build::{BuildOptions, BuildStage, Builder, Built, Resumed};
 use corewall_sharding::manifest::{FILTER_BITS_DEFAULT, Layout};
-use corewall_sharding::publish::Store;
+use corewall_sharding::publish::{Sealed, Store};
 use corewall_sharding::rule::{Class, List, Rule, RuleKey};
 
+use self::compare::{Compare, Comparison};
 use self::input::Input;
 use self::part::Said;
 use self::patterns::{CompileError, Compiler, Engine, Outcome, Wanted, compile_bounded, sidecar, taken};
@@ -97,6 +99,8 @@ pub struct Options {
     pub part_bytes: usize,
     /// Set, it ends the build ([`BuildError::Interrupted`]) before the next stage, and soon while lists are read.
     pub stop: Arc<AtomicBool>,
+    /// Tell what would change against the current generation, and maybe do not publish.
+    pub compare: Option<Compare>,
 }
 
 impl Default for Options {
@@ -112,6 +116,7 @@ impl Default for Options {
             compiler: Compiler::Child,
             part_bytes: limits::LIST_PART_BYTES,
             stop: Arc::default(),
+            compare: None,
         }
     }
 }
@@ -296,14 +301,43 @@ pub fn run(
     let report = built.report.clone();
     // Asked while the store's lock is held. A symlink that leads nowhere is what this build is about to replace.
     let previous = store.current_number().ok().flatten();
-    let generation = built.publish()?;
+    let sealed = built.seal()?;
+    let (comparison, warning) = compare(&store, &sealed, previous, options.compare.as_ref());
+    let is_held_back = match &comparison {
+        Some(comparison) => comparison.is_too_much(),
+        // What was to be looked at before it is published, and cannot be, is not published unseen.
+        None => warning.is_some() && options.compare.as_ref().is_some_and(|compare| compare.max_new_blocks.is_some()),
+    };
+    let generation = sealed.number();
+    if !is_held_back {
+        sealed.publish()?;
+    }
     stages.end("publish");
     let mut report = Report::new(generation, report, build.reports, patterns.counts(), refused_file, stages);
     report.layout = options.layout;
     report.resumed_parts = build.resumed_parts;
     report.warnings = build.warnings;
+    report.published = !is_held_back;
+    report.comparison = comparison;
+    report.warnings.extend(warning);
     report.warnings.extend(remove_old(&store, generation, previous));
     Ok(report)
+}
+
+/// What the finished generation would change; none when there is nothing to compare with. Also why it cannot be told.
+fn compare(
+    store: &Store,
+    sealed: &Sealed,
+    current: Option<u64>,
+    compare: Option<&Compare>,
+) -> (Option<Comparison>, Option<String>) {
+    let (Some(compare), Some(current)) = (compare, current) else { return (None, None) };
+    let opened = store.generation(current).and_then(|old| Ok((old, sealed.open()?)));
+    let compared = opened.map_err(|error| error.to_string()).and_then(|(old, new)| compare.run(&old, &new));
+    match compared {
+        Ok(comparison) => (Some(comparison), None),
+        Err(reason) => (None, Some(format!("what it changes against generation {current} cannot be told: {reason}"))),
+    }
 }
 
 /// What must be the same for a build to go on with one that was killed: lists and options. Memory and threads may differ, for
@@ -322,7 +356,8 @@ fn identity(inputs: &[Input<'_>], options: &Options, shards: u16) -> Vec<u8> {
 /// A server that still reads one keeps its open files.
 ///
 /// The previous one, which was current until now, is always among those kept. After a roll-back it is the one that is known
-/// to be good, though newer ones lie beside it.
+/// to be good, though newer ones lie beside it. So is the one that a roll-back leads to: when the newest was not published, that
+/// is another one.
 fn remove_old(store: &Store, newest: u64, previous: Option<u64>) -> Vec<String> {
     let still_there = |error: StoreError| format!("an old generation is still there: {error}");
     let mut old = match store.numbers() {
@@ -330,8 +365,9 @@ fn remove_old(store: &Store, newest: u64, previous: Option<u64>) -> Vec<String> 
         Err(error) => return vec![still_there(error)],
     };
     old.retain(|&number| number < newest);
-    // The previous one first, then from the newest to the oldest.
-    old.sort_unstable_by_key(|&number| (Some(number) != previous, Reverse(number)));
+    let before = store.number_before().ok().flatten();
+    // The previous one first, then the one before, then from the newest to the oldest.
+    old.sort_unstable_by_key(|&number| (Some(number) != previous, Some(number) != before, Reverse(number)));
     let removed = old.iter().skip(limits::GENERATIONS_KEPT - 1).map(|&number| store.remove(number));
     removed.filter_map(Result::err).map(still_there).collect()
 }

@@ -11,6 +11,7 @@ use corewall_sharding::rule::{Kind, Scope};
 use serde::{Deserialize, Serialize};
 
 use super::ListSpec;
+use super::compare::Comparison;
 use crate::limits;
 use crate::lists::{Counts, Format, SkipReason};
 
@@ -20,8 +21,12 @@ const STAGE_SHOWN_S: f64 = 0.1;
 /// A whole build. Shown, it is the text that `corewall build` ends with.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Number of the generation that was published.
+    /// Number of the generation.
     pub generation: u64,
+    /// Whether it is the current one now. If not, its rules would newly block too many of the names asked for most.
+    pub published: bool,
+    /// What it changes among the names asked for most; none when that was not asked or there was nothing to compare with.
+    pub comparison: Option<Comparison>,
     /// Rules kept, by name, pattern and address; address rewrites not.
     pub rules: u64,
     /// Rules left out because their list had said them before.
@@ -202,6 +207,8 @@ impl Report {
         }
         Self {
             generation,
+            published: true,
+            comparison: None,
             rules: built.rules,
             duplicates: built.duplicates,
             refused: lists.iter().map(|list| list.refused).sum(),
@@ -260,9 +267,13 @@ impl fmt::Display for Report {
         for list in &self.lists {
             write!(f, "{list}")?;
         }
-        writeln!(f, "generation {} published: {} rules in {} shards", self.generation, self.rules, self.shards)?;
+        let published = if self.published { "published" } else { "built, but not published" };
+        writeln!(f, "generation {} {published}: {} rules in {} shards", self.generation, self.rules, self.shards)?;
         if self.resumed_parts > 0 {
             writeln!(f, "  went on with an earlier build: {} parts of lists had been read", self.resumed_parts)?;
+        }
+        if let Some(comparison) = &self.comparison {
+            write!(f, "{comparison}")?;
         }
         let PatternCounts { plain, confirmed } = self.patterns;
         if plain + confirmed > 0 {

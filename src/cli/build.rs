@@ -3,6 +3,7 @@
 mod progress;
 
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,15 +13,20 @@ use std::time::Duration;
 use clap::Args;
 use corewall_sharding::build::SHARDS_MAX;
 use corewall_sharding::manifest::Layout;
+use corewall_sharding::publish::Store;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use self::progress::Teller;
-use super::{Failure, print};
+use super::{Failure, print, print_json};
+use crate::build::compare::{Compare, Threshold};
+use crate::build::report::Report;
 use crate::build::{self, BuildError, ListSpec, Options};
 use crate::config::{self, WildcardAction, parse_build_memory};
-use crate::limits;
+use crate::decide::settings::Settings;
+use crate::limits::{self, TOP_NAMES_SAVE_S};
 use crate::lists::Format;
+use crate::serve::top_names;
 
 /// Read lists and publish a new generation of the store.
 #[derive(Debug, Args)]
@@ -58,6 +64,12 @@ pub struct Arguments {
     /// Write the refused lines to this file instead of into the generation
     #[arg(long, value_name = "FILE")]
     refused: Option<PathBuf>,
+    /// Do not publish when more than N, or P%, of the names asked for most would be newly blocked; `corewall publish` does it then
+    #[arg(long, value_name = "N|P%")]
+    max_new_blocks: Option<Threshold>,
+    /// The names asked for most, as a server keeps them; without it the file `top-names` of the store, if it is there
+    #[arg(long, value_name = "FILE")]
+    top_names: Option<PathBuf>,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -66,10 +78,12 @@ pub struct Arguments {
 /// Builds and prints the report.
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut options = Options { refused: arguments.refused, resume: arguments.resume, ..Options::default() };
+    let mut settings = Settings::default();
     let (mut specs, store) = match &arguments.config {
         Some(path) => {
             let config = config::load(path).map_err(Failure::usage)?;
             config.build.put_into(&mut options);
+            settings = config.settings();
             (config.list_specs(), arguments.store.unwrap_or(config.store))
         }
         // `clap` has made sure that both are there.
@@ -86,16 +100,66 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     if let Some(action) = arguments.wildcard_action {
         specs.iter_mut().for_each(|spec| spec.wildcard_action = action);
     }
+    options.compare = compare(&store, arguments.top_names.as_deref(), arguments.max_new_blocks, settings)?;
     stop_at_signals(options.stop.clone()).map_err(Failure::runtime)?;
     let mut teller = Teller::new();
     let result = build::run(&specs, &store, &options, &mut |progress| teller.tell(progress));
     teller.end();
     let report = result.map_err(Failure::runtime)?;
-    if !arguments.json {
-        return print(report);
+    if arguments.json {
+        print_json(&report)?
+    } else {
+        print(&report)?
     }
-    let json = serde_json::to_string_pretty(&report).map_err(Failure::runtime)?;
-    print(format_args!("{json}\n"))
+    if report.published { Ok(()) } else { Err(held_back(&report)) }
+}
+
+/// By which names the new generation is compared with the current one; none when no server has kept any.
+fn compare(
+    store: &Path,
+    file: Option<&Path>,
+    max_new_blocks: Option<Threshold>,
+    settings: Settings,
+) -> Result<Option<Compare>, Failure> {
+    let path = file.map_or_else(|| store.join(top_names::FILE_NAME), Path::to_path_buf);
+    match top_names::read(&path) {
+        Ok(names) => Ok(Some(Compare { names, settings, max_new_blocks })),
+        Err(error) if error.kind() == ErrorKind::NotFound && file.is_none() && max_new_blocks.is_none() => Ok(None),
+        // The first build has nothing to compare with, whatever is asked of the later ones.
+        Err(error) if error.kind() == ErrorKind::NotFound && file.is_none() && !has_current(store) => Ok(None),
+        // A file that nobody asked about hinders no build.
+        Err(error) if file.is_none() && max_new_blocks.is_none() => {
+            eprintln!("warning: {}: {error}; what the build changes is not told", path.display());
+            Ok(None)
+        }
+        Err(error) => Err(Failure::usage(format_args!(
+            "{}: cannot read the names asked for most: {error}; a server writes them every {} minutes unless top_names = 0; name \
+             a file of them by --top-names, or leave --max-new-blocks out",
+            path.display(),
+            TOP_NAMES_SAVE_S / 60
+        ))),
+    }
+}
+
+fn has_current(store: &Path) -> bool {
+    Store::open(store).is_ok_and(|store| store.current_number().is_ok_and(|current| current.is_some()))
+}
+
+/// Why the generation was not published, and what to do with it.
+fn held_back(report: &Report) -> Failure {
+    let number = report.generation;
+    let why = match &report.comparison {
+        Some(comparison) => format!(
+            "it would newly block {} of {} names asked for most, and {} are allowed to be",
+            comparison.newly_blocked,
+            comparison.names,
+            comparison.max_new_blocks.unwrap_or_default()
+        ),
+        None => report.warnings.first().cloned().unwrap_or_default(),
+    };
+    Failure::runtime(format_args!(
+        "generation {number} is complete but not published: {why}; `corewall publish {number}` publishes it all the same"
+    ))
 }
 
 /// SIGINT and SIGTERM ask the build to end. Where it cannot at once, as in the middle of writing shards, the process ends:

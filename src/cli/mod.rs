@@ -8,11 +8,18 @@ pub mod cache;
 pub mod check;
 pub mod control;
 pub mod explain;
+pub mod export;
+pub mod generations;
+pub mod plan;
+pub mod prune;
+pub mod publish;
 mod reload;
 pub mod serve;
 mod status;
 mod stop;
+mod store;
 mod upstreams;
+pub mod verify;
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -42,6 +49,20 @@ enum Command {
     Check(check::Arguments),
     /// Tell what would be answered to a question, and why.
     Explain(Box<explain::Arguments>),
+    /// List the generations of the store.
+    Generations(Box<generations::Arguments>),
+    /// Make a generation the current one, and have the running server go over to it.
+    Publish(Box<publish::PublishArguments>),
+    /// Go back to the generation that was current before, and have the running server go over to it.
+    Rollback(Box<publish::RollbackArguments>),
+    /// Read generations whole, and tell every file that is not as it was built.
+    Verify(Box<verify::Arguments>),
+    /// Remove old generations, and what builds left that did not end.
+    Prune(Box<prune::Arguments>),
+    /// Write the rules of a generation out as a list.
+    Export(Box<export::Arguments>),
+    /// Tell what a store of so many rules takes: disk, memory, time to build, reads from the disk.
+    Plan(Box<plan::Arguments>),
     /// Tell how the running server is: generation, workers, caches, counters.
     Status(ControlArguments),
     /// Look into the caches of the running server, or make it forget.
@@ -108,6 +129,13 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Check(arguments) => check::run(arguments),
         Command::Explain(arguments) => explain::run(*arguments),
+        Command::Generations(arguments) => generations::run(*arguments),
+        Command::Publish(arguments) => publish::publish(*arguments),
+        Command::Rollback(arguments) => publish::rollback(*arguments),
+        Command::Verify(arguments) => verify::run(*arguments),
+        Command::Prune(arguments) => prune::run(*arguments),
+        Command::Export(arguments) => export::run(*arguments),
+        Command::Plan(arguments) => plan::run(*arguments),
         Command::Status(control) => status::run(control),
         Command::Cache(arguments) => cache::run(*arguments),
         Command::Upstreams(control) => upstreams::run(control),
@@ -139,4 +167,10 @@ fn print(text: impl Display) -> Result<(), Failure> {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::runtime(error)),
         _ => Ok(()),
     }
+}
+
+/// Prints a report for programs.
+fn print_json(report: &impl serde::Serialize) -> Result<(), Failure> {
+    let json = serde_json::to_string_pretty(report).map_err(Failure::runtime)?;
+    print(format_args!("{json}\n"))
 }

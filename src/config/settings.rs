@@ -62,6 +62,7 @@ impl Config {
             rebinding: self.rebinding(),
             on_store_error: self.on_store_error,
             store_wait_ms_max: self.store_wait_ms_max,
+            top_names: self.top_names,
         }
     }
 

@@ -508,6 +508,16 @@ pub(super) fn cache_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     }
 }
 
+/// Names that are counted, see [`limits::TOP_NAMES_MAX`].
+pub(super) fn top_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    let names = i64::deserialize(deserializer)?;
+    let most = limits::TOP_NAMES_MAX;
+    usize::try_from(names)
+        .ok()
+        .filter(|names| *names <= most)
+        .ok_or_else(|| de::Error::custom(format!("{names} is out of bounds; use 0 to {most}")))
+}
+
 /// Text of an Extended DNS Error: longer than [`limits::EDE_TEXT_BYTES_MAX`] would be cut in each answer.
 pub(super) fn ede_text_optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let text = String::deserialize(deserializer)?;

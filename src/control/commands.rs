@@ -86,6 +86,7 @@ impl Commands {
             uptime_s: self.ready_since.elapsed().as_secs(),
             listen: self.listen.clone(),
             filters: reports.first().map(|(_, report)| filter_status(&report.filters)).unwrap_or_default(),
+            store: reports.iter().find_map(|(_, report)| report.store.clone()),
             workers: reports.iter().map(worker).collect(),
             counters: totals(&reports).each().map(|(name, value)| (name.to_owned(), value)).collect(),
         })

@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use corewall_sharding::name::Name;
 use serde::de::DeserializeOwned;
@@ -73,6 +74,9 @@ pub struct Status {
     /// The filters of the generation that the first worker serves.
     #[serde(default)]
     pub filters: FilterStatus,
+    /// Directory of its store, as an absolute path; none without a store.
+    #[serde(default)]
+    pub store: Option<PathBuf>,
     /// In the order of the configuration's cores.
     pub workers: Vec<WorkerStatus>,
     /// What all workers together have counted since the start, by name.

@@ -64,6 +64,7 @@ pub mod settings;
 mod why;
 pub mod wire;
 pub mod counters;
+pub mod top_names;
 
 use std::sync::Arc;
 
@@ -96,7 +97,8 @@ use self::rule::Key;
 use self::rulebook::RuleBook;
 use self::settings::{OnStoreError, Settings};
 use self::stale::ClientTimers;
-use self::upstream::{GroupId, NoRoom};
+use self::top_names::TopNames;
+use self::upstream::{Chance, GroupId, NoRoom};
 use self::why::{Failure, Why};
 use self::wire::{rcode, rtype};
 
@@ -127,6 +129,7 @@ pub struct Core {
     routes: Routes,
     /// Groups whose answers may hold private addresses.
     trusted_groups: Vec<GroupId>,
+    top_names: TopNames,
     /// What a client over TCP is told that asks how long its connection may be idle, in units of 100 ms.
     keepalive: u16,
     // Scratch, used within one event and never across two.
@@ -161,6 +164,7 @@ impl Core {
             refreshes: 0,
             routes: Routes::default(),
             trusted_groups: Vec::new(),
+            top_names: TopNames::new(Chance::new(seed.map(|octet| !octet)).seeds()),
             keepalive: 0,
             lookup: Lookup::new(),
             answer: Answer::new(),
@@ -184,6 +188,7 @@ impl Core {
         self.rules_stamp += 1;
         self.changes.note_switch(self.rules_stamp);
         self.cache.set_terms(settings.cache.terms());
+        self.top_names.set_room(settings.top_names);
         let upstreams = &self.resolver.upstreams;
         self.trusted_groups = settings.rebinding.trusted_groups(|name| upstreams.group(name));
         let refuses_as_before = settings.rebinding == self.settings.rebinding;
@@ -255,7 +260,16 @@ impl Core {
                 return self.fail(now, ticket, rcode::REFUSED, Failure::ClientNotAllowed, out);
             }
         }
+        self.top_names.hear(&query.question.name);
         self.recall(now, ticket, out)
+    }
+
+    /// The names asked for most, with the questions for each that are estimated; after it each count is a bit less, so that
+    /// what nobody asks for any more ends.
+    pub fn take_top_names(&mut self) -> Vec<(Name, u32)> {
+        let names = self.top_names.each().map(|(name, asked)| (*name, asked)).collect();
+        self.top_names.decay();
+        names
     }
 
     /// Puts in what the reply says to the client's options: a cookie (RFC 7873 §5.2), how long its connection may be idle (RFC

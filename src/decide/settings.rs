@@ -188,6 +188,8 @@ pub struct Settings {
     pub on_store_error: OnStoreError,
     /// Milliseconds that a query may wait for the store, before it counts as not to be read.
     pub store_wait_ms_max: u64,
+    /// Names asked for most that are counted; 0 counts none.
+    pub top_names: usize,
 }
 
 impl Default for Settings {
@@ -213,6 +215,7 @@ impl Default for Settings {
             rebinding: Rebinding::default(),
             on_store_error: OnStoreError::default(),
             store_wait_ms_max: 50,
+            top_names: 10_000,
         }
     }
 }

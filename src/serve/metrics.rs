@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use corewall_sharding::filters::Filters;
+use std::path::PathBuf;
 
 use crate::control::protocol::{CacheUse, WorkerServer};
 use crate::decide::counters::{Counter, Counters};
@@ -113,6 +114,8 @@ impl Totals {
 pub struct WorkerReport {
     /// The generation that it serves; none without a store.
     pub generation: Option<u64>,
+    /// The directory of its store.
+    pub store: Option<PathBuf>,
     /// Rules of that generation.
     pub rules: u64,
     /// Its filters.

@@ -27,6 +27,7 @@ pub mod saved;
 pub mod store;
 mod tasks;
 pub mod tcp;
+pub mod top_names;
 mod turn;
 pub mod udp;
 pub mod upstream;
@@ -39,7 +40,7 @@ use std::net::SocketAddr;
 use std::panic;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -54,13 +55,17 @@ use self::filters::{FilterWork, Readiness};
 use self::listen::{Sockets, listen};
 use self::metrics::Totals;
 use self::reload::{Commander, Knowledge, Order, Orders, Wanted};
+use self::top_names::TopNames;
 use self::wait::Wait;
 use self::worker::Worker;
 use crate::control;
 use crate::control::commands::{Commands, Errand};
 use crate::control::protocol::Reloaded;
 use crate::control::socket::ControlSocket;
-use crate::limits::{CONTROL_EVENTS_MAX, LISTEN_ADDRESSES_MAX, START_MS_MAX, STOP_MS_MAX, WORKERS_MAX};
+use crate::limits::{
+    CONTROL_EVENTS_MAX, LISTEN_ADDRESSES_MAX, START_MS_MAX, STOP_MS_MAX, TOP_NAMES_ORDER_MS_MAX, TOP_NAMES_SAVE_S,
+    WORKERS_MAX,
+};
 
 /// Bytes of memory registered with each executor's rings: the least it takes, for no file is read through them.
 const RING_BYTES: usize = 64 * 1024;
@@ -180,6 +185,8 @@ pub fn run(plan: Plan, reread: Reread, signals: CaughtSignals) -> Result<(), Ser
         must_reload: false,
         reload_asked: Vec::new(),
         filter_work: None,
+        top_names: None,
+        top_names_due: Instant::now() + Duration::from_secs(TOP_NAMES_SAVE_S),
         plan,
         reread,
     };
@@ -195,6 +202,7 @@ pub fn run(plan: Plan, reread: Reread, signals: CaughtSignals) -> Result<(), Ser
         server.say_ready(&knowledge, started);
         server.filter_work = knowledge.tend_filters();
         drop(knowledge);
+        server.keep_top_names(&server.plan.wanted.clone());
         if let Some(socket) = &control_socket {
             server.answer_on(socket)?;
         }
@@ -241,6 +249,10 @@ struct Server {
     reload_asked: Vec<SyncSender<Result<Reloaded, String>>>,
     /// What is still done for the filters of the generation being served.
     filter_work: Option<FilterWork>,
+    /// The file of the names asked for most; none when they are not to be counted.
+    top_names: Option<TopNames>,
+    /// When it is to be written.
+    top_names_due: Instant,
     plan: Plan,
     reread: Reread,
 }
@@ -378,11 +390,43 @@ impl Server {
                     return Ok(());
                 }
             }
-            let Ok(event) = self.events.recv() else { return Ok(()) };
+            let event = match self.events.recv_timeout(self.top_names_due.saturating_duration_since(Instant::now())) {
+                Ok(event) => event,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.save_top_names();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            };
             if self.hear(event)? == Course::Stopped {
                 return Ok(());
             }
         }
+    }
+
+    /// Goes over to the file that the configuration says. What was counted for another one is written there first.
+    fn keep_top_names(&mut self, wanted: &Wanted) {
+        let (store, room) = (wanted.store.as_deref(), wanted.settings.top_names);
+        if self.top_names.as_ref().zip(store).is_some_and(|(top_names, store)| top_names.is(store, room)) {
+            return;
+        }
+        self.top_names = store.filter(|_| room > 0).map(|store| TopNames::open(store, room));
+    }
+
+    /// Asks the workers for their names, and writes the file.
+    fn save_top_names(&mut self) {
+        self.top_names_due = Instant::now() + Duration::from_secs(TOP_NAMES_SAVE_S);
+        let Some(top_names) = &mut self.top_names else { return };
+        let order = |commander: &Commander| {
+            let (done, is_done) = mpsc::sync_channel(1);
+            commander.order(Order::TopNames { done }).then_some(is_done)
+        };
+        let told: Vec<_> = self.commanders.iter().filter_map(order).collect();
+        let until = Instant::now() + Duration::from_millis(TOP_NAMES_ORDER_MS_MAX);
+        // What a worker does not tell in time is told the next time.
+        let told = told.into_iter();
+        let names = told.filter_map(|told| told.recv_timeout(until.saturating_duration_since(Instant::now())).ok());
+        top_names.save(names.collect());
     }
 
     /// Reads configuration and store again, and says what has become of it: to the log, and to whoever has asked.
@@ -427,6 +471,7 @@ impl Server {
             let failures: Vec<String> = failures.collect();
             return Err(NotReloaded::Partly(format!("the old generation is still served on {}", failures.join(", "))));
         }
+        self.keep_top_names(&plan.wanted);
         tracing::info!("reloaded in {} ms: {}", started.elapsed().as_millis(), knowledge.describe());
         Ok(Some(Reloaded {
             generation: knowledge.generation(),
@@ -453,6 +498,7 @@ impl Server {
 
     /// Lets every worker answer what it has taken in, for a bounded time.
     fn stop(&mut self) {
+        self.save_top_names();
         for commander in self.commanders.iter() {
             commander.order(Order::Stop);
         }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::Duration;
 
+use corewall_sharding::name::Name;
 use corewall_sharding::publish::{Generation, Store};
 use corewall_sharding::rows::Reads;
 use corewall_sharding::rule::Kind;
@@ -138,6 +139,12 @@ impl Knowledge {
         self.generation.as_ref().map(|generation| generation.number)
     }
 
+    /// The store's directory as an absolute path, so that others know it again; none without a store.
+    pub fn store_dir(&self) -> Option<PathBuf> {
+        // `STORE/generations/NUMBER`.
+        self.generation.as_ref()?.dir.canonicalize().ok()?.ancestors().nth(2).map(PathBuf::from)
+    }
+
     /// The generation's rules.
     pub fn rule_count(&self) -> u64 {
         self.generation.as_ref().map_or(0, |generation| generation.rule_count())
@@ -206,6 +213,11 @@ pub enum Order {
         step: Arc<LiveStep>,
         /// Whom to tell.
         done: SyncSender<Result<(), String>>,
+    },
+    /// Say which names are asked for most, with estimated questions.
+    TopNames {
+        /// Whom to tell.
+        done: SyncSender<Vec<(Name, u32)>>,
     },
     /// Say how it is.
     Report {

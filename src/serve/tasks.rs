@@ -249,6 +249,9 @@ async fn obey(worker: Shared, orders: Receiver<Order>, wakeups: UnixStream) {
                 Order::Live { step, done } => {
                     let _ = done.send(worker.borrow_mut().change_live(&step));
                 }
+                Order::TopNames { done } => {
+                    let _ = done.send(worker.borrow_mut().take_top_names());
+                }
                 Order::Report { done } => {
                     let _ = done.send(worker.borrow_mut().report());
                 }

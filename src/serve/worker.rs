@@ -9,10 +9,12 @@ mod upstream;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+
+use corewall_sharding::name::Name;
 
 use super::answer_here::carry_out;
 use super::clock::{Clock, unix_s};
@@ -82,6 +84,8 @@ pub struct Worker {
     /// Number of the generation, and its rules.
     generation: Option<u64>,
     rule_count: u64,
+    /// Directory of the store.
+    store_dir: Option<PathBuf>,
     listeners: Vec<Listener>,
     ports: Ports,
     /// TCP connections with upstream servers.
@@ -143,6 +147,7 @@ impl Worker {
             live_version: live.change.version,
             generation: knowledge.generation(),
             rule_count: knowledge.rule_count(),
+            store_dir: knowledge.store_dir(),
             listeners: listeners
                 .into_iter()
                 .map(|socket| Listener { socket, send: SendBatch::new(), may_hold_more: true })
@@ -207,6 +212,7 @@ impl Worker {
         let cache = self.core.cache_stats();
         WorkerReport {
             generation: self.generation,
+            store: self.store_dir.clone(),
             rules: self.rule_count,
             filters: self.core.rules().filters().clone(),
             live: self.core.live_summary(),
@@ -219,6 +225,11 @@ impl Worker {
             },
             totals: self.totals(),
         }
+    }
+
+    /// The names asked for most, see [`Core::take_top_names`].
+    pub fn take_top_names(&mut self) -> Vec<(Name, u32)> {
+        self.core.take_top_names()
     }
 
     /// How the upstream servers do.
@@ -550,6 +561,7 @@ impl Worker {
         let now = self.clock.now();
         self.end_reads(now, old.abandon_reads());
         self.settle(now);
+        self.store_dir = knowledge.store_dir();
         Ok(())
     }
 

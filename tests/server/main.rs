@@ -23,6 +23,7 @@ mod dig;
 mod dnssec;
 mod faults;
 mod filters;
+mod generations;
 mod hostile;
 mod hosts;
 mod interop;

@@ -4,7 +4,7 @@ use super::report::BuildReport;
 use crate::StoreError;
 use crate::generation::PatternRow;
 use crate::manifest::{FileEntry, MANIFEST_NAME, Manifest};
-use crate::publish::{Staging, write_durably};
+use crate::publish::{Sealed, Staging, write_durably};
 
 /// A generation on the disk that no server reads yet. Dropped without [`Built::publish`], it is removed.
 pub struct Built {
@@ -35,10 +35,15 @@ impl Built {
         Ok(())
     }
 
-    /// Opens and verifies what was built, then makes it the current generation. On failure the old one stays.
-    pub fn publish(self) -> Result<u64, StoreError> {
+    /// Opens and verifies what was built and gives it its number. Nobody serves it until it is published.
+    pub fn seal(self) -> Result<Sealed, StoreError> {
         let text = self.manifest.to_text()?;
         write_durably(&self.staging.dir.join(MANIFEST_NAME), text.as_bytes())?;
-        self.staging.publish()
+        self.staging.seal()
+    }
+
+    /// Opens and verifies what was built, then makes it the current generation. On failure the old one stays.
+    pub fn publish(self) -> Result<u64, StoreError> {
+        self.seal()?.publish()
     }
 }

@@ -124,6 +124,7 @@ fn answers_and_refusals_go_there_and_back() {
         uptime_s: 2,
         listen: vec!["[::1]:53".parse().unwrap()],
         filters: FilterStatus { verified: 3, rebuilt: 1, bits: 16, ..FilterStatus::default() },
+        store: Some("/var/lib/corewall".into()),
         workers: vec![WorkerStatus {
             core: 0,
             generation: None,

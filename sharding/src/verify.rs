@@ -1,0 +1,182 @@
+//! A generation read whole: every file against its checksum, and rows of every shard against its filter and its routing.
+//!
+//! Invariant: what is wrong with one file does not end the look at the others; only a manifest that cannot be read does, for
+//! nothing else tells what should be there. Nothing is written. The rows are drawn at random, so that each run sees others.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use crate::StoreError;
+use crate::filters::VERIFY_THREADS_MAX;
+use crate::generation::{Generation, filter_name, shard_name};
+use crate::manifest::Manifest;
+use crate::name::Name;
+use crate::publish::Store;
+use crate::route::{self, Reach};
+use crate::rows::{Reads, Shard};
+use crate::rule::{ClassId, Scope};
+use crate::schema;
+
+/// How far a verification has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerifyStage {
+    /// Bytes of files summed, of all files.
+    Sum,
+    /// Shards of which rows were looked up, of all shards.
+    Sample,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Verified {
+    /// Files summed.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Rows looked up.
+    pub rows: u64,
+    /// What is wrong, each with its file; empty when all is well.
+    pub bad: Vec<StoreError>,
+}
+
+/// Verifies a generation of the store. `sample` rows of each shard are looked up; with 0 the shards are not read as databases.
+/// `progress` hears the stage, what is done and of how much, at least once a MiB: it may sleep to spare the disk.
+///
+/// # Errors
+/// The manifest cannot be read.
+pub fn verify(
+    store: &Store,
+    number: u64,
+    sample: usize,
+    progress: &mut dyn FnMut(VerifyStage, u64, u64),
+) -> Result<Verified, StoreError> {
+    let (dir, manifest) = (store.generation_dir(number), store.manifest(number)?);
+    let (mut found, of) = (Verified::default(), manifest.bytes());
+    let mut is_bad = Vec::new();
+    for file in &manifest.files {
+        let before = found.bytes;
+        let sum = file.check_sum_slowly(&dir.join(&file.name), &mut |read| {
+            found.bytes += read;
+            progress(VerifyStage::Sum, found.bytes, of);
+        });
+        found.files += 1;
+        if let Err(error) = sum {
+            found.bytes = before + file.size;
+            is_bad.push(file.name.as_str());
+            found.bad.push(error);
+        }
+    }
+    if sample > 0 {
+        sample_shards(store, &manifest, &is_bad, sample, &mut found, progress);
+    }
+    Ok(found)
+}
+
+/// Looks rows up in each shard whose files are as they were built.
+fn sample_shards(
+    store: &Store,
+    manifest: &Manifest,
+    is_bad: &[&str],
+    sample: usize,
+    found: &mut Verified,
+    progress: &mut dyn FnMut(VerifyStage, u64, u64),
+) {
+    let generation = match store.generation(manifest.generation) {
+        Ok(generation) => generation,
+        // Most likely for a file that has been told of.
+        Err(_) if !is_bad.is_empty() => return,
+        Err(error) => return found.bad.push(error),
+    };
+    // One that is not verified says "maybe" of every row, which would prove nothing.
+    generation.filters.verify(u64::MAX, VERIFY_THREADS_MAX, &|| true);
+    let Ok(mut random) = Random::new() else { return };
+    for shard in 0..manifest.shards {
+        progress(VerifyStage::Sample, u64::from(shard), u64::from(manifest.shards));
+        if is_bad.iter().any(|&file| file == shard_name(shard) || file == filter_name(shard)) {
+            continue;
+        }
+        match sample_shard(&generation, shard, sample, &mut random) {
+            Ok(rows) => found.rows += rows,
+            Err(error) => found.bad.push(error),
+        }
+    }
+    progress(VerifyStage::Sample, u64::from(manifest.shards), u64::from(manifest.shards));
+}
+
+/// Draws rows of one shard and looks each up; gives their number, or what is wrong with the first bad one.
+fn sample_shard(generation: &Generation, number: u16, sample: usize, random: &mut Random) -> Result<u64, StoreError> {
+    let path = generation.dir.join(shard_name(number));
+    let mut shard = Shard::open(&path, Reads::Waiting)?;
+    let mut rows: Vec<(String, ClassId)> = Vec::new();
+    let mut seen = 0u64;
+    // Vitter's reservoir: each row of the shard is as likely as any other, though nobody knows how many there are.
+    shard.each_rule(&mut |name, class, _| {
+        seen += 1;
+        if rows.len() < sample {
+            rows.push((name.to_owned(), class));
+            return ControlFlow::Continue(());
+        }
+        let place = random.below(seen);
+        if let Some(row) = usize::try_from(place).ok().and_then(|place| rows.get_mut(place)) {
+            *row = (name.to_owned(), class);
+        }
+        ControlFlow::Continue(())
+    })?;
+    for (text, class) in &rows {
+        check_row(generation, number, &mut shard, &path, text, *class)?;
+    }
+    Ok(rows.len() as u64)
+}
+
+/// A query must find this row: by its hash in this shard, by its filter, and in the table.
+fn check_row(
+    generation: &Generation,
+    number: u16,
+    shard: &mut Shard,
+    path: &Path,
+    text: &str,
+    class: ClassId,
+) -> Result<(), StoreError> {
+    let bad = |what: &str| Err(StoreError::damaged(path, format!("its rule on `{text}` {what}")));
+    let Ok(name) = schema::name_from_text(text) else { return bad("has no valid name") };
+    if name_text(&name) != text {
+        return bad("is not spelled as names are looked up");
+    }
+    let Some(said) = generation.classes.get(class as usize) else { return bad("has no class") };
+    let hash = route::hash(generation.key, &name);
+    if hash.shard(generation.shard_count()) != number {
+        return bad("belongs into another shard, where it would not be found");
+    }
+    let reach = if said.scope == Scope::Exact { Reach::Itself } else { Reach::Under };
+    if reach == Reach::Under && !generation.manifest.subtree_depths.may_hold(name.label_count()) {
+        return bad("has more or fewer labels than any such rule according to the manifest, so it would not be found");
+    }
+    if !generation.filters.contains(hash, reach) {
+        return bad("is not in its filter, so it would not be found");
+    }
+    let mut is_there = false;
+    shard.classes_of(text, &mut |there| is_there |= there == class)?;
+    if is_there { Ok(()) } else { bad("is not found by its name") }
+}
+
+fn name_text(name: &Name) -> String {
+    name.to_text().as_str().to_owned()
+}
+
+/// Numbers that nobody has to be unable to guess (xorshift64*).
+struct Random(u64);
+
+impl Random {
+    fn new() -> Result<Self, getrandom::Error> {
+        // Zero is the one state that stays.
+        getrandom::u64().map(|seed| Self(seed | 1))
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let number = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d);
+        ((u128::from(number) * u128::from(bound)) >> 64) as u64
+    }
+}
