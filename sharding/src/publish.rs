@@ -6,6 +6,7 @@
 //! STORE/generations/00000001/     a generation, complete since its directory has this name
 //! STORE/generations/.building-PID a build under way, or left by one that was killed
 //! STORE/current                   symlink to the generation being served
+//! STORE/overlay.db                rules that were changed by hand, see [`crate::overlay`]
 //! ```
 //!
 //! Invariant: a directory gets its number only when everything in it is on the disk, and `current` only ever names such a
@@ -221,7 +222,7 @@ pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), StoreError>
 }
 
 /// Makes the names in a directory durable.
-fn sync_dir(path: &Path) -> Result<(), StoreError> {
+pub(crate) fn sync_dir(path: &Path) -> Result<(), StoreError> {
     let dir = File::open(path).map_err(StoreError::io(path, "open the directory"))?;
     dir.sync_all().map_err(StoreError::io(path, "make the directory durable"))
 }

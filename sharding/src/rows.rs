@@ -112,7 +112,7 @@ pub(crate) fn connect(path: &Path, mmap: bool) -> Result<Connection, StoreError>
 }
 
 /// `file:` URI of a path with what SQLite would read as its end or as an escape written as `%XX`.
-fn immutable_uri(path: &Path) -> String {
+pub(crate) fn immutable_uri(path: &Path) -> String {
     let mut uri = String::from("file:");
     for character in path.to_string_lossy().chars() {
         match character {
