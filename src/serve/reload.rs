@@ -95,6 +95,11 @@ impl Knowledge {
         self.generation.as_ref().map(|generation| generation.number)
     }
 
+    /// The generation itself; none without a store.
+    pub fn generation_shared(&self) -> Option<Arc<Generation>> {
+        self.generation.clone()
+    }
+
     /// The generation's rules.
     pub fn rule_count(&self) -> u64 {
         self.generation.as_ref().map_or(0, |generation| generation.rule_count())
@@ -146,6 +151,8 @@ pub enum Order {
     Switch {
         /// To what.
         knowledge: Arc<Knowledge>,
+        /// What was changed by hand while it was read: to be taken over with it, before the next query.
+        live: Arc<LiveUpdate>,
         /// Whom to tell.
         done: SyncSender<Result<(), String>>,
     },
@@ -217,12 +224,18 @@ impl Commander {
 }
 
 /// Makes every worker go over to `knowledge`, one after the other, so that never more than one of them is opening files
-/// instead of answering. Returns what went wrong, by core; the other workers have changed.
-pub fn switch_all(commanders: &[Commander], knowledge: &Arc<Knowledge>) -> Vec<(usize, String)> {
+/// instead of answering. `live` is what was changed by hand since it was begun to be read. Returns what went wrong, by core; the
+/// other workers have changed.
+pub fn switch_all(
+    commanders: &[Commander],
+    knowledge: &Arc<Knowledge>,
+    live: &Arc<LiveUpdate>,
+) -> Vec<(usize, String)> {
     let mut failures = Vec::new();
     for commander in commanders {
         let (done, is_done) = mpsc::sync_channel(1);
-        let outcome = if commander.order(Order::Switch { knowledge: knowledge.clone(), done }) {
+        let order = Order::Switch { knowledge: knowledge.clone(), live: live.clone(), done };
+        let outcome = if commander.order(order) {
             is_done
                 .recv_timeout(Duration::from_millis(START_MS_MAX))
                 .unwrap_or_else(|_| Err("it does not answer".to_owned()))

@@ -237,8 +237,9 @@ async fn obey(worker: Shared, orders: Receiver<Order>, wakeups: UnixStream) {
         let is_gone = !matches!(wakeups.read(&mut octets).await, Ok(bytes) if bytes > 0);
         while let Ok(order) = orders.try_recv() {
             match order {
-                Order::Switch { knowledge, done } => {
-                    let switched = worker.borrow_mut().switch(&knowledge);
+                Order::Switch { knowledge, live, done } => {
+                    let mut worker = worker.borrow_mut();
+                    let switched = worker.switch(&knowledge).and_then(|()| worker.change_live(&live));
                     // The control thread may have given up waiting; then it has said so.
                     let _ = done.send(switched);
                 }
