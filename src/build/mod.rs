@@ -9,6 +9,7 @@
 //! Invariant: nothing that a server reads changes before everything has succeeded. A list that cannot be read to its end is
 //! an error of the build; a line that cannot be read is not, it is reported.
 
+pub mod fold;
 mod input;
 pub mod patterns;
 mod refused;
@@ -28,6 +29,7 @@ use corewall_sharding::build::{BuildOptions, BuildStage, Builder, Built, SHARDS_
 use corewall_sharding::publish::Store;
 use corewall_sharding::rule::{Class, List, Rule, RuleKey};
 
+use self::fold::Fold;
 use self::input::Input;
 use self::patterns::{CompileError, Compiler, Engine, Outcome, Wanted, compile_bounded, sidecar, taken};
 use self::refused::Refused;
@@ -77,11 +79,13 @@ pub struct Options {
     pub refused: Option<PathBuf>,
     /// Which process compiles the patterns.
     pub compiler: Compiler,
+    /// Make what was changed by hand part of the generation.
+    pub fold_overlay: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { shards: SHARDS_DEFAULT, refused: None, compiler: Compiler::Child }
+        Self { shards: SHARDS_DEFAULT, refused: None, compiler: Compiler::Child, fold_overlay: false }
     }
 }
 
@@ -182,13 +186,20 @@ pub fn run(
         return Err(BuildError::NoLists);
     }
     // All are opened before the first is read: a slip in the last path should not cost a minute.
-    let inputs = specs.iter().zip(0..).map(|(spec, id)| Input::open(id, spec)).collect::<Result<Vec<_>, _>>()?;
+    let open = |(spec, id)| Input::open(id, spec);
+    specs.iter().zip(0..).map(open).collect::<Result<Vec<_>, _>>()?;
     let store = Store::create_or_open(dir)?;
-    let disabled = find_disabled(&inputs)?;
-    let mut build = Build::start(&store, &inputs, options.shards)?;
-    for input in &inputs {
+    // Behind the lists that are read are those that only the overlay has.
+    let mut all = specs.to_vec();
+    let fold = options.fold_overlay.then(|| Fold::read(&store, &mut all)).transpose()?;
+    let inputs = all.iter().zip(0..).map(open).collect::<Result<Vec<_>, _>>()?;
+    let (inputs_read, _) = inputs.split_at(specs.len());
+    let disabled = find_disabled(inputs_read)?;
+    let mut build = Build::start(&store, &inputs, options.shards, fold)?;
+    for input in inputs_read {
         build.read(input, &disabled, progress)?;
     }
+    build.fold_in(&inputs)?;
     let patterns = build.compile_patterns(&inputs, options.compiler, progress)?;
     let mut built = build.builder.finish(&mut |stage, done, of| {
         progress(match stage {
@@ -202,7 +213,9 @@ pub fn run(
     // Asked while the store's lock is held. A symlink that leads nowhere is what this build is about to replace.
     let previous = store.current_number().ok().flatten();
     let generation = built.publish()?;
+    let folded = build.fold.as_ref().map(Fold::report);
     let mut report = Report::new(generation, report, build.reports, patterns.counts(), refused_file, started);
+    report.folded = folded;
     report.warnings = remove_old(&store, generation, previous);
     Ok(report)
 }
@@ -279,11 +292,14 @@ struct Build {
     servers: RuleServers,
     /// Rules handed on so far, for the progress.
     rules: u64,
+    /// What was changed by hand; none when it stays live.
+    fold: Option<Fold>,
 }
 
 impl Build {
-    fn start(store: &Store, inputs: &[Input<'_>], shards: u16) -> Result<Build, BuildError> {
-        let mut builder = Builder::new(store, BuildOptions { shards, ..BuildOptions::default() })?;
+    fn start(store: &Store, inputs: &[Input<'_>], shards: u16, fold: Option<Fold>) -> Result<Build, BuildError> {
+        let overlay_seq = fold.as_ref().map_or(0, Fold::overlay_seq);
+        let mut builder = Builder::new(store, BuildOptions { shards, overlay_seq, ..BuildOptions::default() })?;
         for input in inputs {
             builder.list(input.spec.list.clone())?;
         }
@@ -295,6 +311,7 @@ impl Build {
             patterns: Vec::new(),
             servers: RuleServers::default(),
             rules: 0,
+            fold,
         })
     }
 
@@ -304,7 +321,7 @@ impl Build {
         disabled: &Disabled,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<(), BuildError> {
-        let Build { builder, reports, refused, patterns, servers, rules } = self;
+        let Build { builder, reports, refused, patterns, servers, rules, fold } = self;
         let report = &mut reports[usize::from(input.id)];
         // The reader cannot be stopped half-way: after a failure the rest of the list is passed over.
         let mut failure = Ok(());
@@ -319,6 +336,9 @@ impl Build {
             }
             match item {
                 input::Item::Rule(rule, place) => {
+                    if fold.as_mut().is_some_and(|fold| fold.leaves_out(&rule)) {
+                        return;
+                    }
                     if let Err(reason) = servers.add(&rule.class.servers) {
                         let text = match &rule.key {
                             RuleKey::Name { name, .. } => name.to_string(),
@@ -340,7 +360,11 @@ impl Build {
                         }
                     }
                 }
-                input::Item::Rewrite(rewrite) => builder.rewrite(rewrite),
+                input::Item::Rewrite(rewrite) => {
+                    if !fold.as_mut().is_some_and(|fold| fold.leaves_out_rewrite(&rewrite)) {
+                        builder.rewrite(rewrite);
+                    }
+                }
                 input::Item::Refused { place, text, reason } => {
                     refused.add(report, &input.spec.path, &place.to_string(), text, reason);
                 }
@@ -348,6 +372,30 @@ impl Build {
         })?;
         failure?;
         report.take_counts(&counts);
+        Ok(())
+    }
+
+    /// Adds the rules that were added by hand.
+    fn fold_in(&mut self, inputs: &[Input<'_>]) -> Result<(), BuildError> {
+        let Some(fold) = &self.fold else { return Ok(()) };
+        for rule in fold.rules() {
+            let input = usize::from(rule.class.list);
+            let place = "live rule".to_owned();
+            if let Err(reason) = self.servers.add(&rule.class.servers) {
+                let path = &inputs[input].spec.path;
+                self.refused.add(&mut self.reports[input], path, &place, "a rule with servers", &reason);
+                continue;
+            }
+            match rule.key {
+                RuleKey::Name { .. } | RuleKey::Address { .. } => self.builder.push(rule)?,
+                RuleKey::Pattern { .. } => {
+                    self.patterns.push(PatternRule { rule: rule.clone(), input, place, number: 0 });
+                }
+            }
+        }
+        fold.rewrites().iter().for_each(|&rewrite| self.builder.rewrite(rewrite));
+        // The patterns of each list stay next to each other.
+        self.patterns.sort_by_key(|pattern| pattern.input);
         Ok(())
     }
 

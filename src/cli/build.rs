@@ -37,6 +37,9 @@ pub struct Arguments {
     /// Write the refused lines to this file instead of into the generation
     #[arg(long, value_name = "FILE")]
     refused: Option<PathBuf>,
+    /// Make the rules that were changed by hand part of the generation; those that end by themselves stay live
+    #[arg(long)]
+    fold_overlay: bool,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -44,7 +47,8 @@ pub struct Arguments {
 
 /// Builds and prints the report.
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
-    let mut options = Options { refused: arguments.refused, ..Options::default() };
+    let mut options =
+        Options { refused: arguments.refused, fold_overlay: arguments.fold_overlay, ..Options::default() };
     let (mut specs, store) = match &arguments.config {
         Some(path) => {
             let config = config::load(path).map_err(Failure::usage)?;

@@ -310,7 +310,8 @@ fn open(folder: &Path, name: &str, config: &str) -> Result<Opened, String> {
         return Ok((Arc::new(settings), Arc::new(rules), StoreReader::empty(), patterns));
     }
     let store = folder.join("store");
-    let options = build::Options { shards: config.build.shards, refused: None, compiler: Compiler::Here };
+    let options =
+        build::Options { shards: config.build.shards, refused: None, compiler: Compiler::Here, fold_overlay: false };
     build::run(&config.list_specs(), &store, &options, &mut |_| {}).map_err(|error| error.to_string())?;
     let generation = Store::open(&store).and_then(|store| store.current()).map_err(|error| error.to_string())?;
     let rules = RuleBook::new(&generation, &settings).map_err(|error| error.to_string())?;

@@ -20,7 +20,7 @@ fn store(lists: &[(&str, Format, &str)]) -> tempfile::TempDir {
     build::run(
         &specs,
         &dir.path().join("store"),
-        &Options { shards: 2, refused: None, compiler: Compiler::Here },
+        &Options { shards: 2, refused: None, compiler: Compiler::Here, fold_overlay: false },
         &mut |_| {},
     )
     .unwrap();
