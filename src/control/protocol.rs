@@ -29,7 +29,6 @@ pub const VERSION: u32 = 1;
 
 /// What a server is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::large_enum_variant, reason = "one at a time, and only for a moment")]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     /// How it is; answered by [`Status`].

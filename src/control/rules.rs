@@ -351,3 +351,6 @@ fn open_when_free(store: &Store) -> Result<Overlay, StoreError> {
 fn refused(error: StoreError) -> Refusal {
     Refusal::new(RefusalKind::Failed, error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

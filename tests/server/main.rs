@@ -27,6 +27,7 @@ mod hosts;
 mod interop;
 mod lists;
 mod reload;
+mod rules;
 mod saved;
 mod start;
 mod stop;
