@@ -408,11 +408,25 @@ pub const ORDERS_MAX: usize = 4;
 pub const CONTROL_CONNECTIONS_MAX: usize = 16;
 /// Connections of the control socket that the kernel completes before they are accepted, for those who come during the start.
 pub const CONTROL_BACKLOG: i32 = 64;
-/// Bytes of one request on the control socket, its line end aside: the longest pattern, each octet escaped, and as much again.
-pub const CONTROL_REQUEST_BYTES_MAX: usize = 32_768;
+/// Bytes of one request on the control socket, its line end aside: some thousand rules, which wait for the disk once together.
+pub const CONTROL_REQUEST_BYTES_MAX: usize = 262_144;
 const _: () = assert!(CONTROL_REQUEST_BYTES_MAX >= 2 * 2 * PATTERN_BYTES_MAX, "any rule can be told");
 /// Bytes of one answer on the control socket that a command reads: 256 workers and thousands of upstream servers take a tenth.
 pub const CONTROL_ANSWER_BYTES_MAX: u64 = 16 << 20;
+/// Lines of one request that changes rules: each is a few microseconds of work while other changes wait.
+pub const RULE_LINES_MAX: usize = 8_192;
+/// Rules of one page of a list: an answer of some 300 KB.
+pub const RULES_LISTED_MAX: usize = 1_000;
+/// Entries that end, or are removed with their list, at a time: other changes come in between.
+pub const RULES_LEAVING_MAX: usize = 10_000;
+/// Changes that come in while a reload reads the store, and are made again when it is read: 4,000,000 numbers take some 100 MB.
+pub const RULE_CHANGES_HELD_MAX: usize = 4_000_000;
+/// Seconds after which the clock is looked at while a rule waits for its end: the clock may have been set.
+pub const EXPIRY_LOOK_S_MAX: u64 = 30;
+/// Seconds until ends are looked for again after that has failed.
+pub const EXPIRY_RETRY_S: u64 = 10;
+/// Milliseconds that a start waits for a `corewall rule` that is changing the live rules of its store.
+pub const OVERLAY_FREE_MS_MAX: u64 = 2_000;
 /// Milliseconds within which a request must have come whole; a connection that is silent for so long is closed.
 pub const CONTROL_IDLE_MS_MAX: u64 = 30_000;
 /// Milliseconds within which an answer must have been taken: somebody who does not read keeps no thread.

@@ -95,6 +95,54 @@ pub enum StoreError {
         /// The build's directory.
         dir: PathBuf,
     },
+    /// The file of live rules is damaged.
+    #[error(
+        "{path}: the live rules cannot be read: {what}; put a copy of the file back, or rescue what is left by \
+         `sqlite3 {path} .recover`; to go on without live rules move the file, its -wal and its -shm away",
+        path = .path.display()
+    )]
+    OverlayDamaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The file of live rules cannot be read or written now.
+    #[error(
+        "{path}: cannot {doing}: {source}; check the free space, and the owner and mode of the file and its directory",
+        path = .path.display()
+    )]
+    Overlay {
+        /// The file.
+        path: PathBuf,
+        /// What was tried, as in "cannot ...".
+        doing: &'static str,
+        /// SQLite's reason.
+        source: rusqlite::Error,
+    },
+    /// The file of live rules was written by a newer version of this software.
+    #[error(
+        "{path}: is in version {found} of its format, this program reads versions up to {expected}; use the newer program",
+        path = .path.display()
+    )]
+    OverlayFormat {
+        /// The file.
+        path: PathBuf,
+        /// Version found.
+        found: u32,
+        /// Version understood.
+        expected: u32,
+    },
+    /// Another process changes the live rules.
+    #[error(
+        "{path}: another process holds the live rules of this store: a running server, which is to be asked through its \
+         control socket, or a command that is about to end",
+        path = .path.display()
+    )]
+    OverlayBusy {
+        /// The lock's file.
+        path: PathBuf,
+    },
     /// A value out of its bounds.
     #[error("{what}; {remedy}")]
     Bounds {

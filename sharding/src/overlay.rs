@@ -1,9 +1,25 @@
 //! What is changed by hand while generations come and go: rules that were added, and rules of generations that were voided.
 //!
 //! Each change is an entry with a number that only grows. A generation that has entries folded in names the last of them
-//! ([`crate::manifest::Manifest::overlay_seq`]); only later ones are live on top of it.
+//! ([`crate::manifest::Manifest::overlay_seq`]); only later ones are live on top of it, and those that end by themselves, which
+//! are never folded ([`LiveEntry::is_live_on`]).
+//!
+//! A rule that was added is in force whatever voids there are: these speak of generations' rules alone.
+
+mod disk;
+mod file;
+mod lookup;
+mod reading;
+mod row;
 
 use ipnet::IpNet;
+
+pub use self::file::{
+    ENTRIES_MAX, LIST_BYTES_MAX, LIVE_LISTS_MAX, LIVE_PATTERNS_MAX, LIVE_RULES_MAX, NewEntry, Overlay,
+    REASON_BYTES_MAX, Removal, Removed,
+};
+pub use self::lookup::{Effect, Selector, Subject};
+pub use self::reading::{Filter, Snapshot};
 
 use crate::name::Name;
 use crate::rule::{IpRewrite, Kind, Rule, Scope};
@@ -26,6 +42,14 @@ pub struct LiveEntry {
     pub expires_s: Option<u64>,
     /// Why, in the operator's words; may be empty.
     pub reason: String,
+}
+
+impl LiveEntry {
+    /// Whether it is live on top of a generation that has entries up to `overlay_seq` folded in. What ends by itself is never
+    /// folded in, for a generation cannot end it.
+    pub fn is_live_on(&self, overlay_seq: u64) -> bool {
+        self.seq > overlay_seq || self.expires_s.is_some()
+    }
 }
 
 /// What an entry says.
@@ -80,6 +104,7 @@ pub enum Void {
 pub struct LiveUpdate {
     /// Entries that are new, by number.
     pub entered: Vec<std::sync::Arc<LiveEntry>>,
-    /// Numbers of those that are gone.
+    /// Numbers of those that are gone. A number that is not known is of an entry which was not live here, or has gone before:
+    /// it means nothing.
     pub left: Vec<u64>,
 }

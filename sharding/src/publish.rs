@@ -7,6 +7,7 @@
 //! STORE/generations/.building-PID a build under way, or left by one that was killed: its `generation`, beside what it needs
 //! STORE/current                   symlink to the generation being served
 //! STORE/history                   the generations that were current before
+//! STORE/overlay.db                rules that were changed by hand, see [`crate::overlay`]
 //! ```
 //!
 //! Invariant: a directory gets its number only when everything in it is on the disk, and `current` only ever names such a

@@ -222,7 +222,7 @@ pub(crate) fn connect(path: &Path, reads: Reads) -> Result<Connection, StoreErro
 }
 
 /// `file:` URI of a path with what SQLite would read as its end or as an escape written as `%XX`.
-fn immutable_uri(path: &Path) -> String {
+pub(crate) fn immutable_uri(path: &Path) -> String {
     let mut uri = String::from("file:");
     for character in path.to_string_lossy().chars() {
         match character {

@@ -45,21 +45,21 @@ pub(crate) fn tables(layout: Layout) -> [&'static str; 5] {
     ]
 }
 
-const KINDS: [(Kind, &str); 5] = [
+pub(crate) const KINDS: [(Kind, &str); 5] = [
     (Kind::ForwardAllow, "forward-allow"),
     (Kind::ForwardBlock, "forward-block"),
     (Kind::Allow, "allow"),
     (Kind::Alias, "alias"),
     (Kind::Block, "block"),
 ];
-const SCOPES: [(Scope, &str); 5] = [
+pub(crate) const SCOPES: [(Scope, &str); 5] = [
     (Scope::Exact, "exact"),
     (Scope::Subtree, "subtree"),
     (Scope::Below, "below"),
     (Scope::Pattern, "pattern"),
     (Scope::Address, "address"),
 ];
-const MODES: [(BlockMode, &str); 7] = [
+pub(crate) const MODES: [(BlockMode, &str); 7] = [
     (BlockMode::Zero, "zero"),
     (BlockMode::Sinkhole, "sinkhole"),
     (BlockMode::Nxdomain, "nxdomain"),
@@ -68,10 +68,10 @@ const MODES: [(BlockMode, &str); 7] = [
     (BlockMode::Drop, "drop"),
     (BlockMode::TcpOnly, "tcp-only"),
 ];
-const ALIAS_LABELS: [(AliasLabels, &str); 3] =
+pub(crate) const ALIAS_LABELS: [(AliasLabels, &str); 3] =
     [(AliasLabels::None, "none"), (AliasLabels::Below, "below"), (AliasLabels::All, "all")];
 /// In `class.answer`: the answer is the rows of `class_record`.
-const RECORDS: &str = "records";
+pub(crate) const RECORDS: &str = "records";
 
 /// The word of a kind, as the shards and reports spell it.
 pub fn kind_word(kind: Kind) -> &'static str {
@@ -93,7 +93,7 @@ pub fn scope_word(scope: Scope) -> &'static str {
     word_of(&SCOPES, scope)
 }
 
-fn word_of<T: Copy + PartialEq>(words: &[(T, &'static str)], value: T) -> &'static str {
+pub(crate) fn word_of<T: Copy + PartialEq>(words: &[(T, &'static str)], value: T) -> &'static str {
     // Every variant is in its table: the round-trip test walks them all.
     words.iter().find(|(known, _)| *known == value).map_or("", |(_, word)| word)
 }
@@ -122,12 +122,12 @@ impl RowError {
     }
 }
 
-fn value_of<T: Copy>(words: &[(T, &'static str)], word: &str) -> Result<T, RowError> {
+pub(crate) fn value_of<T: Copy>(words: &[(T, &'static str)], word: &str) -> Result<T, RowError> {
     let found = words.iter().find(|(_, known)| *known == word);
     found.map(|(value, _)| *value).ok_or_else(|| RowError::Value(format!("unknown word `{word}` in a table")))
 }
 
-fn parsed<T: FromStr>(text: &str, what: &str) -> Result<T, RowError> {
+pub(crate) fn parsed<T: FromStr>(text: &str, what: &str) -> Result<T, RowError> {
     text.parse().map_err(|_| RowError::Value(format!("`{text}` is not {what}")))
 }
 
@@ -202,14 +202,14 @@ fn write_lists(conn: &Connection, lists: &[List]) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn server_address(server: &SocketAddr) -> String {
+pub(crate) fn server_address(server: &SocketAddr) -> String {
     match server {
         SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
         _ => server.ip().to_string(),
     }
 }
 
-fn server_from(address: &str, port: u16) -> Result<SocketAddr, RowError> {
+pub(crate) fn server_from(address: &str, port: u16) -> Result<SocketAddr, RowError> {
     match address.split_once('%') {
         Some((ip, zone)) => {
             let ip = parsed(ip, "an IPv6 address")?;
@@ -219,7 +219,7 @@ fn server_from(address: &str, port: u16) -> Result<SocketAddr, RowError> {
     }
 }
 
-fn condition_parts(condition: &Condition) -> Vec<(&'static str, String)> {
+pub(crate) fn condition_parts(condition: &Condition) -> Vec<(&'static str, String)> {
     let mut parts = Vec::new();
     parts.extend(condition.types.iter().map(|rtype| ("type", rtype.to_string())));
     parts.extend(condition.types_not.iter().map(|rtype| ("type-not", rtype.to_string())));
@@ -239,7 +239,7 @@ fn client_part(client: &ClientMatch, net_part: &'static str, name_part: &'static
     }
 }
 
-fn add_condition_part(condition: &mut Condition, part: &str, value: &str) -> Result<(), RowError> {
+pub(crate) fn add_condition_part(condition: &mut Condition, part: &str, value: &str) -> Result<(), RowError> {
     let net = || parsed(value, "a prefix").map(ClientMatch::Net);
     match part {
         "type" => condition.types.push(parsed(value, "a type number")?),

@@ -11,6 +11,7 @@
 //! generation and the same report, whatever the number of threads, and in one go or resumed.
 
 pub mod compare;
+pub mod fold;
 mod input;
 mod part;
 pub mod patterns;
@@ -38,6 +39,7 @@ use corewall_sharding::publish::{Sealed, Store};
 use corewall_sharding::rule::{Class, List, Rule, RuleKey};
 
 use self::compare::{Compare, Comparison};
+use self::fold::Fold;
 use self::input::Input;
 use self::part::Said;
 use self::patterns::{CompileError, Compiler, Engine, Outcome, Wanted, compile_bounded, sidecar, taken};
@@ -101,6 +103,8 @@ pub struct Options {
     pub stop: Arc<AtomicBool>,
     /// Tell what would change against the current generation, and maybe do not publish.
     pub compare: Option<Compare>,
+    /// Make what was changed by hand part of the generation.
+    pub fold_overlay: bool,
 }
 
 impl Default for Options {
@@ -117,6 +121,7 @@ impl Default for Options {
             part_bytes: limits::LIST_PART_BYTES,
             stop: Arc::default(),
             compare: None,
+            fold_overlay: false,
         }
     }
 }
@@ -266,15 +271,22 @@ pub fn run(
         return Err(BuildError::NoLists);
     }
     // All are opened before the first is read: a slip in the last path should not cost a minute.
-    let inputs = specs.iter().zip(0..).map(|(spec, id)| Input::open(id, spec)).collect::<Result<Vec<_>, _>>()?;
+    let open = |(spec, id)| Input::open(id, spec);
+    specs.iter().zip(0..).map(open).collect::<Result<Vec<_>, _>>()?;
     let store = Store::create_or_open(dir)?;
-    let mut build = Build::start(&store, &inputs, options)?;
+    // Behind the lists that are read are those that only the overlay has.
+    let mut all = specs.to_vec();
+    let fold = options.fold_overlay.then(|| Fold::read(&store, &mut all)).transpose()?;
+    let inputs = all.iter().zip(0..).map(open).collect::<Result<Vec<_>, _>>()?;
+    let (inputs_read, _) = inputs.split_at(specs.len());
+    let mut build = Build::start(&store, &inputs, inputs_read, options, fold.map(Arc::new))?;
     stages.end("prepare");
     // What is finished stays for a build that goes on.
-    if let Err(error) = build.read_lists(&inputs, options, &mut stages, progress) {
+    if let Err(error) = build.read_lists(inputs_read, options, &mut stages, progress) {
         build.builder.keep();
         return Err(error);
     }
+    build.fold_in()?;
     let patterns = build.compile_patterns(&inputs, options.compiler, progress)?;
     stages.end("compile");
     if let Err(error) = build.check_stop() {
@@ -313,7 +325,9 @@ pub fn run(
         sealed.publish()?;
     }
     stages.end("publish");
+    let folded = build.fold.as_ref().map(|fold| fold.report(build.left_out));
     let mut report = Report::new(generation, report, build.reports, patterns.counts(), refused_file, stages);
+    report.folded = folded;
     report.layout = options.layout;
     report.resumed_parts = build.resumed_parts;
     report.warnings = build.warnings;
@@ -342,12 +356,15 @@ fn compare(
 
 /// What must be the same for a build to go on with one that was killed: lists and options. Memory and threads may differ, for
 /// nothing depends on them.
-fn identity(inputs: &[Input<'_>], options: &Options, shards: u16) -> Vec<u8> {
+fn identity(inputs: &[Input<'_>], options: &Options, shards: u16, fold: Option<&Fold>) -> Vec<u8> {
     let Options { layout, filter_bits, part_bytes, .. } = options;
     let version = env!("CARGO_PKG_VERSION");
     let mut text = format!("{version} {shards} {layout:?} {filter_bits} {part_bytes}\n");
     for Input { spec, state, .. } in inputs {
         text += &format!("{spec:?} {} {:?}\n", state.bytes, state.modified);
+    }
+    if let Some(fold) = fold {
+        text += &format!("{} {:x}\n", fold.overlay_seq(), fold.fingerprint());
     }
     text.into_bytes()
 }
@@ -419,12 +436,23 @@ struct Build {
     resumed_parts: u64,
     /// What the report is to tell beside what was built.
     warnings: Vec<String>,
+    /// What was changed by hand; none when it stays live.
+    fold: Option<Arc<Fold>>,
+    /// Rules and rewrites of lists that were voided by hand.
+    left_out: u64,
 }
 
 impl Build {
-    fn start(store: &Store, inputs: &[Input<'_>], options: &Options) -> Result<Build, BuildError> {
+    /// Of all `inputs` those that are read, and what was changed by hand.
+    fn start(
+        store: &Store,
+        inputs: &[Input<'_>],
+        inputs_read: &[Input<'_>],
+        options: &Options,
+        fold: Option<Arc<Fold>>,
+    ) -> Result<Build, BuildError> {
         let threads = options.threads.unwrap_or_else(resources::threads).clamp(1, limits::BUILD_THREADS_MAX);
-        let shards = options.shards.unwrap_or_else(|| resources::shards(inputs));
+        let shards = options.shards.unwrap_or_else(|| resources::shards(inputs_read));
         let memory_bytes = options.memory_bytes.unwrap_or_else(resources::memory_bytes);
         // Those who read hold a part each and cut the next one meanwhile; what is refused is in memory too.
         let own_bytes = (2 * threads * options.part_bytes + limits::REFUSED_FILE_BYTES_MAX) as u64;
@@ -437,7 +465,8 @@ impl Build {
                 filter_bits: options.filter_bits,
                 memory_bytes: memory_bytes.saturating_sub(own_bytes).max(memory_bytes / 2),
                 resume: options.resume,
-                identity: identity(inputs, options, shards),
+                identity: identity(inputs_read, options, shards, fold.as_deref()),
+                overlay_seq: fold.as_ref().map_or(0, |fold| fold.overlay_seq()),
                 ..BuildOptions::default()
             },
         )?;
@@ -457,6 +486,8 @@ impl Build {
             watch: Watch { gate: Arc::new(Gate::new(options.stop.clone())), bytes: Arc::new(AtomicU64::new(0)) },
             resumed_parts: 0,
             warnings,
+            fold,
+            left_out: 0,
         })
     }
 
@@ -474,7 +505,8 @@ impl Build {
         let finished = self.builder.finished_parts();
         self.resumed_parts = finished.len() as u64;
         progress(Progress::Scan);
-        let scan = read::scan(inputs, self.threads, &self.watch)?;
+        let mut scan = read::scan(inputs, self.threads, &self.watch)?;
+        scan.fold = self.fold.clone();
         stages.end("scan");
         // The scan has read some of them as well.
         self.watch.bytes = Arc::default();
@@ -495,6 +527,7 @@ impl Build {
             report.refused = sum.refused_for.values().sum();
             report.refused_for = sum.refused_for;
         }
+        self.left_out = said.left_out;
         for (id, kept) in said.into_parts() {
             let place = usize::from(id.list);
             let (Some(report), Some(input)) = (self.reports.get_mut(place), inputs.get(place)) else { continue };
@@ -505,6 +538,25 @@ impl Build {
                 |part::PatternRule { rule, place: line }| PatternRule { rule, input: place, place: line, number: 0 };
             self.patterns.extend(kept.patterns.into_iter().map(rule));
         }
+    }
+
+    /// Adds the rules that were added by hand.
+    fn fold_in(&mut self) -> Result<(), BuildError> {
+        let Some(fold) = &self.fold else { return Ok(()) };
+        for rule in fold.rules() {
+            let input = usize::from(rule.class.list);
+            match rule.key {
+                RuleKey::Name { .. } | RuleKey::Address { .. } => self.builder.push(rule)?,
+                RuleKey::Pattern { .. } => {
+                    let place = "live rule".to_owned();
+                    self.patterns.push(PatternRule { rule: rule.clone(), input, place, number: 0 });
+                }
+            }
+        }
+        fold.rewrites().iter().for_each(|&rewrite| self.builder.rewrite(rewrite));
+        // The patterns of each list stay next to each other.
+        self.patterns.sort_by_key(|pattern| pattern.input);
+        Ok(())
     }
 
     /// Compiles the patterns of all lists and gives those that were taken to the store.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use corewall_sharding::StoreError;
 use corewall_sharding::build::{Collector, PartId};
@@ -14,6 +14,7 @@ use corewall_sharding::rule::{Rule, RuleKey};
 use serde::{Deserialize, Serialize};
 
 use super::BuildError;
+use super::fold::Fold;
 use super::input::{Input, Item};
 use super::refused::{Room, line_of, printable};
 use super::report::Refusal;
@@ -41,6 +42,8 @@ pub struct Note {
     pub servers: Vec<Vec<SocketAddr>>,
     /// Rules that were taken, patterns included.
     pub rules: u64,
+    /// Rules and rewrites that were voided by hand.
+    pub left_out: u64,
 }
 
 /// A pattern rule on its way into the store, with where it came from for when it is refused.
@@ -80,6 +83,8 @@ pub struct Shared {
     pub watch: Watch,
     /// Rules taken so far.
     pub rules: AtomicU64,
+    /// What was changed by hand, when it is folded in.
+    pub fold: Option<Arc<Fold>>,
 }
 
 /// A part that is being read.
@@ -121,6 +126,9 @@ impl<'a> Part<'a> {
             return;
         }
         match item {
+            Item::Rule(rule, _) if self.shared.fold.as_ref().is_some_and(|fold| fold.leaves_out(rule)) => {
+                self.note.left_out += 1;
+            }
             Item::Rule(rule, place) => {
                 if let Err(reason) = self.admit(rule) {
                     let text = match &rule.key {
@@ -142,7 +150,13 @@ impl<'a> Part<'a> {
                     }
                 }
             }
-            Item::Rewrite(rewrite) => self.collector.rewrite(rewrite),
+            Item::Rewrite(rewrite) => {
+                if self.shared.fold.as_ref().is_some_and(|fold| fold.leaves_out_rewrite(&rewrite)) {
+                    self.note.left_out += 1;
+                } else {
+                    self.collector.rewrite(rewrite);
+                }
+            }
             Item::Refused { place, text, reason } => self.refuse(place.to_string(), text, reason.to_string()),
         }
     }
@@ -220,6 +234,8 @@ impl<'a> Part<'a> {
 pub struct Said {
     parts: BTreeMap<PartId, Kept>,
     room: Room,
+    /// Rules and rewrites that were voided by hand.
+    pub left_out: u64,
     /// By list, what needs no order.
     pub lists: Vec<ListSum>,
     #[cfg(test)]
@@ -278,6 +294,7 @@ impl Said {
     pub fn add(&mut self, id: PartId, note: Note) {
         #[cfg(test)]
         self.notes.insert(id, note.to_bytes().unwrap_or_default());
+        self.left_out += note.left_out;
         if let Some(list) = self.lists.get_mut(usize::from(id.list)) {
             list.counts.add(&note.counts);
             for (reason, count) in note.refused_for {

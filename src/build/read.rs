@@ -18,6 +18,7 @@ use corewall_sharding::build::{Collector, PartId};
 use corewall_sharding::rule::ListId;
 
 use super::BuildError;
+use super::fold::Fold;
 use super::input::Input;
 use super::part::{Note, Part, Said, Shared};
 use super::pieces::{Piece, Pieces};
@@ -30,6 +31,8 @@ use crate::lists::{AdblockLines, Disabled, Format, find_badfilters, lines_stand_
 pub struct Scan {
     /// What their `$badfilter` rules switch off in any of them.
     pub disabled: Disabled,
+    /// What was changed by hand, when it is folded in.
+    pub fold: Option<Arc<Fold>>,
     /// Index is the list's number.
     lines: Vec<AdblockLines>,
 }
@@ -55,7 +58,8 @@ pub fn scan(inputs: &[Input<'_>], threads: usize, watch: &Watch) -> Result<Scan,
     };
     let mut found = on_threads(vec![(); threads.max(1)], |()| work()).into_iter().flatten().collect::<Vec<_>>();
     found.sort_unstable_by_key(|(list, _)| *list);
-    let mut scan = Scan { disabled: Disabled::default(), lines: vec![AdblockLines::default(); inputs.len()] };
+    let mut scan =
+        Scan { disabled: Disabled::default(), fold: None, lines: vec![AdblockLines::default(); inputs.len()] };
     for (list, scanned) in found {
         let (disabled, lines) = scanned?;
         scan.disabled.add(disabled);
@@ -124,9 +128,14 @@ pub fn read(
             said: Mutex::new(Said::of(inputs)),
             watch: watch.clone(),
             rules: AtomicU64::new(0),
+            fold: scan.fold.clone(),
         },
         queue: Queue::new(&is_cut, collectors.len(), watch.gate.clone()),
     };
+    // Those of rules by hand as well: they are in use.
+    for rule in reading.shared.fold.iter().flat_map(|fold| fold.rules()).filter(|rule| !rule.class.servers.is_empty()) {
+        reading.shared.turns.admitted_before(rule.class.servers.clone());
+    }
     reading.take_finished_servers()?;
     thread::scope(|scope| {
         let reading = &reading;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ListSpec;
 use super::compare::Comparison;
+use super::fold::Folded;
 use crate::limits;
 use crate::lists::{Counts, Format, SkipReason};
 
@@ -63,6 +64,8 @@ pub struct Report {
     pub rss_bytes_max: u64,
     /// File of the refused lines; none without any.
     pub refused_file: Option<PathBuf>,
+    /// What was changed by hand and is part of the generation now; none when it stays live.
+    pub folded: Option<Folded>,
     /// What went wrong after the publication, and does not touch the new generation.
     pub warnings: Vec<String>,
     /// By list, in their order.
@@ -227,6 +230,7 @@ impl Report {
             spilled_bytes: built.spilled_bytes,
             rss_bytes_max: rss_bytes_max().unwrap_or(0),
             refused_file,
+            folded: None,
             warnings: Vec::new(),
             lists,
         }
@@ -280,6 +284,9 @@ impl fmt::Display for Report {
             writeln!(f, "  patterns: {plain} compiled, {confirmed} compiled with confirmation by a second engine")?;
         }
         writeln!(f, "  duplicates {}, skipped {}, refused {}", self.duplicates, self.skipped, self.refused)?;
+        if let Some(Folded { overlay_seq, added, left_out }) = self.folded {
+            writeln!(f, "  live rules up to entry {overlay_seq}: {added} added, {left_out} rules of lists left out")?;
+        }
         if let Some(file) = &self.refused_file {
             writeln!(f, "  refused lines: {}", file.display())?;
         }

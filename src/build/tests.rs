@@ -482,3 +482,76 @@ fn a_build_that_is_stopped_publishes_nothing_and_says_how_to_go_on() {
     assert!(matches!(run(&bench.specs, &bench.store(), &options, &mut |_| {}), Err(BuildError::Interrupted)));
     assert_eq!(bench.published(), Some(1));
 }
+
+/// Changes the overlay of the bench's store as an operator would: `+ LINE` adds, `- LINE` removes, `~ LINE` adds for an hour.
+fn change_by_hand(bench: &Bench, list: &str, changes: &[&str]) {
+    use corewall_sharding::overlay::{NewEntry, Overlay, Removal};
+
+    use crate::lists::live::{LiveOptions, read_line, read_selector};
+
+    let store = Store::create_or_open(&bench.store()).unwrap();
+    let generation = store.current().ok();
+    let mut overlay = Overlay::open(&store).unwrap();
+    for change in changes {
+        let (what, line) = change.split_once(' ').unwrap();
+        let expires_s = (what == "~").then_some(u64::MAX >> 2);
+        if what == "-" {
+            let selector = read_selector(line, None, None, None).unwrap().unwrap();
+            let removal = Removal { generation: generation.as_ref(), now_s: 1, expires_s, reason: "" };
+            assert!(!overlay.remove(&[selector], removal).unwrap().1[0].is_nothing(), "{line}");
+            continue;
+        }
+        let entry = |change| NewEntry { change, list: list.to_owned(), expires_s, reason: String::new() };
+        let entries = read_line(line, &LiveOptions::default()).unwrap().into_iter().map(entry);
+        overlay.add(&entries.collect::<Vec<_>>(), 1).unwrap();
+    }
+}
+
+#[test]
+fn live_rules_are_folded_in_and_what_is_voided_is_left_out() {
+    use corewall_sharding::overlay::Overlay;
+
+    let mut bench = Bench::new();
+    bench.list("first", Format::Adblock, "||a.example^\n||b.example^\n/^ads[0-9]+\\./\n/^trackers\\./\n");
+    bench.list("second", Format::Cidr, "192.0.2.0/24\n198.51.100.0/24\n");
+    bench.build().unwrap();
+    change_by_hand(&bench, "first", &["- a.example", "+ c.example", "+ /^banners\\./", "~ d.example"]);
+    change_by_hand(
+        &bench,
+        "mine",
+        &["+ alias e.example f.example", "- 192.0.2.0/24", "- /^ads[0-9]+\\./", "+ ip-rewrite 10.0.0.1 10.0.0.2"],
+    );
+    // Without being asked to, a build leaves all of that live.
+    assert_eq!(bench.build().unwrap().folded, None);
+    assert_eq!(bench.rules_on("a.example"), [(Kind::Block, Scope::Subtree)]);
+
+    let folding = Options { fold_overlay: true, ..options(3, None) };
+    let report = run(&bench.specs, &bench.store(), &folding, &mut |_| {}).unwrap();
+    let folded = report.folded.unwrap();
+    assert_eq!((folded.added, folded.left_out), (4, 3), "{report}");
+    assert!(report.to_string().contains("4 added, 3 rules of lists left out"), "{report}");
+    let store = Store::open(&bench.store()).unwrap();
+    let generation = store.current().unwrap();
+    let lists: Vec<&str> = generation.lists.iter().map(|list| &*list.name).collect();
+    assert_eq!(lists, ["first", "second", "mine"]);
+    assert_eq!(generation.manifest.overlay_seq, folded.overlay_seq);
+    assert_eq!(bench.rules_on("a.example"), []);
+    assert_eq!(bench.rules_on("b.example"), [(Kind::Block, Scope::Subtree)]);
+    assert_eq!(bench.rules_on("c.example"), [(Kind::Block, Scope::Exact)]);
+    assert_eq!(bench.rules_on("d.example"), [], "it ends by itself");
+    assert_eq!(bench.rules_on("e.example"), [(Kind::Alias, Scope::Exact)]);
+    let patterns: Vec<&str> = generation.patterns.iter().map(|pattern| &*pattern.regex).collect();
+    assert_eq!(patterns, ["^trackers\\.", "^banners\\."]);
+    assert_eq!(generation.addresses.len(), 1);
+    assert_eq!(generation.rewrites.len(), 1);
+    // On top of it only what is not in it is live.
+    let live = Overlay::read(&store, generation.manifest.overlay_seq).unwrap();
+    assert!(matches!(&live[..], [entry] if entry.expires_s.is_some()), "{live:?}");
+    // A generation from before has none of it.
+    assert_eq!(Overlay::read(&store, 0).unwrap().len(), 8);
+    // What is removed that was folded in is voided, and gone from the overlay: a roll-back does not bring it back.
+    change_by_hand(&bench, "mine", &["- c.example"]);
+    assert_eq!(Overlay::read(&store, generation.manifest.overlay_seq).unwrap().len(), 2);
+    run(&bench.specs, &bench.store(), &folding, &mut |_| {}).unwrap();
+    assert_eq!(bench.rules_on("c.example"), []);
+}

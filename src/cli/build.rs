@@ -70,6 +70,9 @@ pub struct Arguments {
     /// The names asked for most, as a server keeps them; without it the file `top-names` of the store, if it is there
     #[arg(long, value_name = "FILE")]
     top_names: Option<PathBuf>,
+    /// Make the rules that were changed by hand part of the generation; those that end by themselves stay live
+    #[arg(long)]
+    fold_overlay: bool,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -77,7 +80,12 @@ pub struct Arguments {
 
 /// Builds and prints the report.
 pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
-    let mut options = Options { refused: arguments.refused, resume: arguments.resume, ..Options::default() };
+    let mut options = Options {
+        refused: arguments.refused,
+        resume: arguments.resume,
+        fold_overlay: arguments.fold_overlay,
+        ..Options::default()
+    };
     let mut settings = Settings::default();
     let (mut specs, store) = match &arguments.config {
         Some(path) => {

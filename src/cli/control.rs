@@ -39,6 +39,32 @@ impl ControlArguments {
         Client::connect(&self.path()?).map_err(failure)
     }
 
+    /// Connects with the server if one is running.
+    pub(super) fn connect_if_running(&self) -> Result<Option<Client>, Failure> {
+        let path = match &self.control {
+            Some(path) => path.clone(),
+            None => match self.config.load()?.0.control_socket {
+                Some(path) => path,
+                None => return Ok(None),
+            },
+        };
+        match Client::connect(&path) {
+            Ok(client) => Ok(Some(client)),
+            Err(ClientError::NoServer(_)) => Ok(None),
+            Err(error) => Err(failure(error)),
+        }
+    }
+
+    /// The store that the configuration names.
+    pub(super) fn store(&self) -> Result<PathBuf, Failure> {
+        self.config.load().map(|(config, _)| config.store)
+    }
+
+    /// Whether answers are printed as JSON.
+    pub(super) fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// Prints an answer.
     pub(super) fn print<Answer: Serialize>(
         &self,

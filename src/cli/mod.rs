@@ -14,6 +14,7 @@ pub mod plan;
 pub mod prune;
 pub mod publish;
 mod reload;
+mod rule;
 pub mod serve;
 mod status;
 mod stop;
@@ -69,6 +70,8 @@ enum Command {
     Cache(Box<cache::Arguments>),
     /// Tell how the upstream servers of the running server do: times, failures, whether they are down.
     Upstreams(ControlArguments),
+    /// Add, remove and list rules by hand: in the running server at once, or for its next start.
+    Rule(Box<rule::Arguments>),
     /// Have the running server go over to the newest configuration and generation; comes back when it has.
     Reload(ControlArguments),
     /// End the running server; comes back when it has answered what it was asked and ended.
@@ -139,6 +142,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Status(control) => status::run(control),
         Command::Cache(arguments) => cache::run(*arguments),
         Command::Upstreams(control) => upstreams::run(control),
+        Command::Rule(arguments) => rule::run(*arguments),
         Command::Reload(control) => reload::run(control),
         Command::Stop(control) => stop::run(control),
         Command::DefaultConfig => print(config::DEFAULT_TOML),

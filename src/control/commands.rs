@@ -1,15 +1,13 @@
 //! Carries requests out: by orders to the workers, or as an errand for the control thread.
 //!
-//! Invariants: one request at a time has orders with the workers, and at most one order with each of them, so that their
-//! queues always have room for the control thread's own; a worker that does not answer in time is an error that names it; an
-//! answer is given when every worker has done what was asked, never before.
+//! Invariant: an answer is given when every worker has done what was asked, never before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::process;
-use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::mpsc::{self, SyncSender};
+use std::time::Instant;
 
 use corewall_sharding::filters::{FilterCounts, Filters};
 
@@ -18,11 +16,12 @@ use super::protocol::{
     Answer, CacheStats, FilterStatus, FlushWhat, Flushed, Refusal, RefusalKind, Reloaded, Request, Status, Stopping,
     UpstreamServer, UpstreamServers, WorkerCache, WorkerFlushed, WorkerServer, WorkerStatus,
 };
+use super::rules::LiveRules;
+use super::workers::{Workers, stopping};
 use crate::decide::cache::Flush;
-use crate::limits::CONTROL_ORDER_MS_MAX;
 use crate::serve::filters::huge_page_bytes;
 use crate::serve::metrics::{ServerReport, Totals, WorkerReport};
-use crate::serve::reload::{Commander, Order};
+use crate::serve::reload::Order;
 
 /// What only the control thread itself can do.
 pub enum Errand {
@@ -34,16 +33,16 @@ pub enum Errand {
 
 /// Carries requests out.
 pub struct Commands {
-    /// The workers, for as long as the control thread has them.
-    pub workers: Weak<Vec<Commander>>,
+    /// The workers.
+    pub workers: Arc<Workers>,
+    /// What is changed by hand.
+    pub rules: Arc<LiveRules>,
     /// Where they listen.
     pub listen: Vec<SocketAddr>,
     /// When they had all begun to serve.
     pub ready_since: Instant,
     /// Hands an errand to the control thread; false when that takes no more.
     pub send: Box<dyn Fn(Errand) -> bool + Send + Sync>,
-    /// Held by the request whose orders the workers have.
-    pub turn: Mutex<()>,
 }
 
 impl CarryOut for Commands {
@@ -53,6 +52,11 @@ impl CarryOut for Commands {
             Request::CacheStats {} => self.cache_stats().map(Answer::CacheStats),
             Request::CacheFlush { what } => self.flush(what).map(Answer::Flushed),
             Request::Upstreams {} => self.upstreams().map(Answer::UpstreamServers),
+            Request::RuleAdd(rules) => self.rules.add(&self.workers, &rules).map(Answer::RulesChanged),
+            Request::RuleRemove(rules) => self.rules.remove(&self.workers, &rules).map(Answer::RulesChanged),
+            Request::RuleRestore(rules) => self.rules.restore(&self.workers, &rules).map(Answer::RulesChanged),
+            Request::RuleRemoveList { list } => self.rules.remove_list(&self.workers, &list).map(Answer::RulesChanged),
+            Request::RuleList(which) => self.rules.list(&which).map(Answer::RulesListed),
             Request::Reload {} => self.reload().map(Answer::Reloaded),
             Request::Stop {} => Ok(Answer::Stopping(Stopping { pid: process::id() })),
         }
@@ -107,7 +111,7 @@ impl Commands {
             FlushWhat::Subtree(name) => Flush::Subtree(name),
             FlushWhat::All => Flush::All,
         });
-        let removed = self.order_all(|done| Order::Flush { what: what.clone(), done })?;
+        let removed = self.workers.order_all(|done| Order::Flush { what: what.clone(), done })?;
         let workers: Vec<WorkerFlushed> =
             removed.into_iter().map(|(core, removed)| WorkerFlushed { core, removed }).collect();
         Ok(Flushed { removed: workers.iter().map(|worker| worker.removed).sum(), workers })
@@ -115,7 +119,7 @@ impl Commands {
 
     fn upstreams(&self) -> Result<UpstreamServers, Refusal> {
         let mut servers: BTreeMap<SocketAddr, UpstreamServer> = BTreeMap::new();
-        for (core, reports) in self.order_all(|done| Order::Servers { done })? {
+        for (core, reports) in self.workers.order_all(|done| Order::Servers { done })? {
             for ServerReport { address, groups, found } in reports {
                 let empty = UpstreamServer { address, groups: BTreeSet::new(), workers: Vec::new() };
                 let server = servers.entry(address).or_insert(empty);
@@ -141,32 +145,7 @@ impl Commands {
     }
 
     fn reports(&self) -> Result<Vec<(usize, WorkerReport)>, Refusal> {
-        self.order_all(|done| Order::Report { done })
-    }
-
-    /// Gives every worker an order and waits for all their replies; each comes with the worker's core.
-    fn order_all<Reply>(&self, order: impl Fn(SyncSender<Reply>) -> Order) -> Result<Vec<(usize, Reply)>, Refusal> {
-        // One that panicked has left nothing half done here.
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let workers = self.workers.upgrade().ok_or_else(stopping)?;
-        // All of them at once: the last one is done when the slowest is.
-        let begin = |worker: &Commander| {
-            let (done, is_done) = mpsc::sync_channel(1);
-            (worker.core(), worker.order(order(done)).then_some(is_done))
-        };
-        let begun: Vec<_> = workers.iter().map(begin).collect();
-        let until = Instant::now() + Duration::from_millis(CONTROL_ORDER_MS_MAX);
-        let end = |(core, is_done): (usize, Option<mpsc::Receiver<Reply>>)| {
-            let is_done = is_done.ok_or_else(|| failed(core, "takes no orders"))?;
-            match is_done.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(reply) => Ok((core, reply)),
-                Err(RecvTimeoutError::Timeout) => Err(failed(core, "does not answer in time")),
-                Err(RecvTimeoutError::Disconnected) => Err(stopping()),
-            }
-        };
-        // Every one of them is waited for, also when one has failed: then the others have done it.
-        let ended: Vec<_> = begun.into_iter().map(end).collect();
-        ended.into_iter().collect()
+        self.workers.order_all(|done| Order::Report { done })
     }
 }
 
@@ -193,22 +172,13 @@ fn totals(reports: &[(usize, WorkerReport)]) -> Totals {
     totals
 }
 
-fn failed(core: usize, what: &str) -> Refusal {
-    let message = format!("the worker on core {core} {what}; the other workers have done what was asked");
-    Refusal::new(RefusalKind::Failed, message)
-}
-
-fn stopping() -> Refusal {
-    Refusal::new(RefusalKind::Stopping, "the server is stopping")
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
     use super::*;
-    use crate::serve::reload::{Orders, orders};
+    use crate::serve::reload::{Commander, Orders, orders};
 
     /// Commands for workers on cores 4, 5, ..., and the workers' ends. The first gives the workers up when it is dropped.
     fn commands(workers: usize) -> (Arc<Vec<Commander>>, Commands, Vec<Orders>) {
@@ -222,11 +192,11 @@ mod tests {
         let (commanders, orders): (Vec<_>, Vec<_>) = (4..4 + workers).map(|core| orders(core).unwrap()).unzip();
         let commanders = Arc::new(commanders);
         let commands = Commands {
-            workers: Arc::downgrade(&commanders),
+            workers: Arc::new(Workers::new(Arc::downgrade(&commanders))),
+            rules: Arc::default(),
             listen: Vec::new(),
             ready_since: Instant::now(),
             send,
-            turn: Mutex::new(()),
         };
         (commanders, commands, orders)
     }

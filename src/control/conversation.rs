@@ -11,7 +11,7 @@ use super::protocol::{Answer, Refusal, RefusalKind, Request, answer_line};
 use crate::limits::{CONTROL_IDLE_MS_MAX, CONTROL_REQUEST_BYTES_MAX, CONTROL_WRITE_MS_MAX};
 
 /// Bytes read at a time.
-const READ_BYTES: usize = 4_096;
+const READ_BYTES: usize = 16_384;
 
 /// Who does what is asked.
 pub trait CarryOut {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  corewall status ─► client ─► socket ─► conversation ─► commands ─┬─► an order to each worker, and its reply
-//!                               (who may)  (lines, bounds)           └─► an errand for the control thread: reload, stop
+//!                               (who may)  (lines, bounds)           ├─► an errand for the control thread: reload, stop
+//!                                                                    └─► rules: onto the disk, then to each worker
 //! ```
 //!
 //! Architecture invariants: nothing here runs on a worker, and no worker ever waits for it. Connections are a bounded number
@@ -14,7 +15,9 @@ pub mod client;
 pub mod commands;
 mod conversation;
 pub mod protocol;
+pub mod rules;
 pub mod socket;
+pub mod workers;
 
 use std::io;
 use std::os::unix::net::UnixStream;

@@ -11,6 +11,8 @@
 //! somebody wanted by it would not be done. Within a version fields of answers are added, never taken away or given another
 //! meaning; a request that older servers would misread gets a new [`VERSION`].
 
+mod rules;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
@@ -21,12 +23,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value};
 
+pub use self::rules::{ListedRule, RefusedLine, RulesChanged, RulesListed, RulesToAdd, RulesToFind, RulesToList};
+
 /// The version of this protocol.
 pub const VERSION: u32 = 1;
 
 /// What a server is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::large_enum_variant, reason = "one at a time, and only for a moment")]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     /// How it is; answered by [`Status`].
@@ -40,6 +43,19 @@ pub enum Request {
     },
     /// How the upstream servers do; answered by [`UpstreamServers`].
     Upstreams {},
+    /// To add rules by hand; answered by [`RulesChanged`] when they are on the disk and every worker has them.
+    RuleAdd(RulesToAdd),
+    /// To remove rules, also those of the generation; answered by [`RulesChanged`] likewise.
+    RuleRemove(RulesToFind),
+    /// To let rules of the generation hold again that were removed; answered by [`RulesChanged`] likewise.
+    RuleRestore(RulesToFind),
+    /// To remove some live rules of a list; answered by [`RulesChanged`]. To be asked until none is removed any more.
+    RuleRemoveList {
+        /// Its name.
+        list: String,
+    },
+    /// For a page of live rules; answered by [`RulesListed`].
+    RuleList(RulesToList),
     /// To read configuration and store again, as SIGHUP does; answered by [`Reloaded`].
     Reload {},
     /// To end, as SIGTERM does; answered by [`Stopping`]. The connection is closed when it has ended.
@@ -245,6 +261,8 @@ pub enum Answer {
     CacheStats(CacheStats),
     Flushed(Flushed),
     UpstreamServers(UpstreamServers),
+    RulesChanged(RulesChanged),
+    RulesListed(RulesListed),
     Reloaded(Reloaded),
     Stopping(Stopping),
 }

@@ -25,7 +25,7 @@ pub fn line(line: &[u8], sink: &mut Sink<'_>) {
     }
 }
 
-fn read_net(text: &[u8]) -> Result<IpNet, RefuseReason> {
+pub(super) fn read_net(text: &[u8]) -> Result<IpNet, RefuseReason> {
     if text.iter().any(u8::is_ascii_whitespace) {
         return Err(RefuseReason::SeveralWords);
     }

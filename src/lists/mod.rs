@@ -19,6 +19,7 @@ mod dnsmasq;
 mod dnsrewrite;
 mod hosts;
 mod input;
+pub mod live;
 pub mod local_hosts;
 mod modifiers;
 pub(crate) mod names;

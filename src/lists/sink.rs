@@ -214,7 +214,7 @@ impl<'a> Sink<'a> {
 /// list, such as the `fe` of `fe80::1%lo0`. An exact rule with an own answer is an operator's record for a short local name.
 /// Rules that allow, forward or alias are held to the suffixes of the list alone, because private zones have any name.
 /// A rule on the root name that names clients by their networks is about these; one on all networks is about everything.
-fn reaches_too_far(rule: &Rule) -> Option<RefuseReason> {
+pub(super) fn reaches_too_far(rule: &Rule) -> Option<RefuseReason> {
     let name = match &rule.key {
         RuleKey::Name { name, .. } => name,
         RuleKey::Pattern { .. } => return None,

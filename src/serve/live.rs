@@ -10,7 +10,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use corewall_sharding::overlay::{LiveEntry, LiveUpdate};
+use corewall_sharding::overlay::{LiveEntry, LiveUpdate, Overlay};
 use corewall_sharding::publish::{Generation, Store};
 
 use super::patterns::PatternDatabase;
@@ -201,8 +201,8 @@ fn compile(regexes: &[String], compiler: Compiler) -> Result<PatternDatabase, St
 ///
 /// # Errors
 /// The overlay cannot be read.
-pub fn entries_after(_store: &Store, _after_seq: u64) -> Result<Vec<LiveEntry>, String> {
-    Ok(Vec::new())
+pub fn entries_after(store: &Store, after_seq: u64) -> Result<Vec<LiveEntry>, String> {
+    Overlay::read(store, after_seq).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -40,8 +40,8 @@ use std::net::SocketAddr;
 use std::panic;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -61,7 +61,9 @@ use self::worker::Worker;
 use crate::control;
 use crate::control::commands::{Commands, Errand};
 use crate::control::protocol::Reloaded;
+use crate::control::rules::{LiveRules, expiry};
 use crate::control::socket::ControlSocket;
+use crate::control::workers::Workers;
 use crate::limits::{
     CONTROL_EVENTS_MAX, LISTEN_ADDRESSES_MAX, START_MS_MAX, STOP_MS_MAX, TOP_NAMES_ORDER_MS_MAX, TOP_NAMES_SAVE_S,
     WORKERS_MAX,
@@ -187,9 +189,12 @@ pub fn run(plan: Plan, reread: Reread, signals: CaughtSignals) -> Result<(), Ser
         filter_work: None,
         top_names: None,
         top_names_due: Instant::now() + Duration::from_secs(TOP_NAMES_SAVE_S),
+        rules: Arc::default(),
         plan,
         reread,
     };
+    // Nobody else changes the live rules from now on, so that what is read is what there is.
+    server.rules.begin(server.plan.wanted.store.as_deref()).map_err(ServeError::Store)?;
     let knowledge = match server.load(server.plan.wanted.clone(), Readiness::Start)? {
         Load::Done(knowledge) => knowledge,
         Load::Unusable(reason) => return Err(ServeError::Store(reason)),
@@ -199,16 +204,16 @@ pub fn run(plan: Plan, reread: Reread, signals: CaughtSignals) -> Result<(), Ser
         if start == Course::Stopped {
             return Ok(());
         }
+        server.rules.hold().finish(knowledge.generation_shared(), knowledge.live.clone());
         server.say_ready(&knowledge, started);
         server.filter_work = knowledge.tend_filters();
         drop(knowledge);
         server.keep_top_names(&server.plan.wanted.clone());
-        if let Some(socket) = &control_socket {
-            server.answer_on(socket)?;
-        }
+        server.answer_on(control_socket.as_ref())?;
         server.serve()
     });
     server.stop();
+    server.rules.close();
     outcome
 }
 
@@ -253,6 +258,8 @@ struct Server {
     top_names: Option<TopNames>,
     /// When it is to be written.
     top_names_due: Instant,
+    /// What is changed by hand.
+    rules: Arc<LiveRules>,
     plan: Plan,
     reread: Reread,
 }
@@ -369,17 +376,21 @@ impl Server {
         }
     }
 
-    /// From now on what comes through the control socket is answered.
-    fn answer_on(&self, socket: &ControlSocket) -> Result<(), ServeError> {
+    /// From now on what comes through the control socket is answered, and rules end when they are due.
+    fn answer_on(&self, socket: Option<&ControlSocket>) -> Result<(), ServeError> {
+        let failed = |source| ServeError::System { doing: "start a thread", source };
+        let workers = Arc::new(Workers::new(Arc::downgrade(&self.commanders)));
+        expiry::start(self.rules.clone(), workers.clone()).map_err(failed)?;
+        let Some(socket) = socket else { return Ok(()) };
         let sender = self.sender.clone();
         let commands = Commands {
-            workers: Arc::downgrade(&self.commanders),
+            workers,
+            rules: self.rules.clone(),
             listen: self.plan.listen.clone(),
             ready_since: Instant::now(),
             send: Box::new(move |errand| sender.send(Event::Errand(errand)).is_ok()),
-            turn: Mutex::default(),
         };
-        control::serve(socket, commands).map_err(|source| ServeError::System { doing: "start a thread", source })
+        control::serve(socket, commands).map_err(failed)
     }
 
     fn serve(&mut self) -> Result<(), ServeError> {
@@ -455,16 +466,27 @@ impl Server {
     fn go_over(&mut self) -> Result<Option<Reloaded>, NotReloaded> {
         let started = Instant::now();
         let plan = (self.reread)().map_err(NotReloaded::Unusable)?;
+        self.rules.begin(plan.wanted.store.as_deref()).map_err(NotReloaded::Unusable)?;
         let knowledge = match self.load(plan.wanted.clone(), Readiness::Whole).map_err(NotReloaded::Stopped)? {
             Load::Done(knowledge) => knowledge,
-            Load::Unusable(reason) => return Err(NotReloaded::Unusable(reason)),
+            Load::Unusable(reason) => {
+                self.rules.abandon();
+                return Err(NotReloaded::Unusable(reason));
+            }
             Load::Stopped => return Ok(None),
         };
         let kept = self.plan.kept_against(&plan);
         if !kept.is_empty() {
             tracing::warn!("{} change at a restart only; the rest of the configuration is taken over", kept.join(", "));
         }
+        let held = self.rules.hold();
+        if let Err(reason) = held.catch_up(knowledge.generation_shared().as_deref(), &knowledge.live) {
+            drop(held);
+            self.rules.abandon();
+            return Err(NotReloaded::Unusable(reason));
+        }
         let failures = reload::switch_all(&self.commanders, &knowledge);
+        held.finish(knowledge.generation_shared(), knowledge.live.clone());
         self.filter_work = knowledge.tend_filters();
         if !failures.is_empty() {
             let failures = failures.into_iter().map(|(core, reason)| format!("core {core} ({reason})"));

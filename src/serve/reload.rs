@@ -145,6 +145,11 @@ impl Knowledge {
         self.generation.as_ref()?.dir.canonicalize().ok()?.ancestors().nth(2).map(PathBuf::from)
     }
 
+    /// The generation itself; none without a store.
+    pub fn generation_shared(&self) -> Option<Arc<Generation>> {
+        self.generation.clone()
+    }
+
     /// The generation's rules.
     pub fn rule_count(&self) -> u64 {
         self.generation.as_ref().map_or(0, |generation| generation.rule_count())

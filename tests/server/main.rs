@@ -29,6 +29,7 @@ mod hosts;
 mod interop;
 mod lists;
 mod reload;
+mod rules;
 mod saved;
 mod slow_disk;
 mod start;

@@ -1,6 +1,9 @@
 //! Every request and answer there and back, and what is neither.
 
+use corewall_sharding::rule::Scope;
+
 use super::*;
+use crate::lists::live::{LiveOptions, RuleKind};
 
 fn name(text: &str) -> Name {
     parse_name(text).unwrap()
@@ -18,6 +21,32 @@ fn requests() -> Vec<(Request, &'static str)> {
         (flush(FlushWhat::Subtree(name("."))), r#"{"version":1,"command":"cache-flush","what":{"subtree":"."}}"#),
         (flush(FlushWhat::All), r#"{"version":1,"command":"cache-flush","what":"all"}"#),
         (Request::Upstreams {}, r#"{"version":1,"command":"upstreams"}"#),
+        (
+            Request::RuleAdd(RulesToAdd {
+                lines: vec!["a.example".to_owned(), "allow *.b.example".to_owned()],
+                options: LiveOptions { kind: Some(RuleKind::ForwardAllow), ..LiveOptions::default() },
+                list: Some("mine".to_owned()),
+                expires_s: Some(1_800_000_000),
+                reason: "a ticket".to_owned(),
+            }),
+            r#"{"version":1,"command":"rule-add","lines":["a.example","allow *.b.example"],"options":{"kind":"forward-allow","scope":null,"target":null,"servers":[],"answer":null,"important":false,"allow_wide":false},"list":"mine","expires_s":1800000000,"reason":"a ticket"}"#,
+        ),
+        (
+            Request::RuleRemove(RulesToFind { lines: vec!["a.example".to_owned()], ..RulesToFind::default() }),
+            r#"{"version":1,"command":"rule-remove","lines":["a.example"],"kind":null,"scope":null,"list":null,"expires_s":null,"reason":""}"#,
+        ),
+        (
+            Request::RuleRestore(RulesToFind { scope: Some(Scope::Below), ..RulesToFind::default() }),
+            r#"{"version":1,"command":"rule-restore","lines":[],"kind":null,"scope":"below","list":null,"expires_s":null,"reason":""}"#,
+        ),
+        (
+            Request::RuleRemoveList { list: "mine".to_owned() },
+            r#"{"version":1,"command":"rule-remove-list","list":"mine"}"#,
+        ),
+        (
+            Request::RuleList(RulesToList { name: Some(name("a.example")), after: 7, ..RulesToList::default() }),
+            r#"{"version":1,"command":"rule-list","list":null,"kind":null,"name":"a.example","after":7}"#,
+        ),
         (Request::Reload {}, r#"{"version":1,"command":"reload"}"#),
         (Request::Stop {}, r#"{"version":1,"command":"stop"}"#),
     ]
