@@ -77,6 +77,11 @@ impl<'a> Input<'a> {
         }
     }
 
+    /// A list that only the overlay has: there is no file to read.
+    pub fn of_overlay(id: ListId, spec: &'a ListSpec) -> Input<'a> {
+        Input { spec, id, state: FileState::default() }
+    }
+
     /// This list cannot be read.
     pub fn failed(&self, error: SourceError) -> BuildError {
         failed(self.spec, error)

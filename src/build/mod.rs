@@ -36,7 +36,7 @@ use corewall_sharding::StoreError;
 use corewall_sharding::build::{BuildOptions, BuildStage, Builder, Built, Resumed};
 use corewall_sharding::manifest::{FILTER_BITS_DEFAULT, Layout};
 use corewall_sharding::publish::{Sealed, Store};
-use corewall_sharding::rule::{Class, List, Rule, RuleKey};
+use corewall_sharding::rule::{Class, List, ListId, Rule, RuleKey};
 
 use self::compare::{Compare, Comparison};
 use self::fold::Fold;
@@ -271,13 +271,17 @@ pub fn run(
         return Err(BuildError::NoLists);
     }
     // All are opened before the first is read: a slip in the last path should not cost a minute.
-    let open = |(spec, id)| Input::open(id, spec);
-    specs.iter().zip(0..).map(open).collect::<Result<Vec<_>, _>>()?;
+    for (spec, id) in specs.iter().zip(0..) {
+        Input::open(id, spec)?;
+    }
     let store = Store::create_or_open(dir)?;
     // Behind the lists that are read are those that only the overlay has.
     let mut all = specs.to_vec();
     let fold = options.fold_overlay.then(|| Fold::read(&store, &mut all)).transpose()?;
-    let inputs = all.iter().zip(0..).map(open).collect::<Result<Vec<_>, _>>()?;
+    let (from_files, from_overlay) = all.split_at(specs.len());
+    let mut inputs =
+        from_files.iter().zip(0..).map(|(spec, id)| Input::open(id, spec)).collect::<Result<Vec<_>, _>>()?;
+    inputs.extend(from_overlay.iter().zip(specs.len() as ListId..).map(|(spec, id)| Input::of_overlay(id, spec)));
     let (inputs_read, _) = inputs.split_at(specs.len());
     let mut build = Build::start(&store, &inputs, inputs_read, options, fold.map(Arc::new))?;
     stages.end("prepare");

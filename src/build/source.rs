@@ -16,7 +16,7 @@ use corewall_sharding::rule::ListId;
 use crate::lists::{self, Format, what_it_is_instead};
 
 /// Which state of a file this is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct FileState {
     /// Bytes as they lie on the disk.
     pub bytes: u64,

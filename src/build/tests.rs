@@ -344,7 +344,7 @@ fn outcome(bench: &Bench, options: &Options) -> (serde_json::Value, Vec<(String,
     std::fs::copy(&key, store.path().join("key")).unwrap();
     let report = run(&bench.specs, store.path(), options, &mut |_| {}).unwrap();
     let mut value = serde_json::to_value(&report).unwrap();
-    for of_this_run in ["seconds", "stages", "rules_per_second", "rss_bytes_max", "refused_file"] {
+    for of_this_run in ["seconds", "stages", "rules_per_second", "rss_bytes_max", "refused_file", "spilled_bytes"] {
         value.as_object_mut().unwrap().remove(of_this_run).unwrap();
     }
     let folder = Store::open(store.path()).unwrap().current().unwrap().dir;
