@@ -136,12 +136,12 @@ fn the_rule_that_decides_is_found_among_hundreds_on_one_name() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::create_or_open(folder.path()).unwrap();
     let mut builder = Builder::new(&store, BuildOptions { shards: 1, ..BuildOptions::default() }).unwrap();
-    for number in 0..LISTS {
-        let list = builder.list(List::named(&format!("list {number}"))).unwrap();
+    let lists: Vec<_> = (0..LISTS).map(|n| builder.list(List::named(&format!("list {n}"))).unwrap()).collect();
+    let own = builder.list(List::named("own")).unwrap();
+    for list in lists {
         let key = RuleKey::Name { name: "www.example.com".parse().unwrap(), target: None };
         builder.push(&Rule { class: Class::plain(Kind::Block, Scope::Exact, list), key }).unwrap();
     }
-    let own = builder.list(List::named("own")).unwrap();
     let key = RuleKey::Name { name: "example.com".parse().unwrap(), target: None };
     builder.push(&Rule { class: Class::plain(Kind::Allow, Scope::Subtree, own), key }).unwrap();
     builder.finish(&mut |_, _, _| {}).unwrap().publish().unwrap();

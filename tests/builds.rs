@@ -211,9 +211,11 @@ fn a_signal_ends_a_build_that_says_how_to_go_on() {
     let list = format!("plain:{}", site.file("many.txt", names(400_000)));
     for signal in ["-INT", "-TERM"] {
         let child = site.command(&[&list], &["--threads", "1"]).spawn().unwrap();
+        // Those that were ended before have left theirs.
+        let building = format!(".building-{}", child.id());
         let is_building = || {
             let names = fs::read_dir(site.path("store/generations")).unwrap();
-            names.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with('.'))
+            names.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(&building))
         };
         let started = Instant::now();
         while !is_building() {
