@@ -100,7 +100,7 @@ grep '^ready' "$work/corewall.log"
 echo "scale.sh: $rate questions a second for random listed names, $seconds s"
 ask() {
     target/release/load --server "$listen" --names "$work/blocked.names" --seconds "$seconds" --rate "$rate" --core "$load_core" \
-        --sockets 8 --window 2048 --seed "$1" --json --server-pid "$server" > "$2" || true
+        --sockets 8 --window 2048 --spin --seed "$1" --json --server-pid "$server" > "$2" || true
 }
 ask 1 "$work/load.json"
 json() { awk -v name="\"$1\":" '$1 == name { gsub(/,/, "", $2); print $2; exit }' "$work/load.json"; }

@@ -65,7 +65,8 @@ impl NameModel {
         let mut follows = vec![[0u32; ALPHABET.len()]; CONTEXTS];
         let mut depths = vec![0; DEPTH_MAX];
         for name in names {
-            let Some(suffix) = suffix_of(name).filter(|suffix| suffix.len() < name.len()) else { continue };
+            let is_usual = |suffix: &&str| suffix.len() < name.len() && !is_unusual(suffix);
+            let Some(suffix) = suffix_of(name).filter(is_usual) else { continue };
             let before = &name[..name.len() - suffix.len() - 1];
             let registered = before.rsplit('.').next().unwrap_or(before);
             let family = families.entry(&name[before.len() - registered.len()..]).or_default();
@@ -107,6 +108,13 @@ impl NameModel {
             (0..CONTEXTS).filter_map(|context| Some((context_text(context), row_text(&follows[context])?))).collect();
         model
     }
+}
+
+/// Ends of what is no name of a host on the Internet: addresses, and names that resolvers answer by themselves (RFC 6761, RFC 7686).
+fn is_unusual(suffix: &str) -> bool {
+    let top = suffix.rsplit('.').next().unwrap_or(suffix);
+    top.bytes().all(|octet| octet.is_ascii_digit())
+        || ["onion", "test", "local", "localhost", "invalid", "arpa"].contains(&top)
 }
 
 fn count(counts: &mut Vec<u32>, from_one: usize) {

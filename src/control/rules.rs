@@ -9,7 +9,7 @@ pub mod changes;
 pub mod expiry;
 mod since;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -80,13 +80,14 @@ impl LiveRules {
     ///
     /// # Errors
     /// The live rules are damaged: without them names would be open that an operator has closed.
-    pub fn begin(&self, dir: Option<&Path>) -> Result<(), String> {
+    pub fn begin(&self, store: Option<&Store>) -> Result<(), String> {
+        let dir = store.map(Store::dir);
         let mut state = self.state();
         if state.book.dir.as_deref() == dir && state.book.overlay.is_some() {
             state.since = Some(Since::default());
             return Ok(());
         }
-        let book = Book::open(dir)?;
+        let book = Book::open(store)?;
         if state.book.dir.as_deref() == dir {
             let (generation, live) = (state.book.generation.take(), state.book.live.take());
             state.book = Book { generation, live, ..book };
@@ -322,19 +323,17 @@ impl NotChanged {
 
 impl Book {
     /// Takes the live rules of a store, and removes what has ended while no server ran.
-    fn open(dir: Option<&Path>) -> Result<Book, String> {
-        let Some(dir) = dir else {
+    fn open(store: Option<&Store>) -> Result<Book, String> {
+        let Some(store) = store else {
             let why_not = "the server has no store, so there is nothing that rules could be added to".to_owned();
             return Ok(Book { why_not, ..Book::default() });
         };
-        let mut book = Book { dir: Some(dir.to_path_buf()), ..Book::default() };
-        match Store::open(dir).and_then(|store| open_when_free(&store)) {
+        let mut book = Book { dir: Some(store.dir().to_path_buf()), ..Book::default() };
+        match open_when_free(store) {
             Ok(overlay) => book.overlay = Some(overlay),
             Err(error @ (StoreError::OverlayDamaged { .. } | StoreError::OverlayFormat { .. })) => {
                 return Err(error.to_string());
             }
-            // Whoever reads the store tells it better.
-            Err(error @ StoreError::NoStore { .. }) => book.why_not = error.to_string(),
             Err(error) => {
                 book.why_not = format!("{error}; then `corewall reload`");
                 tracing::warn!("live rules are served, but cannot be changed here: {error}");

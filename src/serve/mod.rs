@@ -37,7 +37,7 @@ mod worker;
 use std::cell::RefCell;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::panic;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -45,6 +45,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use corewall_sharding::publish::Store;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -193,8 +194,6 @@ pub fn run(plan: Plan, reread: Reread, signals: CaughtSignals) -> Result<(), Ser
         plan,
         reread,
     };
-    // Nobody else changes the live rules from now on, so that what is read is what there is.
-    server.rules.begin(server.plan.wanted.store.as_deref()).map_err(ServeError::Store)?;
     let knowledge = match server.load(server.plan.wanted.clone(), Readiness::Start)? {
         Load::Done(knowledge) => knowledge,
         Load::Unusable(reason) => return Err(ServeError::Store(reason)),
@@ -268,9 +267,15 @@ impl Server {
     /// Reads the store, on a thread of its own: it may take long, and neither SIGTERM nor a worker's end is to wait for it.
     /// When one of them comes first the thread, which changes nothing, ends with the process.
     fn load(&mut self, wanted: Wanted, filters: Readiness) -> Result<Load, ServeError> {
-        let (sender, cores) = (self.sender.clone(), self.plan.cores.clone());
+        let (sender, cores, rules) = (self.sender.clone(), self.plan.cores.clone(), self.rules.clone());
         let load = move || {
-            let loaded = panic::catch_unwind(|| Knowledge::load(&wanted, &cores, filters));
+            let read = || {
+                let store = wanted.store.as_deref().map(Store::open).transpose().map_err(|error| error.to_string())?;
+                // Nobody else changes the live rules from now on, so that what is read is what there is.
+                rules.begin(store.as_ref())?;
+                Knowledge::load(&wanted, store.as_ref(), &cores, filters)
+            };
+            let loaded = panic::catch_unwind(AssertUnwindSafe(read));
             let loaded = loaded.unwrap_or_else(|_| Err("reading the store panicked".to_owned()));
             // The control thread has stopped waiting when the server ends.
             let _ = sender.send(Event::Loaded(loaded.map(Arc::new)));
@@ -466,7 +471,6 @@ impl Server {
     fn go_over(&mut self) -> Result<Option<Reloaded>, NotReloaded> {
         let started = Instant::now();
         let plan = (self.reread)().map_err(NotReloaded::Unusable)?;
-        self.rules.begin(plan.wanted.store.as_deref()).map_err(NotReloaded::Unusable)?;
         let knowledge = match self.load(plan.wanted.clone(), Readiness::Whole).map_err(NotReloaded::Stopped)? {
             Load::Done(knowledge) => knowledge,
             Load::Unusable(reason) => {

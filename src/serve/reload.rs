@@ -63,25 +63,24 @@ pub struct Knowledge {
 }
 
 impl Knowledge {
-    /// Opens the newest generation of the store and makes it ready for workers on these cores, its filters as far as
+    /// Opens the newest generation of `store`, which is the wanted one, and makes it ready for workers on these cores, its filters as far as
     /// `filters` says. Errors say what to do.
-    pub fn load(wanted: &Wanted, cores: &[usize], filters: Readiness) -> Result<Self, String> {
-        let Wanted { settings, tcp, store, mmap, filter_placement, store_readers } = wanted;
+    pub fn load(wanted: &Wanted, store: Option<&Store>, cores: &[usize], filters: Readiness) -> Result<Self, String> {
+        let Wanted { settings, tcp, mmap, filter_placement, store_readers, .. } = wanted;
         let filter_places = FilterPlaces::new(*filter_placement, cores);
         let (settings, tcp, mmap, store_readers) = (settings.clone(), *tcp, *mmap, *store_readers);
-        let Some(dir) = store else {
+        let Some(store) = store else {
             let (rules, patterns) = (Arc::new(RuleBook::empty(&settings)), Arc::new(PatternDatabase::empty()));
             let live = Arc::new(LiveRules::none(rules, None, settings.clone(), Compiler::Child));
             return Ok(Self { settings, tcp, live, patterns, generation: None, mmap, filter_places, store_readers });
         };
-        let store = Store::open(dir).map_err(|error| error.to_string())?;
         let generation = store.current_unverified(filter_places.copies()).map_err(|error| error.to_string())?;
         prepare(&generation, &filter_places, filters);
         let generation = Arc::new(generation);
         let rules = RuleBook::new(&generation, &settings).map_err(|error| error.to_string())?;
         let patterns = PatternDatabase::load(&generation).map_err(|error| error.to_string())?;
         let live = LiveRules::none(Arc::new(rules), Some(generation.clone()), settings.clone(), Compiler::Child);
-        live.load(live::entries_after(&store, generation.manifest.overlay_seq)?)?;
+        live.load(live::entries_after(store, generation.manifest.overlay_seq)?)?;
         let (live, patterns) = (Arc::new(live), Arc::new(patterns));
         let generation = Some(generation);
         let knowledge = Self { settings, tcp, live, patterns, generation, mmap, filter_places, store_readers };

@@ -1,5 +1,6 @@
 //! Changes with workers that are played by threads of the test.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -41,7 +42,7 @@ impl Bench {
         };
         let threads = ends.into_iter().zip(outcomes.iter().cloned()).map(obey).collect();
         let rules = LiveRules::default();
-        rules.begin(Some(dir.path())).unwrap();
+        rules.begin(Some(&Store::open(dir.path()).unwrap())).unwrap();
         rules.hold().finish(None, served(dir.path()));
         let workers = Workers::new(Arc::downgrade(&commanders));
         Self { dir, commanders: Some(commanders), workers, threads, rules }
@@ -112,8 +113,8 @@ fn a_worker_that_does_not_take_a_change_is_named_and_the_change_stays_on_the_dis
 fn what_changes_while_the_store_is_read_is_made_again_with_the_switch() {
     let bench = Bench::new(&[Ok(())]);
     bench.add(&["before.example", "leaves.example"]).unwrap();
-    let dir = Some(bench.dir.path());
-    bench.rules.begin(dir).unwrap();
+    let store = Store::open(bench.dir.path()).unwrap();
+    bench.rules.begin(Some(&store)).unwrap();
     let next = served(bench.dir.path());
     assert_eq!(summary(&next), (2, 2));
     bench.add(&["during.example", "comes-and-goes.example"]).unwrap();
@@ -127,7 +128,7 @@ fn what_changes_while_the_store_is_read_is_made_again_with_the_switch() {
     bench.add(&["after.example"]).unwrap();
     assert_eq!(summary(&next), (3, 5));
     // A store that cannot be used leaves no trace.
-    bench.rules.begin(dir).unwrap();
+    bench.rules.begin(Some(&store)).unwrap();
     bench.add(&["later.example"]).unwrap();
     bench.rules.abandon();
     assert_eq!(summary(&next), (4, 6), "it is served as before");
@@ -139,7 +140,7 @@ fn after_going_over_to_another_store_changes_are_made_there() {
     let bench = Bench::new(&[Ok(())]);
     let other = tempfile::tempdir().unwrap();
     let store = Store::create_or_open(other.path()).unwrap();
-    bench.rules.begin(Some(other.path())).unwrap();
+    bench.rules.begin(Some(&store)).unwrap();
     bench.add(&["old.example"]).unwrap();
     let held = bench.rules.hold();
     let next = served(other.path());
