@@ -96,7 +96,8 @@ if [ "$(id -u)" = 0 ] && sync && echo 1 2> /dev/null > /proc/sys/vm/drop_caches;
     cat "$work"/store/current/*.db "$work"/store/current/*.filter > /dev/null
 fi
 start_server
-grep '^ready' "$work/corewall.log"
+# One worker may have answered before the last one serves.
+until grep '^ready' "$work/corewall.log"; do sleep 0.1; done
 echo "scale.sh: $rate questions a second for random listed names, $seconds s"
 ask() {
     target/release/load --server "$listen" --names "$work/blocked.names" --seconds "$seconds" --rate "$rate" --core "$load_core" \

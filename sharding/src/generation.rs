@@ -17,8 +17,9 @@ use crate::filter::{Filter, FilterNotMade};
 use crate::filters::{Filters, VERIFY_THREADS_MAX};
 use crate::manifest::{FileEntry, MANIFEST_NAME, Manifest, key_check};
 use crate::name::Name;
+use crate::packed::DecoderCache;
 use crate::route::{self, HashKey, Reach};
-use crate::rows::{Reads, Shard, connect};
+use crate::rows::{CACHE_KIB_MAX, Opening, Reads, Shard, connect};
 use crate::rule::{Class, ClassId, IpRewrite, List, Scope};
 use crate::schema;
 
@@ -74,6 +75,8 @@ pub struct Generation {
     pub root: Vec<ClassId>,
     /// What tells which rules cannot be there.
     pub filters: Arc<Filters>,
+    /// What the connections to its shards share.
+    decoders: DecoderCache,
 }
 
 impl Generation {
@@ -116,6 +119,7 @@ impl Generation {
             rewrites,
             root,
             filters,
+            decoders: DecoderCache::default(),
         })
     }
 
@@ -127,7 +131,7 @@ impl Generation {
 
     /// Opens a connection to one shard, for the calling thread alone.
     pub fn open_shard(&self, shard: u16, reads: Reads) -> Result<Shard, StoreError> {
-        Shard::open(&self.dir.join(shard_name(shard)), reads)
+        Shard::open(&self.dir.join(shard_name(shard)), Opening::of_many(reads, self.manifest.shards, &self.decoders))
     }
 
     /// The content of a further file that the build put beside the shards, its checksum verified; none when the build
@@ -164,7 +168,7 @@ impl Generation {
         let entry = self.manifest.file(&name).ok_or_else(|| StoreError::damaged(&path, "the manifest lacks it"))?;
         entry.check_sum(&path)?;
         let (mut keys, mut rules, mut unreadable) = (Vec::new(), 0usize, None);
-        Shard::open(&path, Reads::Waiting)?.each_rule(&mut |text, class, _| {
+        Shard::open(&path, Opening::once(&self.decoders))?.each_rule(&mut |text, class, _| {
             rules += 1;
             if rules > REBUILD_RULES_MAX {
                 keys = Vec::new();
@@ -242,7 +246,7 @@ fn load_common(dir: &Path, manifest: &Manifest) -> Result<(Vec<List>, Vec<Class>
 }
 
 fn load_common_of(path: &Path, manifest: &Manifest) -> Result<(Vec<List>, Vec<Class>), StoreError> {
-    let conn = connect(path, Reads::Waiting)?;
+    let conn = connect(path, Reads::Waiting, CACHE_KIB_MAX)?;
     let lists = schema::read_lists(&conn, path)?;
     let classes = schema::read_classes(&conn, path)?;
     let counted = lists.len() == manifest.lists.len() && classes.len() as u64 == manifest.classes;
@@ -265,7 +269,7 @@ fn load_scattered(dir: &Path, manifest: &Manifest, lists: &[List], classes: &[Cl
     let Scattered { patterns, addresses, rewrites } = &mut scattered;
     for shard in 0..manifest.shards {
         let path = dir.join(shard_name(shard));
-        let conn = connect(&path, Reads::Waiting)?;
+        let conn = connect(&path, Reads::Waiting, CACHE_KIB_MAX)?;
         schema::read_patterns(&conn, &path, patterns)?;
         schema::read_addresses(&conn, &path, addresses)?;
         schema::read_rewrites(&conn, &path, rewrites)?;
@@ -292,7 +296,8 @@ fn load_root(dir: &Path, manifest: &Manifest, key: HashKey, classes: &[Class]) -
     let shard = route::hash(key, &Name::ROOT).shard(manifest.shards);
     let path = dir.join(shard_name(shard));
     let mut root = Vec::new();
-    Shard::open(&path, Reads::Waiting)?.classes_of(Name::ROOT.to_text().as_str(), &mut |class| root.push(class))?;
+    Shard::open(&path, Opening::once(&DecoderCache::default()))?
+        .classes_of(Name::ROOT.to_text().as_str(), &mut |class| root.push(class))?;
     if root.iter().any(|&class| class as usize >= classes.len()) {
         return Err(StoreError::damaged(&path, "a rule on the root name has no class"));
     }

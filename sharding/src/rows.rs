@@ -13,13 +13,18 @@ use self_cell::self_cell;
 
 use crate::StoreError;
 use crate::name::Name;
-use crate::packed::PackedRules;
+use crate::packed::{DecoderCache, PackedRules};
 use crate::rule::{ClassId, Kind};
 use crate::schema::{self, APPLICATION_ID, FORMAT_VERSION, RowError};
 use crate::vfs;
 
-/// KiB of page cache of one connection when the file is not mapped; mapped pages need none.
-const CACHE_KIB: i64 = 2_048;
+/// KiB of page cache of all connections of one thread together, when files are not mapped; mapped pages need none. The pages that lead to
+/// the others are what matters: measured, 512 KiB a shard are as good as 2 MiB.
+const CACHES_KIB: i64 = 32 << 10;
+/// KiB of one of them at least.
+const CACHE_KIB_MIN: i64 = 128;
+/// KiB of one of them at most.
+pub(crate) const CACHE_KIB_MAX: i64 = 2_048;
 
 /// How a connection reads its shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +36,29 @@ pub enum Reads {
     Waiting,
     /// The same, but a page that is not in memory is not waited for: the lookup fails with [`StoreError::WouldWait`].
     InMemory,
+}
+
+/// How a shard is opened.
+#[derive(Clone, Copy)]
+pub(crate) struct Opening<'a> {
+    pub(crate) reads: Reads,
+    /// KiB of pages that the connection may keep.
+    pub(crate) cache_kib: i64,
+    /// Of the generation.
+    pub(crate) decoders: &'a DecoderCache,
+}
+
+impl<'a> Opening<'a> {
+    /// For one pass over a shard, or a look at it.
+    pub(crate) fn once(decoders: &'a DecoderCache) -> Opening<'a> {
+        Opening { reads: Reads::Waiting, cache_kib: CACHE_KIB_MAX, decoders }
+    }
+
+    /// For the lookups of one thread that has a connection to each of so many shards.
+    pub(crate) fn of_many(reads: Reads, shards: u16, decoders: &'a DecoderCache) -> Opening<'a> {
+        let cache_kib = (CACHES_KIB / i64::from(shards.max(1))).clamp(CACHE_KIB_MIN, CACHE_KIB_MAX);
+        Opening { reads, cache_kib, decoders }
+    }
 }
 
 /// A shard opened for reading.
@@ -60,11 +88,12 @@ self_cell!(
 
 impl Shard {
     /// Opens a shard of a published generation. Waits for the disk, whatever `reads` says of the lookups.
-    pub(crate) fn open(path: &Path, reads: Reads) -> Result<Shard, StoreError> {
-        let conn = connect(path, reads)?;
+    pub(crate) fn open(path: &Path, how: Opening<'_>) -> Result<Shard, StoreError> {
+        let Opening { reads, cache_kib, decoders } = how;
+        let conn = connect(path, reads, cache_kib)?;
         let cell = Cell::try_new(conn, |conn| -> Result<_, RowError> {
             let rules = if is_packed(conn)? {
-                Rules::Packed(Box::new(PackedRules::open(conn)?))
+                Rules::Packed(Box::new(PackedRules::open(conn, decoders)?))
             } else {
                 Rules::Sql(conn.prepare("SELECT class FROM rule WHERE name = ?1")?)
             };
@@ -196,7 +225,7 @@ fn each_packed(
 }
 
 /// A read-only connection to a shard of this version.
-pub(crate) fn connect(path: &Path, reads: Reads) -> Result<Connection, StoreError> {
+pub(crate) fn connect(path: &Path, reads: Reads, cache_kib: i64) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
     let opened = || -> rusqlite::Result<(Connection, u32, u32)> {
         let conn = match reads {
@@ -204,7 +233,7 @@ pub(crate) fn connect(path: &Path, reads: Reads) -> Result<Connection, StoreErro
             Reads::Mapped | Reads::Waiting => Connection::open_with_flags(immutable_uri(path), flags)?,
         };
         conn.pragma_update(None, "mmap_size", if reads == Reads::Mapped { i64::MAX } else { 0 })?;
-        conn.pragma_update(None, "cache_size", -CACHE_KIB)?;
+        conn.pragma_update(None, "cache_size", -cache_kib)?;
         conn.pragma_update(None, "trusted_schema", false)?;
         let application = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
         let version = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;

@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rusqlite::{Connection, OpenFlags, Statement, params};
 
@@ -13,7 +14,7 @@ use crate::StoreError;
 use crate::filter;
 use crate::generation::{AddressRow, PatternRow};
 use crate::manifest::{FileEntry, Layout};
-use crate::packed::PackedWriter;
+use crate::packed::{PackedCode, PackedWriter};
 use crate::rule::{Class, ClassId, IpRewrite, List};
 use crate::schema::{self, APPLICATION_ID, FORMAT_VERSION};
 
@@ -31,6 +32,8 @@ pub(crate) struct Common<'a> {
     pub(crate) generation: u64,
     pub(crate) layout: Layout,
     pub(crate) filter_bits: u8,
+    /// Of the layout `packed`.
+    pub(crate) code: Option<Arc<PackedCode>>,
     pub(crate) lists: &'a [List],
     /// By final id.
     pub(crate) classes: &'a [Class],
@@ -82,13 +85,16 @@ impl ShardFile {
         Ok(ShardFile { conn, path: path.to_path_buf() })
     }
 
-    /// What writes the rules by name in this layout.
-    pub(crate) fn rows(&self, layout: Layout) -> Result<Box<dyn RowSink + '_>, StoreError> {
-        match layout {
+    /// What writes the rules by name in their layout.
+    pub(crate) fn rows(&self, common: &Common<'_>) -> Result<Box<dyn RowSink + '_>, StoreError> {
+        match common.layout {
             Layout::Sql => Ok(Box::new(SqlRows::new(self)?)),
             Layout::Packed => {
-                let spool = self.path.with_extension("names");
-                Ok(Box::new(PackedRows { writer: Some(PackedWriter::begin(&self.path, &self.conn, &spool)?) }))
+                let code = common.code.as_deref().ok_or_else(|| StoreError::Bounds {
+                    what: "the packed layout has no code".to_owned(),
+                    remedy: "report this as a bug",
+                })?;
+                Ok(Box::new(PackedRows { writer: Some(PackedWriter::begin(&self.path, &self.conn, code)?) }))
             }
         }
     }
@@ -189,7 +195,7 @@ impl RowSink for SqlRows<'_> {
     }
 }
 
-/// The layout `packed`: blocks, written when all names are known.
+/// The layout `packed`: blocks.
 struct PackedRows<'conn> {
     /// Until it has finished.
     writer: Option<PackedWriter<'conn>>,
@@ -201,7 +207,7 @@ impl RowSink for PackedRows<'_> {
     }
 
     fn finish(&mut self) -> Result<(), StoreError> {
-        self.writer.take().map_or(Ok(()), |writer| writer.finish(&mut || {}))
+        self.writer.take().map_or(Ok(()), |writer| writer.finish())
     }
 }
 

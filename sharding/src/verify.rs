@@ -106,7 +106,7 @@ fn sample_shards(
 /// Draws rows of one shard and looks each up; gives their number, or what is wrong with the first bad one.
 fn sample_shard(generation: &Generation, number: u16, sample: usize, random: &mut Random) -> Result<u64, StoreError> {
     let path = generation.dir.join(shard_name(number));
-    let mut shard = Shard::open(&path, Reads::Waiting)?;
+    let mut shard = generation.open_shard(number, Reads::Waiting)?;
     let mut rows: Vec<(String, ClassId)> = Vec::new();
     let mut seen = 0u64;
     // Vitter's reservoir: each row of the shard is as likely as any other, though nobody knows how many there are.

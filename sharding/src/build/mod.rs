@@ -47,6 +47,7 @@ use crate::StoreError;
 use crate::filter::is_filter_bits;
 use crate::generation::PatternRow;
 use crate::manifest::{FILTER_BITS_DEFAULT, Layout, Manifest, key_check};
+use crate::packed::{CodeMaker, PackedCode};
 use crate::publish::{Staging, Store};
 use crate::route::{SubtreeDepths, WholeHasher};
 use crate::rule::{Class, ClassId, IpRewrite, Kind, List, ListId, Rule, RuleKey, Scope};
@@ -388,6 +389,7 @@ impl Builder {
             generation: self.staging.number,
             layout: self.options.layout,
             filter_bits: self.options.filter_bits,
+            code: self.packed_code(&runs, classes.classes.len())?,
             lists: &self.lists,
             classes: &classes.classes,
         };
@@ -426,6 +428,25 @@ impl Builder {
             files,
         };
         Ok((manifest, report))
+    }
+
+    /// Of the layout `packed`, the code that all shards are written in: made of the names of as many of them as it takes.
+    fn packed_code(&self, runs: &Runs, classes: usize) -> Result<Option<Arc<PackedCode>>, StoreError> {
+        if self.options.layout != Layout::Packed {
+            return Ok(None);
+        }
+        let (mut maker, mut duplicates) = (CodeMaker::new(), vec![0; classes]);
+        for shard in 0..self.options.shards {
+            if maker.has_enough() {
+                break;
+            }
+            maker.begin_shard();
+            runs.merge(shard, self.options.merge_bytes(), &mut duplicates, |key, _| match maker.add(key) {
+                true => Ok(()),
+                false => Err(StoreError::damaged(&self.workspace.dir, "a run holds what is no name")),
+            })?;
+        }
+        Ok(Some(maker.finish()))
     }
 
     fn begin_report(&self) -> BuildReport {

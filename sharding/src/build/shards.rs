@@ -205,7 +205,7 @@ impl Writing<'_> {
 
         let path = self.dir.join(shard_name(shard));
         let file = ShardFile::create(&path, self.common)?;
-        let mut sink = file.rows(layout)?;
+        let mut sink = file.rows(self.common)?;
         self.runs.merge(shard, self.merge_bytes, &mut duplicates, |key, rows| {
             let hashed = if read_key(layout, key, &mut name) { self.workspace.hasher.hash_text(&name) } else { None };
             let Some((hash, labels)) = hashed else {

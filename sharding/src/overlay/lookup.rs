@@ -10,7 +10,7 @@ use rusqlite::{Connection, params};
 use super::Void;
 use super::row::REWRITE;
 use crate::StoreError;
-use crate::generation::{Generation, shard_name};
+use crate::generation::Generation;
 use crate::name::Name;
 use crate::route;
 use crate::rows::{Reads, Shard};
@@ -187,7 +187,7 @@ impl<'a> Shards<'a> {
             std::collections::hash_map::Entry::Occupied(open) => open.into_mut(),
             std::collections::hash_map::Entry::Vacant(place) => {
                 // Not mapped: a few rows are read of what may be a large file.
-                place.insert(Shard::open(&self.generation.dir.join(shard_name(shard)), Reads::Waiting)?)
+                place.insert(self.generation.open_shard(shard, Reads::Waiting)?)
             }
         };
         let mut classes = Vec::new();

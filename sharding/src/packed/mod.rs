@@ -4,10 +4,9 @@
 //! |---|---|
 //! | `bits.rs` | `BitWriter`, `BitReader`: codes in octets |
 //! | `huffman.rs` | code lengths out of counts, and the table that decodes |
-//! | `model.rs` | `Model`: the codes of one shard, and the counts that make them |
+//! | `model.rs` | `Model`: the codes of a generation, and the counts that make them |
 //! | `block.rs` | `Block`: what is in one, and how a name is found in it |
 //! | `block_builder.rs` | `BlockBuilder`: names in, a block out |
-//! | `spool.rs` | `Spool`: rows on the disk between counting and coding |
 //! | `writer.rs` | `PackedWriter`: rows in, the tables of a shard out |
 //! | `reader.rs` | `PackedRules`: a name looked up, all rules read |
 //!
@@ -20,11 +19,10 @@ mod block_builder;
 mod huffman;
 mod model;
 mod reader;
-mod spool;
 mod writer;
 
-pub(crate) use reader::PackedRules;
-pub(crate) use writer::PackedWriter;
+pub(crate) use reader::{DecoderCache, PackedRules};
+pub(crate) use writer::{CodeMaker, PackedCode, PackedWriter};
 
 use std::fmt;
 

@@ -1,9 +1,9 @@
-//! The codes of one shard: how often what follows what, and the Huffman codes made of that.
+//! The codes of a generation: how often what follows what, and the Huffman codes made of that.
 //!
 //! A name is spelled after the one before it ([`spell`]): how many octets the two share, in the context of how many the two before
 //! shared; the first octet that differs, in the context of the one it differs from; then each octet up to the end, in the
-//! context of the one before it. The counts are exact, for every name of the shard is counted before the first is coded: so
-//! each symbol that is met has a code, and no sample can mislead.
+//! context of the one before it. The names of some shards are counted for all of them. What was never counted counts as once: so
+//! each name has a code.
 //!
 //! Invariant: a [`Model`] has lengths that are codes, for a sorted alphabet without double octets.
 
@@ -80,6 +80,12 @@ impl Counts {
         }
     }
 
+    /// The keys of another shard follow.
+    pub(super) fn begin_shard(&mut self) {
+        self.before.clear();
+        (self.shared_before, self.is_first) = (0, true);
+    }
+
     /// Counts the next key in order. False when it holds an octet that no key holds.
     pub(super) fn add(&mut self, key: &[u8]) -> bool {
         self.name.clear();
@@ -103,33 +109,20 @@ impl Counts {
         true
     }
 
-    /// The codes that spell the counted names in the fewest bits.
+    /// The codes that spell the counted names in the fewest bits, and any other name as well.
     pub(super) fn model(&self) -> Model {
-        let used: Vec<usize> = (1..SYMBOLS_MAX)
-            .filter(|&symbol| {
-                let spelled = self.letter.iter().chain(&self.branch).any(|counts| counts[symbol] > 0);
-                spelled || self.letter[symbol].iter().any(|&count| count > 0)
-            })
-            .collect();
-        let octet = |&symbol: &usize| if symbol == 1 { LABEL_END } else { symbol as u8 - 2 + 0x21 };
-        let with_end: Vec<usize> = std::iter::once(usize::from(END)).chain(used.iter().copied()).collect();
-        let dense = |tables: &[[u64; SYMBOLS_MAX]]| {
-            let row = |&context: &usize| {
-                let counts: Vec<u64> = with_end.iter().map(|&symbol| tables[context][symbol]).collect();
-                lengths_of(&counts)
-            };
-            with_end.iter().map(row).collect()
-        };
+        let octet = |symbol: usize| if symbol == 1 { LABEL_END } else { symbol as u8 - 2 + 0x21 };
+        let lengths = |counts: &[u64]| lengths_of(&counts.iter().map(|count| count + 1).collect::<Vec<_>>());
         Model {
-            octets: used.iter().map(octet).collect(),
-            shared: self.shared.iter().map(|counts| lengths_of(counts)).collect(),
-            branch: dense(&self.branch),
-            letter: dense(&self.letter),
+            octets: (1..SYMBOLS_MAX).map(octet).collect(),
+            shared: self.shared.iter().map(|counts| lengths(counts)).collect(),
+            branch: self.branch.iter().map(|counts| lengths(counts)).collect(),
+            letter: self.letter.iter().map(|counts| lengths(counts)).collect(),
         }
     }
 }
 
-/// The lengths of all codes of a shard. Symbol 0 is the end of a name, and then come the octets of the alphabet.
+/// The lengths of all codes. Symbol 0 is the end of a name, and then come the octets of the alphabet.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Model {
     octets: Vec<u8>,
@@ -139,7 +132,12 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// As the shard stores it.
+    /// Whether a key holds nothing but what keys hold.
+    pub(super) fn may_hold(key: &[u8]) -> bool {
+        key.iter().all(|octet| *octet == LABEL_END || (0x21..=0x7e).contains(octet))
+    }
+
+    /// As each shard stores it.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut lengths = BitWriter::default();
         for &length in [&self.letter, &self.branch, &self.shared].into_iter().flatten().flatten() {
@@ -211,7 +209,7 @@ impl NameEncoder {
         }
     }
 
-    /// Spells a key that was counted, see [`spell`]: without `shared_before` alone, from `shared` octets on.
+    /// Spells a key, see [`spell`]: without `shared_before` alone, from `shared` octets on.
     pub(super) fn put(
         &mut self,
         bits: &mut BitWriter,
@@ -225,7 +223,7 @@ impl NameEncoder {
             symbols.extend(octets.iter().map(|&octet| self.symbol_of_octet[usize::from(octet)]));
         }
         let mut put = |(code, length): (u16, u8)| {
-            debug_assert!(length > 0, "every symbol was counted");
+            debug_assert!(length > 0, "every symbol has a code");
             bits.put(code.into(), length.into());
         };
         spell(&self.before, &self.name, shared, shared_before, |step| match step {

@@ -2,6 +2,8 @@
 //!
 //! Invariant: statements are prepared and buffers made once; a lookup allocates nothing of its own.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use rusqlite::{Connection, Statement};
 
 use super::Damage;
@@ -11,10 +13,29 @@ use crate::row_key::{RowKey, text_of};
 use crate::rule::ClassId;
 use crate::schema::RowError;
 
+/// The decoder of the code that was seen last: all shards of a generation have the same one, and a table that all of them share stays in
+/// a core's cache, where one for each shard does not.
+#[derive(Default)]
+pub(crate) struct DecoderCache(Mutex<Option<(Vec<u8>, Arc<NameDecoder>)>>);
+
+impl DecoderCache {
+    fn decoder(&self, code: Vec<u8>) -> Result<Arc<NameDecoder>, Damage> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, decoder)) = &*last
+            && *known == code
+        {
+            return Ok(decoder.clone());
+        }
+        let decoder = Arc::new(NameDecoder::new(&Model::from_bytes(&code)?)?);
+        *last = Some((code, decoder.clone()));
+        Ok(decoder)
+    }
+}
+
 /// The rules by name of a packed shard.
 pub(crate) struct PackedRules<'conn> {
     block: Statement<'conn>,
-    decoder: NameDecoder,
+    decoder: Arc<NameDecoder>,
     key: RowKey,
     scratch: Box<Scratch>,
 }
@@ -26,11 +47,11 @@ impl From<Damage> for RowError {
 }
 
 impl<'conn> PackedRules<'conn> {
-    pub(crate) fn open(conn: &'conn Connection) -> Result<Self, RowError> {
+    pub(crate) fn open(conn: &'conn Connection, decoders: &DecoderCache) -> Result<Self, RowError> {
         let code: Vec<u8> = conn.query_row("SELECT code FROM block_code", [], |row| row.get(0))?;
         Ok(PackedRules {
             block: conn.prepare("SELECT names FROM block WHERE start <= ?1 ORDER BY start DESC LIMIT 1")?,
-            decoder: NameDecoder::new(&Model::from_bytes(&code)?)?,
+            decoder: decoders.decoder(code)?,
             key: RowKey::EMPTY,
             scratch: Scratch::new(),
         })
