@@ -12,13 +12,17 @@ COREWALL := target/release/corewall
 SAMPLE := tests/data/sample.toml
 SAMPLE_LISTS := $(wildcard tests/data/*/*.txt tests/data/*/*.list tests/data/own/*)
 
-.PHONY: help run test bench bench-forward bench-failover soak lint clean setup-build setup-test setup-bench FORCE
+.PHONY: help run test bench bench-forward bench-failover bench-scale bench-change bench-killed bench-cold soak lint clean setup-build setup-test setup-bench FORCE
 
 help:
 	@sed -n '2,4s/^# *//p' Makefile
 	@echo 'make bench   CPU per answer against a bare reflector, in turns; results in bench/results'
 	@echo 'make bench-forward   CPU per forwarded and per cached answer against Unbound, in turns'
 	@echo 'make bench-failover  lost questions and latency while one of two upstreams fails'
+	@echo 'make bench-scale     a store of a hundred million rules: build, start, random listed names (needs 10 GB of disk)'
+	@echo 'make bench-change    under full load: from a changed rule to the answer changed on every worker'
+	@echo 'make bench-killed    builds and rule changes killed at random moments'
+	@echo 'make bench-cold      cached answers while other names wait for a slow disk (root)'
 	@echo 'make soak    a minute of dnsperf at full speed with answers checked'
 	@echo 'make lint    format and clippy'
 	@echo 'make clean   takes away all that was built'
@@ -39,6 +43,21 @@ bench-forward: setup-bench $(COREWALL)
 bench-failover: setup-bench $(COREWALL)
 	cargo build --release --package corewall-bench
 	target/release/failover
+
+bench-scale: setup-bench $(COREWALL)
+	cargo build --release --package corewall-bench
+	bench/scale.sh
+
+bench-change: setup-bench target/bench/built
+	target/release/change
+
+bench-killed: setup-bench $(COREWALL)
+	cargo build --release --package corewall-bench
+	bench/killed.sh
+
+bench-cold: setup-bench $(COREWALL)
+	cargo build --release --package corewall-bench
+	bench/cold.sh
 
 soak: setup-bench target/bench/built
 	bench/soak.sh
