@@ -217,7 +217,8 @@ impl Store {
         let mut found = Vec::new();
         for name in names_in(&generations)?.into_iter().filter(|name| name.starts_with(BUILDING_PREFIX)) {
             let dir = generations.join(&name);
-            let is_build = !name.starts_with(REMOVED_PREFIX) && dir.join(JOURNAL).exists();
+            let is_build =
+                !name.starts_with(REMOVED_PREFIX) && dir.join(JOURNAL).exists() && dir.join(GENERATION).is_dir();
             found.push(Leftover { bytes: bytes_in(&dir), dir, is_resumable: is_build });
         }
         Ok(Some(Leftovers { found, _lock: lock }))

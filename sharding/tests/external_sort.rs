@@ -393,6 +393,14 @@ fn other_lists_options_or_damaged_runs_begin_anew_and_say_so() {
     fs::write(root.join("journal"), "CWBLD").unwrap();
     assert!(anew(&plan.begin(&store)).contains("no journal"));
 
+    // Killed when the generation had its number already, and the build's directory was not gone yet.
+    let root = interrupted();
+    fs::rename(root.join("generation"), root.with_file_name("00000001")).unwrap();
+    assert!(!store.leftovers().unwrap().unwrap().found[0].is_resumable);
+    assert!(anew(&plan.begin(&store)).contains("complete but for its publication"));
+    assert!(root.with_file_name("00000001").is_dir(), "it stays as it is");
+    fs::remove_dir_all(root.with_file_name("00000001")).unwrap();
+
     // A run that was cut short costs its own parts alone.
     let root = interrupted();
     let run = root.join("run-000001");

@@ -54,6 +54,10 @@ struct Voids {
     rewrites: HashSet<IpNet>,
 }
 
+fn with_entry(fingerprint: u64, entry: &LiveEntry) -> u64 {
+    xxh3_64_with_seed(format!("{entry:?}").as_bytes(), fingerprint)
+}
+
 impl Fold {
     /// Reads the overlay, and adds to `specs` the lists that only it has: their rules come from here, not from a file.
     ///
@@ -64,7 +68,7 @@ impl Fold {
         let mut fold = Fold { overlay_seq: snapshot.last_seq, ..Fold::default() };
         let path = store.dir().join("overlay.db");
         for entry in snapshot.entries.into_iter().filter(|entry| entry.expires_s.is_none()) {
-            fold.fingerprint = xxh3_64_with_seed(format!("{entry:?}").as_bytes(), fold.fingerprint);
+            fold.fingerprint = with_entry(fold.fingerprint, &entry);
             fold.take(entry, specs, &path)?;
         }
         Ok(fold)
@@ -140,6 +144,17 @@ impl Fold {
     /// Another one when any entry that is folded in differs.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
+    }
+
+    /// Whether every entry that was folded in is still as it was. One that was removed meanwhile left nothing behind, for no generation
+    /// had it yet: published, it would come back.
+    ///
+    /// # Errors
+    /// The overlay is damaged.
+    pub fn still_holds(&self, store: &Store) -> Result<bool, StoreError> {
+        let entries = Overlay::snapshot(store)?.entries;
+        let folded = entries.iter().filter(|entry| entry.expires_s.is_none() && entry.seq <= self.overlay_seq);
+        Ok(folded.fold(0, with_entry) == self.fingerprint)
     }
 
     /// What is told of it, when so many rules and rewrites of lists were left out.

@@ -193,6 +193,8 @@ pub enum BuildError {
     },
     /// The operator has ended the build.
     Interrupted,
+    /// A rule that was folded in has been removed or changed by hand since.
+    FoldChanged,
     /// What a killed build has kept of a part cannot be read.
     Note,
     /// The store has not numbered the patterns in the order in which it was given them: a mistake in this program.
@@ -233,6 +235,10 @@ impl fmt::Display for BuildError {
             }
             Self::Interrupted => f.write_str(
                 "the build was interrupted and nothing was published; the same command with --resume goes on with it",
+            ),
+            Self::FoldChanged => f.write_str(
+                "a live rule that is folded in was removed or changed while the build ran, and nothing was published; build \
+                 again, or without --fold-overlay",
             ),
             Self::Note => f.write_str("what the last build has left is damaged; build without --resume"),
             Self::PatternsMixedUp => f.write_str("the store has mixed up the patterns; report this as a bug"),
@@ -286,17 +292,13 @@ pub fn run(
     let mut build = Build::start(&store, &inputs, inputs_read, options, fold.map(Arc::new))?;
     stages.end("prepare");
     // What is finished stays for a build that goes on.
-    if let Err(error) = build.read_lists(inputs_read, options, &mut stages, progress) {
-        build.builder.keep();
-        return Err(error);
-    }
-    build.fold_in()?;
-    let patterns = build.compile_patterns(&inputs, options.compiler, progress)?;
-    stages.end("compile");
-    if let Err(error) = build.check_stop() {
-        build.builder.keep();
-        return Err(error);
-    }
+    let patterns = match build.prepare(&inputs, inputs_read, options, &mut stages, progress) {
+        Ok(patterns) => patterns,
+        Err(error) => {
+            build.builder.keep();
+            return Err(error);
+        }
+    };
     let mut is_writing = true;
     let mut built = build.builder.finish(&mut |stage, done, of| {
         if is_writing && stage == BuildStage::Sync {
@@ -309,11 +311,21 @@ pub fn run(
         });
     })?;
     stages.end("sync");
-    if build.watch.gate.is_stopped() {
-        return Err(BuildError::Interrupted);
+    let refused = std::mem::take(&mut build.refused);
+    let is_stopped = build.watch.gate.is_stopped();
+    let completed = if is_stopped { Err(BuildError::Interrupted) } else { patterns.attach(&mut built) };
+    let refused_file = match completed.and_then(|()| refused.save(&mut built, &store, options.refused.as_deref())) {
+        Ok(file) => file,
+        Err(error) => {
+            built.keep();
+            return Err(error);
+        }
+    };
+    if let Some(fold) = &build.fold
+        && !fold.still_holds(&store)?
+    {
+        return Err(BuildError::FoldChanged);
     }
-    patterns.attach(&mut built)?;
-    let refused_file = build.refused.save(&mut built, &store, options.refused.as_deref())?;
     let report = built.report.clone();
     // Asked while the store's lock is held. A symlink that leads nowhere is what this build is about to replace.
     let previous = store.current_number().ok().flatten();
@@ -497,6 +509,23 @@ impl Build {
 
     fn check_stop(&self) -> Result<(), BuildError> {
         if self.watch.gate.is_stopped() { Err(BuildError::Interrupted) } else { Ok(()) }
+    }
+
+    /// All that comes before the shards are written.
+    fn prepare(
+        &mut self,
+        inputs: &[Input<'_>],
+        inputs_read: &[Input<'_>],
+        options: &Options,
+        stages: &mut Stages,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Patterns, BuildError> {
+        self.read_lists(inputs_read, options, stages, progress)?;
+        self.fold_in()?;
+        let patterns = self.compile_patterns(inputs, options.compiler, progress)?;
+        stages.end("compile");
+        self.check_stop()?;
+        Ok(patterns)
     }
 
     fn read_lists(

@@ -555,3 +555,61 @@ fn live_rules_are_folded_in_and_what_is_voided_is_left_out() {
     run(&bench.specs, &bench.store(), &folding, &mut |_| {}).unwrap();
     assert_eq!(bench.rules_on("c.example"), []);
 }
+
+#[test]
+fn a_live_rule_that_is_removed_while_a_build_folds_it_in_does_not_come_back() {
+    let mut bench = Bench::new();
+    bench.list("first", Format::Plain, "a.example\n");
+    bench.build().unwrap();
+    change_by_hand(&bench, "first", &["+ b.example", "+ c.example"]);
+    let folding = Options { fold_overlay: true, ..options(3, None) };
+    let mut is_removed = false;
+    let built = run(&bench.specs, &bench.store(), &folding, &mut |progress| {
+        if matches!(progress, Progress::Write { .. }) && !std::mem::replace(&mut is_removed, true) {
+            change_by_hand(&bench, "first", &["- b.example", "+ d.example"]);
+        }
+    });
+    assert!(matches!(built, Err(BuildError::FoldChanged)), "{built:?}");
+    assert_eq!(bench.published(), Some(1));
+    // What is added meanwhile hinders nothing.
+    let mut is_added = false;
+    run(&bench.specs, &bench.store(), &folding, &mut |progress| {
+        if matches!(progress, Progress::Write { .. }) && !std::mem::replace(&mut is_added, true) {
+            change_by_hand(&bench, "first", &["+ e.example"]);
+        }
+    })
+    .unwrap();
+    assert_eq!(bench.rules_on("b.example"), []);
+    assert_eq!(bench.rules_on("c.example"), [(Kind::Block, Scope::Exact)]);
+    assert_eq!(bench.rules_on("e.example"), [], "it stays live");
+}
+
+#[test]
+fn what_fails_behind_the_reading_leaves_what_is_finished_to_resume() {
+    let mut bench = Bench::new();
+    bench.list("plain", Format::Plain, "a.example\n");
+    let adblock = "/^ads[0-9]+\\./\n";
+    bench.list("patterns", Format::Adblock, adblock);
+    let resumed = |refused: Option<&Path>, stop_at: fn(Progress) -> bool, resume: bool| {
+        let options = Options { resume, ..options(3, refused) };
+        let stop = options.stop.clone();
+        run(&bench.specs, &bench.store(), &options, &mut |progress| {
+            if stop_at(progress) {
+                stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+        })
+    };
+    let never: fn(Progress) -> bool = |_| false;
+    // The file of refused lines cannot be written; stopped when patterns are compiled, and when the last file is durable.
+    let nowhere = bench.dir.path().join("nowhere/refused");
+    let failed = resumed(Some(&nowhere), never, false);
+    assert!(matches!(failed, Err(BuildError::Refused { .. })), "{failed:?}");
+    let at: [fn(Progress) -> bool; 2] =
+        [|at| matches!(at, Progress::Compile { .. }), |at| matches!(at, Progress::Write { .. })];
+    for stop_at in at {
+        assert!(matches!(resumed(None, stop_at, true), Err(BuildError::Interrupted)));
+    }
+    let report = resumed(None, never, true).unwrap();
+    assert_eq!((report.resumed_parts, &report.warnings[..]), (2, &[][..]), "{report}");
+    assert_eq!(bench.rules_on("a.example"), [(Kind::Block, Scope::Exact)]);
+}

@@ -1,5 +1,7 @@
 //! A generation that is written and not yet published.
 
+use std::path::PathBuf;
+
 use super::report::BuildReport;
 use crate::StoreError;
 use crate::generation::PatternRow;
@@ -15,6 +17,8 @@ pub struct Built {
     /// What was built.
     pub report: BuildReport,
     pub(super) manifest: Manifest,
+    /// Whether a later build can go on with this one.
+    pub(super) is_resumable: bool,
     pub(super) staging: Staging,
 }
 
@@ -36,10 +40,22 @@ impl Built {
     }
 
     /// Opens and verifies what was built and gives it its number. Nobody serves it until it is published.
-    pub fn seal(self) -> Result<Sealed, StoreError> {
+    ///
+    /// When the disk fails and the build has an identity, what is finished stays for a build that resumes it.
+    pub fn seal(mut self) -> Result<Sealed, StoreError> {
         let text = self.manifest.to_text()?;
-        write_durably(&self.staging.dir.join(MANIFEST_NAME), text.as_bytes())?;
-        self.staging.seal()
+        match write_durably(&self.staging.dir.join(MANIFEST_NAME), text.as_bytes()) {
+            Err(source) if self.is_resumable => {
+                Err(StoreError::Unfinished { source: Box::new(source), dir: self.staging.keep() })
+            }
+            written => written.and_then(|()| self.staging.seal()),
+        }
+    }
+
+    /// Ends the build and leaves what is finished for one that resumes it; gives the directory. None when nothing is left:
+    /// without an identity nobody could go on.
+    pub fn keep(mut self) -> Option<PathBuf> {
+        self.is_resumable.then(|| self.staging.keep())
     }
 
     /// Opens and verifies what was built, then makes it the current generation. On failure the old one stays.

@@ -340,8 +340,8 @@ impl Builder {
     pub fn finish(mut self, progress: &mut dyn FnMut(BuildStage, u64, u64)) -> Result<Built, StoreError> {
         match self.write(progress) {
             Ok((manifest, report)) => {
-                let number = self.staging.number;
-                Ok(Built { number, patterns: self.patterns, report, manifest, staging: self.staging })
+                let (number, is_resumable) = (self.staging.number, self.workspace.resumable);
+                Ok(Built { number, patterns: self.patterns, report, manifest, is_resumable, staging: self.staging })
             }
             Err(source @ (StoreError::Io { .. } | StoreError::Sqlite { .. })) if self.workspace.resumable => {
                 Err(StoreError::Unfinished { source: Box::new(source), dir: self.staging.keep() })

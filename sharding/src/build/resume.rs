@@ -51,8 +51,12 @@ impl Leftover {
 /// Takes over what is in the build's directory `root`; the error is why that cannot be.
 pub(super) fn take_over(root: &Path, header: &Header) -> Result<Leftover, &'static str> {
     let path = root.join(JOURNAL);
-    if !path.exists() || !root.join(GENERATION).is_dir() {
+    if !path.exists() {
         return Err("the killed build had no journal yet");
+    }
+    // Its directory is made before the journal, and gets its number by a rename.
+    if !root.join(GENERATION).is_dir() {
+        return Err("the killed build was complete but for its publication; `corewall generations` has its generation");
     }
     let (journal, records) = Journal::resume(&path).map_err(|_| "the journal of the killed build cannot be read")?;
     let mut records = records.into_iter();
