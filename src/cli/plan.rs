@@ -26,8 +26,10 @@ const FILTER_BITS_PER_BIT: f64 = 9.5 / 8.0;
 /// Rules a second and core that a build reads, sorts and writes in layout `sql`: 103.6 million in 66 s on two cores of an Intel
 /// Xeon, with 2.5 GB of memory.
 const BUILD_RULES_PER_CORE_S: f64 = 785_000.0;
+/// Bytes of a rule with a name of 19 characters in a sorted run: 8.6 to 11.0 (`sharding/README.md`, Measured).
+const RUN_BYTES_OF_19: f64 = 11.0;
 /// Bytes of memory for a key while a filter is made of a shard's keys: the key, and what the construction notes of it.
-const FILTER_BUILD_BYTES_PER_KEY: f64 = 32.0;
+const FILTER_BUILD_BYTES_PER_KEY: f64 = 38.0;
 /// Rules of one shard that a build handles well: its filter is made in a hundred MB.
 const RULES_PER_SHARD: u64 = 4_000_000;
 /// Shards at least, and what a store has when nobody says otherwise.
@@ -130,8 +132,7 @@ fn plan(wanted: &Arguments) -> Plan {
     let filter_bytes = rules * f64::from(wanted.filter_bits) * FILTER_BITS_PER_BIT / 8.0;
     let shard_bytes = rules * row_bytes + shards as f64 * fixed_bytes;
     let disk_bytes = shard_bytes + filter_bytes;
-    // A run holds each name with its hash, place and class.
-    let run_bytes = rules * (name_bytes + 14.0);
+    let run_bytes = rules * RUN_BYTES_OF_19 * name_bytes / 19.0;
     let cache_bytes = cores * f64::from(wanted.cache_mib) * MIB;
     let page_cache_bytes = f64::from(wanted.memory) * GIB - OTHER_BYTES - filter_bytes - cache_bytes;
     let pages_in_memory = (page_cache_bytes / shard_bytes).clamp(0.0, 1.0);
