@@ -1,4 +1,4 @@
-//! What a server would say of a name, from a generation alone: blocked, or not.
+//! What a server would say of a name, from a generation and the rules by hand on top of it: blocked, or not.
 //!
 //! Invariant: the verdict is a [`Core`]'s own, by the stages that every question goes through, local records and aliases
 //! included. Nothing is sent: the question does not desire recursion, so what no rule answers is refused.
@@ -8,9 +8,11 @@ use std::sync::Arc;
 
 use corewall_sharding::generation::Generation;
 use corewall_sharding::name::Name;
+use corewall_sharding::overlay::LiveEntry;
 use domain::base::Message;
 use domain::base::opt::ExtendedError;
 
+use crate::build::patterns::Compiler;
 use crate::decide::cache::{Flush, FlushCursor};
 use crate::decide::rulebook::RuleBook;
 use crate::decide::settings::Settings;
@@ -18,6 +20,7 @@ use crate::decide::wire::rtype;
 use crate::decide::{Core, Now, Origin, Step, Transport};
 use crate::limits;
 use crate::serve::answer_here::carry_out;
+use crate::serve::live::LiveRules;
 use crate::serve::patterns::{PatternDatabase, PatternScanner};
 use crate::serve::store::StoreReader;
 
@@ -47,8 +50,9 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// Makes the generation ready. Errors say what to do.
-    pub fn new(generation: &Generation, settings: &Settings) -> Result<Self, String> {
+    /// Makes the generation ready, with the entries of the overlay that are live on it. Errors say what to do.
+    pub fn new(generation: Generation, live: Vec<LiveEntry>, settings: &Settings) -> Result<Self, String> {
+        let generation = Arc::new(generation);
         let mut settings = settings.clone();
         settings.cache.bytes = limits::CACHE_BYTES_MIN;
         settings.top_names = 0;
@@ -57,13 +61,18 @@ impl Judge {
         settings.policy_clients = Default::default();
         (settings.ede, settings.ede_text) = (true, true);
         let failed = |error: &dyn std::fmt::Display| error.to_string();
-        let rules = RuleBook::new(generation, &settings).map_err(|error| failed(&error))?;
-        let patterns = PatternDatabase::load(generation).map_err(|error| failed(&error))?;
+        let settings = Arc::new(settings);
+        let rules = RuleBook::new(&generation, &settings).map_err(|error| failed(&error))?;
+        let by_hand = LiveRules::none(Arc::new(rules), Some(generation.clone()), settings.clone(), Compiler::Here);
+        by_hand.load(live)?;
+        let by_hand = by_hand.now();
+        let patterns = PatternDatabase::load(&generation).map_err(|error| failed(&error))?;
+        let scanner = PatternScanner::new(Arc::new(patterns)).map_err(|error| failed(&error))?;
         Ok(Self {
             // Nothing is sent, so that nobody could guess what is drawn from this seed.
-            core: Core::new(Arc::new(settings), Arc::new(rules), [0; 32]),
-            store: StoreReader::open(generation, false).map_err(|error| failed(&error))?,
-            scanner: PatternScanner::new(Arc::new(patterns)).map_err(|error| failed(&error))?,
+            core: Core::new(settings, by_hand.change.rules.clone(), [0; 32]),
+            store: StoreReader::open(&generation, false).map_err(|error| failed(&error))?,
+            scanner: scanner.with_live(&by_hand.patterns)?,
             query: Vec::new(),
             reply: vec![0; limits::MESSAGE_BYTES_MAX],
         })

@@ -17,12 +17,15 @@ use crate::rows::{Reads, Shard};
 use crate::rule::{ClassId, Scope};
 use crate::schema;
 
+/// Rows that are read before it is told how far the look at a shard is: a quarter of a MiB of the plainest.
+const ROWS_BETWEEN_TOLD: u64 = 8_192;
+
 /// How far a verification has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VerifyStage {
     /// Bytes of files summed, of all files.
     Sum,
-    /// Shards of which rows were looked up, of all shards.
+    /// Bytes of shards of which rows were looked up, of all shards: each is read once more for it.
     Sample,
 }
 
@@ -90,21 +93,41 @@ fn sample_shards(
     // One that is not verified says "maybe" of every row, which would prove nothing.
     generation.filters.verify(u64::MAX, VERIFY_THREADS_MAX, &|| true);
     let Ok(mut random) = Random::new() else { return };
+    let bytes_of = |shard: u16| {
+        let file = manifest.files.iter().find(|file| file.name == shard_name(shard));
+        file.map_or(0, |file| file.size)
+    };
+    let of = (0..manifest.shards).map(bytes_of).sum();
+    let mut done = 0;
     for shard in 0..manifest.shards {
-        progress(VerifyStage::Sample, u64::from(shard), u64::from(manifest.shards));
-        if is_bad.iter().any(|&file| file == shard_name(shard) || file == filter_name(shard)) {
-            continue;
+        let bytes = bytes_of(shard);
+        if !is_bad.iter().any(|&file| file == shard_name(shard) || file == filter_name(shard)) {
+            // A part of the shard's bytes for the same part of its rows, for nobody hears how far SQLite has read.
+            let rows = (manifest.rules / u64::from(manifest.shards.max(1))).max(1);
+            let mut read = |seen: u64| {
+                let part = u128::from(bytes) * u128::from(seen.min(rows)) / u128::from(rows);
+                progress(VerifyStage::Sample, done + u64::try_from(part).unwrap_or(bytes), of);
+            };
+            match sample_shard(&generation, shard, sample, &mut random, &mut read) {
+                Ok(rows) => found.rows += rows,
+                Err(error) => found.bad.push(error),
+            }
         }
-        match sample_shard(&generation, shard, sample, &mut random) {
-            Ok(rows) => found.rows += rows,
-            Err(error) => found.bad.push(error),
-        }
+        done += bytes;
+        progress(VerifyStage::Sample, done, of);
     }
-    progress(VerifyStage::Sample, u64::from(manifest.shards), u64::from(manifest.shards));
 }
 
 /// Draws rows of one shard and looks each up; gives their number, or what is wrong with the first bad one.
-fn sample_shard(generation: &Generation, number: u16, sample: usize, random: &mut Random) -> Result<u64, StoreError> {
+///
+/// `read` hears how many rows were read, every [`ROWS_BETWEEN_TOLD`] of them.
+fn sample_shard(
+    generation: &Generation,
+    number: u16,
+    sample: usize,
+    random: &mut Random,
+    read: &mut dyn FnMut(u64),
+) -> Result<u64, StoreError> {
     let path = generation.dir.join(shard_name(number));
     let mut shard = generation.open_shard(number, Reads::Waiting)?;
     let mut rows: Vec<(String, ClassId)> = Vec::new();
@@ -112,6 +135,9 @@ fn sample_shard(generation: &Generation, number: u16, sample: usize, random: &mu
     // Vitter's reservoir: each row of the shard is as likely as any other, though nobody knows how many there are.
     shard.each_rule(&mut |name, class, _| {
         seen += 1;
+        if seen.is_multiple_of(ROWS_BETWEEN_TOLD) {
+            read(seen);
+        }
         if rows.len() < sample {
             rows.push((name.to_owned(), class));
             return ControlFlow::Continue(());

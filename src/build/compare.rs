@@ -1,13 +1,15 @@
 //! What a new generation would change among the names that are asked for most, told before it is published.
 //!
-//! Invariant: both generations are judged by the server's own stages under the default policy and the configuration of now, so
-//! that only the rules differ. A name whose verdict cannot be found out makes the whole comparison fail.
+//! Invariant: both generations are judged by the server's own stages under the default policy and the configuration of now,
+//! each with the rules by hand that are live on it, so that only what clients would notice differs. A name whose verdict cannot be found out makes the whole comparison fail.
 
 use std::fmt;
 use std::str::FromStr;
 
 use corewall_sharding::generation::Generation;
 use corewall_sharding::name::Name;
+use corewall_sharding::overlay::{LiveEntry, Overlay};
+use corewall_sharding::publish::Store;
 use serde::Serialize;
 
 use crate::decide::settings::Settings;
@@ -100,15 +102,21 @@ impl Comparison {
 }
 
 impl Compare {
-    /// Judges every name by both generations.
+    /// Judges every name by both generations of the store.
     ///
     /// # Errors
-    /// One of them cannot be made ready or read.
-    pub fn run(&self, old: &Generation, new: &Generation) -> Result<Comparison, String> {
-        let (mut by_old, mut by_new) = (Judge::new(old, &self.settings)?, Judge::new(new, &self.settings)?);
+    /// One of them, or the overlay, cannot be made ready or read.
+    pub fn run(&self, store: &Store, old: Generation, new: Generation) -> Result<Comparison, String> {
+        let against = old.number;
+        let live_on = |generation: &Generation| -> Result<Vec<LiveEntry>, String> {
+            Overlay::read(store, generation.manifest.overlay_seq).map_err(|error| error.to_string())
+        };
+        let (live_on_old, live_on_new) = (live_on(&old)?, live_on(&new)?);
+        let mut by_old = Judge::new(old, live_on_old, &self.settings)?;
+        let mut by_new = Judge::new(new, live_on_new, &self.settings)?;
         let names = self.names.len() as u64;
         let mut comparison = Comparison {
-            against: old.number,
+            against,
             names,
             newly_blocked: 0,
             newly_allowed: 0,

@@ -363,7 +363,7 @@ fn compare(
 ) -> (Option<Comparison>, Option<String>) {
     let (Some(compare), Some(current)) = (compare, current) else { return (None, None) };
     let opened = store.generation(current).and_then(|old| Ok((old, sealed.open()?)));
-    let compared = opened.map_err(|error| error.to_string()).and_then(|(old, new)| compare.run(&old, &new));
+    let compared = opened.map_err(|error| error.to_string()).and_then(|(old, new)| compare.run(store, old, new));
     match compared {
         Ok(comparison) => (Some(comparison), None),
         Err(reason) => (None, Some(format!("what it changes against generation {current} cannot be told: {reason}"))),

@@ -30,7 +30,7 @@ pub struct Arguments {
     /// Rows of each shard, drawn at random, that are looked up by filter, routing and table; 0 for none
     #[arg(long, value_name = "K", default_value_t = SAMPLE_DEFAULT as u64, value_parser = clap::value_parser!(u64).range(0..=SAMPLE_MAX))]
     sample: u64,
-    /// MiB a second that are read at most while files are summed, to spare the disk of a serving machine
+    /// MiB a second that are read at most, to spare the disk of a serving machine
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rate_mib: Option<u32>,
     #[command(flatten)]
@@ -84,9 +84,7 @@ fn verify_one(store: &Store, generation: u64, arguments: &Arguments) -> Report {
     let (bar, mut pace) = (Bar::new(generation), Pace::new(arguments.rate_mib));
     let verified = verify::verify(store, generation, arguments.sample as usize, &mut |stage, done, of| {
         bar.show(stage, done, of);
-        if stage == VerifyStage::Sum {
-            pace.keep(done);
-        }
+        pace.keep(stage, done);
     });
     bar.0.finish_and_clear();
     match verified {
@@ -97,19 +95,24 @@ fn verify_one(store: &Store, generation: u64, arguments: &Arguments) -> Report {
     }
 }
 
-/// Keeps a reader to a rate.
+/// Keeps a reader to a rate. Each stage begins to count anew, as its bytes do.
 struct Pace {
+    stage: VerifyStage,
     since: Instant,
     bytes_per_s: Option<f64>,
 }
 
 impl Pace {
     fn new(rate_mib: Option<u32>) -> Self {
-        Self { since: Instant::now(), bytes_per_s: rate_mib.map(|mib| f64::from(mib) * f64::from(1 << 20)) }
+        let bytes_per_s = rate_mib.map(|mib| f64::from(mib) * f64::from(1 << 20));
+        Self { stage: VerifyStage::Sum, since: Instant::now(), bytes_per_s }
     }
 
-    /// Sleeps until so many bytes are due.
-    fn keep(&mut self, bytes: u64) {
+    /// Sleeps until so many bytes of the stage are due.
+    fn keep(&mut self, stage: VerifyStage, bytes: u64) {
+        if stage != self.stage {
+            (self.stage, self.since) = (stage, Instant::now());
+        }
         if let Some(bytes_per_s) = self.bytes_per_s {
             let due = Duration::from_secs_f64(bytes as f64 / bytes_per_s);
             std::thread::sleep(due.saturating_sub(self.since.elapsed()));

@@ -130,3 +130,27 @@ fn a_threshold_without_names_to_compare_is_said_before_anything_is_built() {
         assert_eq!(folder.on_store(&["build", "--list", "plain:names.txt", "--max-new-blocks", wrong]).code, Some(2));
     }
 }
+
+#[test]
+fn what_rules_by_hand_say_already_is_no_change() {
+    let folder = Folder::new();
+    top_names(&folder);
+    folder.write("old.txt", "never.example\n");
+    build(&folder, "plain:old.txt", &[]);
+    let added = folder.on_store(&["rule", "add", "popular.example", r"/^a\.shop\./"]);
+    assert_eq!(added.code, Some(0), "{added:?}");
+    // They are in force on the current generation, and fold into the next one.
+    let (code, report, _) = build(&folder, "plain:old.txt", &["--fold-overlay", "--max-new-blocks", "0"]);
+    assert_eq!((code, &report["published"]), (Some(0), &json!(true)), "{report}");
+    assert_eq!(report["comparison"]["newly_blocked"], 0, "{report}");
+    // A list that blocks what is allowed by hand blocks nothing; another name it does.
+    let added = folder.on_store(&["rule", "add", "cdn.example", "--kind", "allow"]);
+    assert_eq!(added.code, Some(0), "{added:?}");
+    folder.write("new.txt", "cdn.example\nother1.example\n");
+    let (_, report, _) = build(&folder, "plain:new.txt", &["--fold-overlay"]);
+    assert_eq!(report["comparison"]["first_newly_blocked"].as_array().unwrap().len(), 1, "{report}");
+    assert_eq!(report["comparison"]["first_newly_blocked"][0]["name"], "other1.example", "{report}");
+    // Not folded in, they stand on top of both.
+    let (_, report, _) = build(&folder, "plain:old.txt", &[]);
+    assert_eq!(report["comparison"]["newly_allowed"], 1, "{report}");
+}

@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use corewall_sharding::manifest::Layout;
+use corewall_sharding::schema::FORMAT_VERSION;
+
 use crate::site::{Folder, copy, damage};
 
 fn formats() -> PathBuf {
@@ -14,10 +17,18 @@ fn kept() -> Vec<(u32, PathBuf)> {
     let mut kept: Vec<(u32, PathBuf)> = fs::read_dir(formats())
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter_map(|path| Some((path.file_name()?.to_str()?.strip_prefix('v')?.parse().ok()?, path)))
+        .filter_map(|path| {
+            // `v1`, or `v2-packed` where a version has several layouts.
+            let version = path.file_name()?.to_str()?.strip_prefix('v')?.split('-').next()?.parse().ok()?;
+            Some((version, path))
+        })
         .collect();
     kept.sort();
-    assert_eq!(kept.first().map(|(version, _)| *version), Some(1), "{kept:?}");
+    let versions: Vec<u32> = kept.iter().map(|(version, _)| *version).collect();
+    assert_eq!(versions.first(), Some(&1), "{kept:?}");
+    // Each layout of the version that is written now.
+    let of_now = versions.iter().filter(|version| **version == FORMAT_VERSION).count();
+    assert_eq!(of_now, Layout::ALL.len(), "{kept:?}");
     kept
 }
 
@@ -77,11 +88,36 @@ fn a_store_of_each_format_version_answers_as_its_lists_say() {
 
 #[test]
 fn an_older_store_is_built_upon_and_rolled_back_to() {
+    for (_, store) in kept() {
+        let folder = Folder::new();
+        copy(&store, &folder.path("store"));
+        assert_eq!(folder.build("new.example\n"), 2);
+        assert_eq!(folder.json(&["rollback"])["current"], 1);
+        assert!(folder.on_store(&["explain", "host7.plain.example"]).out.contains("block exact"));
+    }
+}
+
+#[test]
+fn an_export_does_not_depend_on_the_format_or_layout() {
     let folder = Folder::new();
-    copy(&formats().join("v1"), &folder.path("store"));
-    assert_eq!(folder.build("new.example\n"), 2);
-    assert_eq!(folder.json(&["rollback"])["current"], 1);
-    assert!(folder.on_store(&["explain", "host7.plain.example"]).out.contains("block exact"));
+    for format in ["csv", "jsonl", "plain", "hosts", "rpz"] {
+        let mut exports = kept().into_iter().map(|(_, store)| {
+            copy(&store, &folder.path("store"));
+            let export = folder.on_store(&["export", "--format", format]);
+            assert_eq!(export.code, Some(0), "{export:?}");
+            fs::remove_dir_all(folder.path("store")).unwrap();
+            // The serial of a zone is the moment of its build; names come in another order, and by other classes.
+            let mut lines: Vec<String> =
+                export.out.lines().filter(|l| !l.contains(" SOA ")).map(str::to_owned).collect();
+            lines.sort();
+            (lines, export.err, store)
+        });
+        let (lines, left, _) = exports.next().unwrap();
+        assert!(!lines.is_empty());
+        for (other, other_left, store) in exports {
+            assert_eq!((&other, &other_left), (&lines, &left), "{format}: {}", store.display());
+        }
+    }
 }
 
 #[test]
@@ -104,10 +140,13 @@ fn a_store_of_an_unknown_version_is_refused_in_plain_words() {
 }
 
 #[test]
-fn a_damaged_store_of_an_older_version_is_refused_and_names_the_file() {
-    for file in ["manifest.toml", "dns_shard_01.db"] {
+fn a_damaged_store_of_each_version_is_refused_and_names_the_file() {
+    for (file, (_, store)) in ["manifest.toml", "dns_shard_00.db"]
+        .into_iter()
+        .flat_map(|file| kept().into_iter().map(move |kept| (file, kept)))
+    {
         let folder = Folder::new();
-        copy(&formats().join("v1"), &folder.path("store"));
+        copy(&store, &folder.path("store"));
         damage(&folder.file(1, file));
         let refused = folder.on_store(&["verify"]);
         assert_eq!(refused.code, Some(1), "{refused:?}");
