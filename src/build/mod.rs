@@ -471,7 +471,6 @@ impl Build {
                 resume: options.resume,
                 identity: identity(inputs_read, options, shards, fold.as_deref()),
                 overlay_seq: fold.as_ref().map_or(0, |fold| fold.overlay_seq()),
-                ..BuildOptions::default()
             },
         )?;
         for input in inputs {
