@@ -420,7 +420,7 @@ impl Server {
         }
     }
 
-    /// Goes over to the file that the configuration says. What was counted for another one is written there first.
+    /// Goes over to the file that the configuration says. What workers have counted goes there, unless its room is another.
     fn keep_top_names(&mut self, wanted: &Wanted) {
         let (store, room) = (wanted.store.as_deref(), wanted.settings.top_names);
         if self.top_names.as_ref().zip(store).is_some_and(|(top_names, store)| top_names.is(store, room)) {

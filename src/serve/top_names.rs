@@ -172,4 +172,25 @@ mod tests {
         fs::write(&path, "5 a.example\n4 A.EXAMPLE\n1 .\n").unwrap();
         assert_eq!(read(&path).unwrap(), [(name("a.example"), 5), (Name::ROOT, 1)], "each name counts once");
     }
+
+    #[test]
+    fn names_of_any_octets_are_written_and_read_back() {
+        let store = tempfile::tempdir().unwrap();
+        // Each octet as a label of its own, and together with another.
+        let names: Vec<(Name, u32)> = (0..=255u8)
+            .flat_map(|octet| [vec![1, octet, 0], vec![2, b'a', octet, 1, b'b', 0]])
+            .map(|wire| (Name::from_wire(&wire).unwrap(), 16))
+            .collect();
+        let mut top = TopNames::open(store.path(), 1_000);
+        top.save(vec![names.clone()]);
+        let mut read: Vec<Name> =
+            read(&store.path().join(FILE_NAME)).unwrap().into_iter().map(|(name, _)| name).collect();
+        // Capital letters are small ones.
+        let mut wanted: Vec<Name> = names.into_iter().map(|(name, _)| name).collect();
+        let by_wire = |name: &Name| name.as_wire().to_vec();
+        read.sort_by_key(by_wire);
+        wanted.sort_by_key(by_wire);
+        wanted.dedup();
+        assert_eq!(read, wanted);
+    }
 }
