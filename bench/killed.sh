@@ -72,8 +72,15 @@ for turn in $(seq "$kills"); do
     "$corewall" build --config "$work/$next.toml" "${resume[@]}" > "$work/build.log" 2>&1 &
     pid=$!
     sleep "$(moment "$build_ms")"
-    kill -9 "$pid" 2> /dev/null && killed_builds=$((killed_builds + 1)) || ended_builds=$((ended_builds + 1))
-    wait "$pid" 2> /dev/null || true
+    kill -9 "$pid" 2> /dev/null || true
+    code=0
+    wait "$pid" 2> /dev/null || code=$?
+    # Anything but our signal or success is a build that failed by itself.
+    case $code in
+        0) ended_builds=$((ended_builds + 1)) ;;
+        137) killed_builds=$((killed_builds + 1)) ;;
+        *) echo "killed.sh: turn $turn: the build failed" >&2; cat "$work/build.log" >&2; exit 1 ;;
+    esac
     # A build that was through before it was killed has published its list.
     [ "$(readlink "$work/store/current")" = "$before" ] || current=$next
     if ! "$corewall" verify --config "$work/$current.toml" > "$work/verify.log" 2>&1; then
@@ -112,8 +119,11 @@ for turn in $(seq "$kills"); do
 done
 acknowledged=$(wc -l < "$work/rules.names")
 start_server
-target/release/load --server "127.0.0.1:$port" --names "$work/rules.names" --each-once --json > "$work/load.json" ||
+target/release/load --server "127.0.0.1:$port" --names "$work/rules.names" --each-once --json > "$work/load.json" || {
+    # A run that could not be made tells nothing, least of all that nothing was lost.
+    [ $? = 1 ] || exit 2
     lost_rules=$(awk '$1 == "\"wrong\":" || $1 == "\"lost\":" { gsub(/,/, "", $2); sum += $2 } END { print sum }' "$work/load.json")
+}
 kill "$server"; wait "$server" || true; server=
 
 printf '{"kills":%d,"builds_killed":%d,"builds_ended_before":%d,"resumed":%d,"stores_lost":%d,"rules_acknowledged":%d,"rules_lost":%d,%s}\n' \

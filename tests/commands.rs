@@ -247,6 +247,23 @@ fn a_store_whose_filter_is_damaged_is_told_by_check() {
 }
 
 #[test]
+fn live_rules_that_a_server_could_not_start_with_are_told_by_check() {
+    let folder = Folder::new();
+    folder.build(&format!("plain:{}", folder.file("a.txt", "a.example.com\n")), &[]);
+    let config = folder.file("corewall.toml", "store = \"store\"\n");
+    let store = folder.store();
+    assert!(corewall(&["rule", "add", "b.example.com", "--store", &store]).status.success());
+    let output = corewall(&["check", "--config", &config]);
+    assert!(stdout(&output).contains("  1 rules changed by hand\n"), "{}{}", stdout(&output), stderr(&output));
+    let overlay = Path::new(&store).join("overlay.db");
+    std::fs::write(&overlay, "no database").unwrap();
+    let output = corewall(&["check", "--config", &config]);
+    assert_eq!(output.status.code(), Some(2), "{}", stdout(&output));
+    let message = stderr(&output);
+    assert!(message.starts_with(&format!("error: {config}:1: store: {}", overlay.display())), "{message}");
+}
+
+#[test]
 fn the_default_configuration_is_printed_as_it_stands() {
     let output = corewall(&["default-config"]);
     assert_eq!(stdout(&output), corewall::config::DEFAULT_TOML);

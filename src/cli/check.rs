@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use clap::Args;
+use corewall_sharding::overlay::Overlay;
 use corewall_sharding::publish::{Generation, Store};
 
 use super::{ConfigArgument, Failure, print};
@@ -62,7 +63,10 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
 
 /// Opens the store as a server would, and tells what is in it.
 fn summarise(config: &Config, full: bool) -> Result<String, String> {
-    let generation = open(&config.store)?;
+    let store = Store::open(&config.store).map_err(|error| error.to_string())?;
+    let generation = store.current().map_err(|error| error.to_string())?;
+    // A server does not start without the rules that were changed by hand.
+    let live = Overlay::read(&store, generation.manifest.overlay_seq).map_err(|error| error.to_string())?;
     if full {
         generation.verify().map_err(|error| error.to_string())?;
     }
@@ -82,6 +86,9 @@ fn summarise(config: &Config, full: bool) -> Result<String, String> {
         manifest.ip_rewrites,
         manifest.bytes()
     );
+    if !live.is_empty() {
+        let _ = writeln!(text, "  {} rules changed by hand", live.len());
+    }
     if let Some(why) = patterns.recompiled() {
         let _ = writeln!(text, "  patterns are compiled at each start ({why}); build the store again on this machine");
     }
