@@ -21,6 +21,8 @@ use crate::vfs;
 /// KiB of page cache of all connections of one thread together, when files are not mapped; mapped pages need none. The pages that lead to
 /// the others are what matters: measured, 512 KiB a shard are as good as 2 MiB.
 const CACHES_KIB: i64 = 32 << 10;
+/// The same of a thread that reads what is not in memory.
+const WAITING_CACHES_KIB: i64 = 4 << 10;
 /// KiB of one of them at least.
 const CACHE_KIB_MIN: i64 = 128;
 /// KiB of one of them at most.
@@ -56,7 +58,9 @@ impl<'a> Opening<'a> {
 
     /// For the lookups of one thread that has a connection to each of so many shards.
     pub(crate) fn of_many(reads: Reads, shards: u16, decoders: &'a DecoderCache) -> Opening<'a> {
-        let cache_kib = (CACHES_KIB / i64::from(shards.max(1))).clamp(CACHE_KIB_MIN, CACHE_KIB_MAX);
+        // Whoever waits for the disk anyway needs none but for the pages of one lookup.
+        let all_kib = if reads == Reads::Waiting { WAITING_CACHES_KIB } else { CACHES_KIB };
+        let cache_kib = (all_kib / i64::from(shards.max(1))).clamp(CACHE_KIB_MIN, CACHE_KIB_MAX);
         Opening { reads, cache_kib, decoders }
     }
 }
