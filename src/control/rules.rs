@@ -226,7 +226,11 @@ impl LiveRules {
             let message = "too much has changed while the store is being read again; try it when that is done";
             return Err(Refusal::new(RefusalKind::Busy, message));
         }
-        let (update, mut changed) = make(&mut state.book).map_err(NotChanged::refusal)?;
+        let made = make(&mut state.book);
+        if made.is_err() {
+            state.book.forget_prepared();
+        }
+        let (update, mut changed) = made.map_err(NotChanged::refusal)?;
         if let Some(since) = &mut state.since {
             since.add(&update);
         }
@@ -353,6 +357,11 @@ impl Book {
         }));
     }
 
+    /// What was ready to be served has not become durable: no later change may bring it to the workers.
+    fn forget_prepared(&self) {
+        *self.prepared.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// What the workers are to be told of the change that was written; what they know when there was nothing to change.
     fn commit(&self) -> Option<Arc<LiveStep>> {
         let live = self.live.as_ref()?;
@@ -374,7 +383,6 @@ fn open_when_free(store: &Store) -> Result<Overlay, StoreError> {
             opened => break opened?,
         }
     };
-    overlay.verify()?;
     while !overlay.expire(now_s(), RULES_LEAVING_MAX)?.left.is_empty() {}
     Ok(overlay)
 }
