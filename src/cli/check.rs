@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use clap::Args;
+use corewall_sharding::StoreError;
 use corewall_sharding::overlay::Overlay;
 use corewall_sharding::publish::{Generation, Store};
 
@@ -69,6 +70,12 @@ fn summarise(config: &Config, full: bool) -> Result<String, String> {
     let live = Overlay::read(&store, generation.manifest.overlay_seq).map_err(|error| error.to_string())?;
     if full {
         generation.verify().map_err(|error| error.to_string())?;
+        match Overlay::open(&store) {
+            Ok(overlay) => overlay.verify().map_err(|error| error.to_string())?,
+            // A server that holds it has read it.
+            Err(StoreError::OverlayBusy { .. }) => {}
+            Err(error) => return Err(error.to_string()),
+        }
     }
     let rules = RuleBook::new(&generation, &config.settings()).map_err(|error| error.to_string())?;
     generation.open_shards(config.mmap).map_err(|error| error.to_string())?;
