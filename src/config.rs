@@ -141,7 +141,7 @@ impl Default for Config {
             mmap: true,
             filter_placement: FilterPlacement::Mapped,
             store_readers: 2,
-            store_wait_ms_max: 50,
+            store_wait_ms_max: 250,
             on_store_error: OnStoreError::Servfail,
             top_names: 10_000,
             clients_allowed: Vec::new(),

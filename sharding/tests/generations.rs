@@ -106,7 +106,7 @@ fn a_verification_reads_every_byte_and_goes_on_after_a_bad_file() {
     .unwrap();
     assert_eq!((verified.files, verified.bytes, verified.rows, verified.bad.len()), (8, bytes, 4 * 50, 0));
     assert!(summed.is_sorted() && summed.last() == Some(&(bytes, bytes)), "{summed:?}");
-    assert_eq!(sampled, [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]);
+    assert!(sampled.is_sorted() && sampled.last().is_some_and(|(done, of)| done == of), "{sampled:?}");
     let dir = store.generation_dir(1);
     fs::remove_file(dir.join("dns_shard_01.filter")).unwrap();
     fs::write(dir.join("dns_shard_02.db"), "short").unwrap();

@@ -214,7 +214,7 @@ impl Default for Settings {
             chaos: Chaos::default(),
             rebinding: Rebinding::default(),
             on_store_error: OnStoreError::default(),
-            store_wait_ms_max: 50,
+            store_wait_ms_max: 250,
             top_names: 10_000,
         }
     }

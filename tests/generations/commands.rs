@@ -157,6 +157,7 @@ fn prune_keeps_the_current_generation_and_the_one_before() {
         fs::write(dir.join("dns_shard_00.db"), [0; 100]).unwrap();
     }
     fs::write(resumable.join("journal"), "").unwrap();
+    fs::create_dir(resumable.join("generation")).unwrap();
     let numbers = || folder.store().numbers().unwrap();
     let would = folder.json(&["prune", "--keep", "1", "--dry-run"]);
     assert_eq!((&would["kept"], &would["removed"]), (&json!([1, 2]), &json!([3])));
