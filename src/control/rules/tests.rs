@@ -210,3 +210,25 @@ fn what_could_not_be_served_is_not_kept() {
     assert_eq!(bench.on_disk().len(), kept - 1);
     drop(bench.told());
 }
+
+#[test]
+fn what_was_ready_but_could_not_be_written_never_reaches_the_workers() {
+    let bench = Bench::new(&[Ok(())]);
+    bench.add(&["a.example"]).unwrap();
+    let failed = bench.rules.change(&bench.workers, |book| {
+        // As when the disk is full at the end of the transaction, when all has been asked.
+        let mut entry = Overlay::read(&Store::open(bench.dir.path()).unwrap(), 0).unwrap().remove(0);
+        entry.seq = 2;
+        let update = LiveUpdate { entered: vec![Arc::new(entry)], left: vec![1] };
+        let ready = book.live.as_ref().unwrap().prepare(update).unwrap();
+        *book.prepared.lock().unwrap() = Some(ready);
+        Err(NotChanged::Closed("disk full".to_owned()))
+    });
+    assert_eq!(failed.unwrap_err().message, "disk full");
+    // Nothing is found, so nothing changes.
+    assert_eq!(bench.remove("none.example").unwrap().removed, 0);
+    assert_eq!(bench.on_disk(), [1]);
+    for told in bench.told() {
+        assert!(told.iter().all(|&(_, rules, last_seq)| (rules, last_seq) == (1, 1)), "{told:?}");
+    }
+}
