@@ -36,6 +36,8 @@ impl Site {
             ("listen", format!("[{}]", quoted.join(", "))),
             ("store", "\"store\"".to_owned()),
             ("control_socket", "\"control.sock\"".to_owned()),
+            // A machine that runs all tests at once may take long to read a page; what is about this says its own.
+            ("store_wait_ms_max", "10000".to_owned()),
             // As long as an answer is taken at all: a slow test machine is not to be asked twice.
             ("upstream_timeout_ms", "1900".to_owned()),
         ];
