@@ -76,7 +76,7 @@ fn check_tells_which_files_are_missing() {
     let site = site.list_file("absent", "hosts", "");
     check_fails(&site, "path = \"absent\"", &["absent", "No such file", "check the path"]);
     let site = Site::new().option("store", "\"elsewhere\"");
-    check_fails(&site, "store", &["elsewhere", "corewall build"]);
+    check_fails(&site, "store = ", &["elsewhere", "corewall build"]);
     let gone = site.start_as_written(&["check", "--full"]);
     assert_eq!(gone.finish().code, Some(2));
     std::fs::remove_file(site.path("corewall.toml")).unwrap();
