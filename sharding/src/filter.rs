@@ -195,7 +195,9 @@ impl Filter {
         let third = first.wrapping_add(segment).wrapping_add(segment) ^ (hash as u32 & mask);
         let (places, fingerprints) = ([first, second, third], self.fingerprints());
         for place in places {
-            prefetch(fingerprints, self.byte_of(place));
+            if let Some(byte) = fingerprints.get(self.byte_of(place)) {
+                prefetch(byte);
+            }
         }
         let fingerprint = (hash ^ (hash >> 32)) as u16;
         Probe { filter: self, places, fingerprint: if self.is_wide { fingerprint } else { fingerprint & 0xff } }
@@ -356,18 +358,17 @@ fn mix(mut hash: u64) -> u64 {
     hash ^ hash >> 33
 }
 
-/// Has a byte's cache line fetched; a hint, without effect where there is no such instruction.
-#[inline]
-fn prefetch(bytes: &[u8], at: usize) {
+/// Has the processor fetch the cache line in which `place` begins, without waiting for it.
+pub fn prefetch<T>(place: &T) {
     #[cfg(target_arch = "x86_64")]
-    if let Some(byte) = bytes.get(at) {
+    {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: the instruction belongs to every x86-64 processor, changes nothing that a program can see, and is given the
-        // address of a byte that is there.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(byte).cast()) };
+        // address of something that is there.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(place).cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (bytes, at);
+    let _ = place;
 }
 
 /// xxh3-64 of the header without its checksum, then the fingerprints.

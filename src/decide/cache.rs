@@ -11,12 +11,13 @@ mod chunks;
 mod cuts;
 mod entry;
 mod flush;
+mod index;
 mod key;
 mod queue;
 mod saved;
 
 use ahash::RandomState;
-use hashbrown::HashTable;
+use corewall_sharding::filter::prefetch;
 
 pub use self::entry::{EntryHead, EntryId, Freshness, Origin, Terms};
 pub use self::flush::{Flush, FlushCursor, FlushProgress};
@@ -27,6 +28,7 @@ pub use self::saved::{SavedCache, SavedEntry};
 use self::chunks::{Chunk, Chunks, NONE, chunks_for};
 use self::cuts::{CUT_BYTES_PER_ENTRY, Cuts};
 use self::entry::Meta;
+use self::index::{INDEX_BYTES_PER_ENTRY, Index};
 use self::key::StoredKey;
 use self::queue::Queue;
 use super::question::Question;
@@ -40,9 +42,8 @@ const _: () = assert!(CACHE_ENTRY_RECORDS_MAX <= u16::MAX as usize, "`answers` a
 /// The cache of one worker: memory fixed at start, what is not in use goes first.
 pub struct Cache {
     hashing: RandomState,
-    /// First chunks by key. Of twice the capacity that is ever used, so that hashbrown, should it run out of never
-    /// used places, tidies up in place and does not grow.
-    index: HashTable<u32>,
+    /// First chunks by key.
+    index: Index,
     cuts: Cuts,
     chunks: Chunks,
     metas: Vec<Meta>,
@@ -56,10 +57,10 @@ impl Cache {
     pub fn new(bytes: usize, eviction: Eviction, hash_seeds: [u64; 4]) -> Self {
         const CHUNK_COST: usize = size_of::<Chunk>() + size_of::<Meta>() + INDEX_BYTES_PER_ENTRY + CUT_BYTES_PER_ENTRY;
         let chunk_count = (bytes / CHUNK_COST).clamp(chunks_for(ENTRY_OCTETS_MAX), NONE as usize - 1);
-        let index = HashTable::with_capacity(2 * chunk_count);
+        let index = Index::new(chunk_count);
         let cuts = Cuts::new(chunk_count);
         let [a, b, c, d] = hash_seeds;
-        let bytes = chunk_count * (size_of::<Chunk>() + size_of::<Meta>()) + index.allocation_size() + cuts.bytes();
+        let bytes = chunk_count * (size_of::<Chunk>() + size_of::<Meta>()) + index.bytes() + cuts.bytes();
         Self {
             hashing: RandomState::with_seeds(a, b, c, d),
             index,
@@ -83,6 +84,40 @@ impl Cache {
             (entry, Freshness::Fresh | Freshness::Due) => Some(entry),
             (_, Freshness::Stale { .. }) => None,
         }
+    }
+
+    /// The hash of a key, for the three functions below. On the hot path.
+    pub fn hash(&self, key: &CacheKey<'_>) -> KeyHash {
+        KeyHash(key.fixed().hash(&self.hashing, key.name.as_wire()))
+    }
+
+    /// Has the processor fetch where the entry of this hash is noted. On the hot path.
+    pub fn prefetch_place(&self, hash: KeyHash) {
+        self.index.prefetch(hash.0);
+    }
+
+    /// Has the processor fetch the entry that seems to be the one of this hash; false when there is none for sure. On the hot
+    /// path.
+    pub fn prefetch_entry(&self, hash: KeyHash) -> bool {
+        let Some(first) = self.index.candidate(hash.0) else { return self.index.may_hold(hash.0) };
+        if let Some(meta) = self.metas.get(first as usize) {
+            prefetch(meta);
+        }
+        self.chunks.prefetch(first);
+        true
+    }
+
+    /// The entry of a key and its hash that is fresh, not due, and judged under `rules`: one that can be served as it is. Marks
+    /// it as used; any other is left alone. Hot path: no allocation, no panic.
+    pub fn find_good(&mut self, key: &CacheKey<'_>, hash: KeyHash, rules: u64, now: Now) -> Option<EntryId> {
+        let first = self.seek_hashed(key, hash)?;
+        let meta = self.metas.get(first as usize)?;
+        let age_s = meta.head.age_s(now);
+        let is_good = meta.head.rules == rules && age_s < meta.head.ttl_s && age_s < meta.refresh_from_s;
+        is_good.then(|| {
+            self.touch(first);
+            EntryId(first)
+        })
     }
 
     /// The entry for a question, and how old it is; marks it as used while it is fresh. One that is good for nothing any more
@@ -183,8 +218,7 @@ impl Cache {
             };
         }
         self.link_newest(first);
-        let Self { hashing, index, chunks, metas, .. } = self;
-        index.insert_unique(fixed.hash(hashing, name), first, |held| stored_hash(hashing, chunks, metas, *held));
+        self.index.insert(fixed.hash(&self.hashing, name), first);
         true
     }
 
@@ -304,26 +338,26 @@ impl Cache {
     }
 
     fn seek(&self, key: &CacheKey<'_>) -> Option<u32> {
+        self.seek_hashed(key, self.hash(key))
+    }
+
+    fn seek_hashed(&self, key: &CacheKey<'_>, hash: KeyHash) -> Option<u32> {
         let (fixed, name) = (key.fixed(), key.name.as_wire());
-        let hash = fixed.hash(&self.hashing, name);
         let octets = fixed.octets();
         let octets = octets.get(..fixed.bytes()).unwrap_or_default();
-        let is_equal = |first: &u32| {
-            let mut stored = self.chunks.pieces(*first);
+        self.index.find(hash.0, |first| {
+            let mut stored = self.chunks.pieces(first);
             let names_agree =
-                self.metas.get(*first as usize).map(|meta| usize::from(meta.name_bytes)) == Some(name.len());
+                self.metas.get(first as usize).map(|meta| usize::from(meta.name_bytes)) == Some(name.len());
             names_agree && stored.starts_with(octets) && stored.starts_with(name)
-        };
-        self.index.find(hash, is_equal).copied()
+        })
     }
 
     /// Takes an entry out of index and queue and frees its chunks.
     fn drop_entry(&mut self, first: u32) {
         self.forget_cut(first);
         let hash = stored_hash(&self.hashing, &self.chunks, &self.metas, first);
-        if let Ok(place) = self.index.find_entry(hash, |held| *held == first) {
-            place.remove();
-        }
+        self.index.remove(hash, first);
         let Some(meta) = self.metas.get_mut(first as usize) else { return };
         meta.name_bytes = 0;
         self.unlink(first);
@@ -339,6 +373,10 @@ enum Ttls {
     /// This one.
     All(u32),
 }
+
+/// The hash of a [`CacheKey`] under the key of one cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyHash(u64);
 
 /// How full a cache is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -356,10 +394,6 @@ const ENTRY_OCTETS_MAX: usize = key::FIXED_BYTES_MAX
     + corewall_sharding::name::NAME_BYTES_MAX
     + 2 * CACHE_ENTRY_RECORDS_MAX
     + CACHE_ENTRY_BYTES_MAX;
-/// Octets of index for each chunk: hashbrown takes 5 for each place, fills 7 of 8, rounds up to a power of two, and has two
-/// for each entry here. Reckoned at the rounding's worst, so that the whole stays within what was allowed.
-const INDEX_BYTES_PER_ENTRY: usize = 23;
-
 /// The hash of a stored entry's key.
 fn stored_hash(hashing: &RandomState, chunks: &Chunks, metas: &[Meta], first: u32) -> u64 {
     let name_bytes = metas.get(first as usize).map_or(0, |meta| usize::from(meta.name_bytes));

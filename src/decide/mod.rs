@@ -16,6 +16,7 @@
 
 // In the order of a query's life.
 pub mod step;
+pub mod arrivals;
 pub mod question;
 pub mod chaos;
 pub mod client;
@@ -77,6 +78,7 @@ pub use self::step::{
 };
 
 use self::answer::Answer;
+use self::arrivals::Arrivals;
 use self::block::Blocked;
 use self::cache::Cache;
 use self::chain::push_links;
@@ -88,7 +90,7 @@ use self::filter::Lookup;
 use self::kept::KeptAnswers;
 use self::pattern::Matches;
 use self::query::{AliasAsked, Link, Queries, Stage, Subject};
-use self::question::{Question, Rejection};
+use self::question::Question;
 use self::quota::Quota;
 use self::reply::Body;
 use self::resolve::Resolver;
@@ -132,6 +134,7 @@ pub struct Core {
     top_names: TopNames,
     /// What a client over TCP is told that asks how long its connection may be idle, in units of 100 ms.
     keepalive: u16,
+    arrivals: Arrivals,
     // Scratch, used within one event and never across two.
     lookup: Lookup,
     answer: Answer,
@@ -166,6 +169,7 @@ impl Core {
             trusted_groups: Vec::new(),
             top_names: TopNames::new(Chance::new(seed.map(|octet| !octet)).seeds()),
             keepalive: 0,
+            arrivals: Arrivals::new(),
             lookup: Lookup::new(),
             answer: Answer::new(),
             body: Body::new(),
@@ -224,44 +228,11 @@ impl Core {
         self.keepalive = units;
     }
 
-    /// Stages 1 and 2: takes a message in. `out` holds [`crate::limits::UDP_PAYLOAD_BYTES_MAX`] bytes for UDP and
-    /// [`crate::limits::MESSAGE_BYTES_MAX`] for TCP. On the hot path.
+    /// Stages 1 to 3 and what follows, for a message that comes alone. `out` holds [`crate::limits::UDP_PAYLOAD_BYTES_MAX`]
+    /// bytes for UDP and [`crate::limits::MESSAGE_BYTES_MAX`] for TCP. On the hot path.
     pub fn on_datagram(&mut self, now: Now, from: Origin, datagram: &[u8], out: &mut [u8]) -> Step {
-        self.counters.received.add(1);
-        if from.client.port() == 0 {
-            return self.drop_unbegun(DropReason::Unanswerable);
-        }
-        self.shared = None;
-        let Some((ticket, query)) = self.queries.begin(from) else { return lost() };
-        query.rules = self.rules_stamp;
-        match question::parse(datagram, from.transport, &mut query.question) {
-            Ok(()) => {}
-            Err(Rejection::Chaos) => {
-                self.answer_options(now, ticket);
-                return self.answer_chaos(ticket, out);
-            }
-            Err(rejection) => {
-                self.queries.end(ticket);
-                return self.reject(from, rejection, datagram, out);
-            }
-        }
-        if query.question.cookie.is_some() || query.question.keepalive.is_some() {
-            self.answer_options(now, ticket);
-        }
-        let Some(query) = self.queries.get_mut(ticket) else { return lost() };
-        match client::admit(&self.settings, from.client.ip()) {
-            Some(policy) => {
-                query.policy = policy;
-                query.is_singled_out = self.rules.singles_out(policy, from.client.ip());
-                query.is_private = query.is_singled_out;
-            }
-            None => {
-                self.counters.refused_clients.add(1);
-                return self.fail(now, ticket, rcode::REFUSED, Failure::ClientNotAllowed, out);
-            }
-        }
-        self.top_names.hear(&query.question.name);
-        self.recall(now, ticket, out)
+        self.hear(now, 0, from, datagram);
+        self.answer(now, 0, datagram, out)
     }
 
     /// The names asked for most, with the questions for each that are estimated; after it each count is a bit less, so that
@@ -270,17 +241,6 @@ impl Core {
         let names = self.top_names.each().map(|(name, asked)| (*name, asked)).collect();
         self.top_names.decay();
         names
-    }
-
-    /// Puts in what the reply says to the client's options: a cookie (RFC 7873 §5.2), how long its connection may be idle (RFC
-    /// 7828 §3.3.1).
-    fn answer_options(&mut self, now: Now, ticket: Ticket) {
-        let unix_s = self.unix_s_at_zero.wrapping_add(now.seconds_since(Now(0)));
-        let Some(query) = self.queries.get_mut(ticket) else { return };
-        let (client, secret) = (query.origin.client.ip(), self.settings.client_cookies.as_ref());
-        let question = &mut query.question;
-        question.cookie = question.cookie.and_then(|asked| Some(secret?.answer(&asked, client, unix_s)));
-        question.keepalive = question.keepalive.map(|_| self.keepalive);
     }
 
     /// Stage 4: records of our own for the name that is to be resolved.

@@ -269,15 +269,7 @@ impl Query {
 
     /// The same for another name of its chain.
     pub fn cache_key_of<'a>(&self, name: &'a Name) -> CacheKey<'a> {
-        CacheKey {
-            policy: self.policy,
-            name,
-            qtype: self.question.qtype,
-            qclass: self.question.qclass,
-            dnssec_ok: self.question.dnssec_ok(),
-            checking_disabled: self.question.checking_disabled,
-            subnet: 0,
-        }
+        CacheKey { name, ..CacheKey::of(&self.question, self.policy) }
     }
 
     /// What the rules are asked about `name`.

@@ -58,13 +58,13 @@ pub struct Question {
     pub qclass: u16,
     /// The OPT record, when there is one.
     pub edns: Option<Edns>,
-    /// The COOKIE option (RFC 7873). The server's part is what the client sent, until [`super::Core::on_datagram`] has put in
+    /// The COOKIE option (RFC 7873). The server's part is what the client sent, until [`super::Core::hear`] has put in
     /// what the reply is to give; the reply has a cookie exactly when there is one here.
     pub cookie: Option<Cookie>,
     /// The client subnet option (RFC 7871).
     pub subnet: Option<ClientSubnet>,
     /// The client asked over TCP how long its connection may be idle (RFC 7828): that time in units of 100 ms, once
-    /// [`super::Core::on_datagram`] has put it in, for the reply to tell.
+    /// [`super::Core::hear`] has put it in, for the reply to tell.
     pub keepalive: Option<u16>,
 }
 
@@ -115,6 +115,20 @@ impl Question {
         subnet: None,
         keepalive: None,
     };
+
+    /// Becomes equal to `other`. Copies what is in use, not the rest of the buffers. On the hot path.
+    pub fn copy_from(&mut self, other: &Question) {
+        let Question { id, recursion_desired, checking_disabled, authentic_data, ref name, ref asked, .. } = *other;
+        (self.id, self.recursion_desired, self.checking_disabled) = (id, recursion_desired, checking_disabled);
+        (self.authentic_data, self.name) = (authentic_data, *name);
+        let bytes = name.as_wire().len();
+        if let (Some(to), Some(from)) = (self.asked.get_mut(..bytes), asked.get(..bytes)) {
+            to.copy_from_slice(from);
+        }
+        let Question { qtype, qclass, edns, cookie, subnet, keepalive, .. } = *other;
+        (self.qtype, self.qclass, self.edns, self.cookie) = (qtype, qclass, edns, cookie);
+        (self.subnet, self.keepalive) = (subnet, keepalive);
+    }
 
     /// DO, false without EDNS.
     pub fn dnssec_ok(&self) -> bool {

@@ -6,8 +6,9 @@
 
 use super::cache::{self, CacheKey, EntryHead, Freshness, Origin, SavedCache};
 use super::query::Query;
+use super::question::Question;
 use super::settings::PolicyId;
-use super::step::{Now, Step, Ticket};
+use super::step::{Now, Step, Ticket, Transport};
 use super::upstream::{GroupId, NO_SERVERS};
 use super::why::{Failure, ede_text};
 use super::wire::{rcode, rtype};
@@ -52,6 +53,19 @@ impl Core {
             self.begin_refresh(now, ticket, entry);
         }
         let Some(query) = self.queries.get(ticket) else { return lost() };
+        let bytes = self.write_from_cache(now, entry, &query.question, query.origin.transport, out);
+        self.reply(ticket, bytes)
+    }
+
+    /// Writes the reply that an entry is, and counts it. On the hot path.
+    pub(super) fn write_from_cache(
+        &self,
+        now: Now,
+        entry: cache::EntryId,
+        question: &Question,
+        transport: Transport,
+        out: &mut [u8],
+    ) -> usize {
         self.counters.cache_hits.add(1);
         let head = self.cache.head(entry);
         if head.is_some_and(|head| head.rcode == rcode::SERVFAIL) {
@@ -59,8 +73,7 @@ impl Core {
         }
         let ede = head.and_then(|head| head.ede);
         let text = ede.map_or("", |(_, text)| ede_text(&self.settings, &self.rules, text));
-        let bytes = self.cache.write_reply(entry, now, &query.question, query.origin.transport, text, out);
-        self.reply(ticket, bytes)
+        self.cache.write_reply(entry, now, question, transport, text, out)
     }
 
     /// Stage 8: the name is not blocked: from the cache after all, or from upstream.

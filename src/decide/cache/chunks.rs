@@ -2,6 +2,8 @@
 //!
 //! Invariant: every chunk is either in the chain of one entry or in the list of free ones.
 
+use corewall_sharding::filter::prefetch;
+
 use crate::limits::CACHE_CHUNK_BYTES;
 
 /// No chunk.
@@ -50,6 +52,14 @@ impl Chunks {
     /// Chunks that are free.
     pub(super) fn free_count(&self) -> usize {
         self.free_count
+    }
+
+    /// Has the processor fetch a chunk: both of its cache lines. On the hot path.
+    pub(super) fn prefetch(&self, chunk: u32) {
+        if let Some(chunk) = self.all.get(chunk as usize) {
+            prefetch(chunk);
+            prefetch(&chunk.next);
+        }
     }
 
     /// Writes `parts` one behind the other into free chunks, of which there are enough, and gives the first one.

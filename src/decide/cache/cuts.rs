@@ -42,7 +42,7 @@ impl Cuts {
     }
 }
 
-/// Octets of this index for each chunk: as `INDEX_BYTES_PER_ENTRY`, with one place for each.
+/// Octets of this index for each chunk: hashbrown takes 5 for each place, fills 7 of 8, and rounds up to a power of two.
 pub(super) const CUT_BYTES_PER_ENTRY: usize = 12;
 
 fn cut_hash(hashing: &RandomState, fixed: Fixed, group: GroupId, name: &[u8]) -> u64 {

@@ -5,6 +5,7 @@ use corewall_sharding::name::{NAME_BYTES_MAX, Name};
 use std::hash::{BuildHasher, Hasher};
 
 use super::chunks::Pieces;
+use crate::decide::question::Question;
 use crate::decide::settings::PolicyId;
 
 /// What makes two questions equal for the cache: never the raw EDNS bytes.
@@ -37,7 +38,13 @@ const CHECKING_DISABLED: u64 = 1 << 48;
 /// The subnet's number follows.
 const HAS_SUBNET: u64 = 1 << 50;
 
-impl CacheKey<'_> {
+impl<'a> CacheKey<'a> {
+    /// Of the answer to this question under a policy, for all clients of it.
+    pub fn of(question: &'a Question, policy: PolicyId) -> Self {
+        let Question { ref name, qtype, qclass, checking_disabled, .. } = *question;
+        Self { policy, name, qtype, qclass, dnssec_ok: question.dnssec_ok(), checking_disabled, subnet: 0 }
+    }
+
     /// As it is stored: nearly all answers are for everybody, and do not pay for a subnet.
     pub(super) fn fixed(&self) -> Fixed {
         let flag = |is_set: bool, bit: u64| if is_set { bit } else { 0 };

@@ -46,7 +46,7 @@ fn check(cache: &Cache) {
         let meta = &cache.metas[at as usize];
         assert!(meta.name_bytes > 0 && meta.older == older);
         let hash = stored_hash(&cache.hashing, &cache.chunks, &cache.metas, at);
-        assert!(cache.index.find(hash, |held| *held == at).is_some());
+        assert!(cache.index.find(hash, |held| held == at).is_some());
         chunks += cache.chunks.chain_length(at);
         entries += 1;
         (older, at) = (at, meta.newer);
@@ -241,7 +241,7 @@ fn one_eviction_looks_at_a_bounded_number_of_entries() {
 fn memory_stays_as_it_was_taken_however_much_is_kept() {
     for allowed in [100_000, 1_000_000, 3_000_000] {
         let mut cache = Cache::new(allowed, Eviction::Sieve, [5, 6, 7, 8]);
-        let (bytes, index_bytes) = (cache.bytes(), cache.index.allocation_size());
+        let (bytes, index_bytes) = (cache.bytes(), cache.index.bytes());
         assert!(bytes <= allowed && bytes > allowed / 2, "{bytes} of {allowed}");
         let mut random = 1u64;
         let mut answers = Vec::new();
@@ -267,7 +267,7 @@ fn memory_stays_as_it_was_taken_however_much_is_kept() {
             }
         }
         check(&cache);
-        assert_eq!((cache.bytes(), cache.index.allocation_size()), (bytes, index_bytes));
+        assert_eq!((cache.bytes(), cache.index.bytes()), (bytes, index_bytes));
     }
 }
 
