@@ -157,7 +157,7 @@ impl Default for Config {
             chaos_id: String::new(),
             rebinding_protection: false,
             rebinding_exceptions: Vec::new(),
-            wait: Wait::Sleep,
+            wait: Wait::Adaptive,
             log: LogLevel::Info,
             upstream_timeout_ms: 600,
             upstream: Upstreams::default(),

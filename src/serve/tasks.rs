@@ -28,10 +28,10 @@ use super::reload::{Order, Orders};
 use super::turn::{TURN_US, turn};
 use super::udp::ReceiveBatch;
 use super::upstream::carry::carry;
-use super::wait::{Wait, watch};
+use super::wait::{Rhythm, Wait, watch};
 use super::worker::{ConnectUpstream, Worker};
 use crate::decide::cache::{Flush, FlushCursor};
-use crate::limits::{NAP_MS_MAX, STOP_MS_MAX, TCP_ACCEPTS_IN_A_ROW_MAX, TCP_QUERIES_IN_A_ROW_MAX, TCP_READ_BYTES};
+use crate::limits::{STOP_MS_MAX, TCP_ACCEPTS_IN_A_ROW_MAX, TCP_QUERIES_IN_A_ROW_MAX, TCP_READ_BYTES};
 
 /// A worker that its tasks share. Only one of them runs at a time.
 pub type Shared = Rc<RefCell<Worker>>;
@@ -63,14 +63,18 @@ pub fn spawn_all(worker: &Shared, listeners: Vec<TcpListener>, orders: Orders) -
 pub async fn run(worker: Shared, wait: Wait) {
     let mut receive = ReceiveBatch::new();
     let park = worker.borrow().park();
-    let nap_ms = if wait == Wait::Spin { 0 } else { NAP_MS_MAX };
     let mut stop_at = None;
-    let (mut turned, mut is_quiet) = (worker.borrow().now(), true);
+    let mut now = worker.borrow().now();
+    let (mut turned, mut is_quiet, mut rhythm) = (now, true, Rhythm::new(wait, now));
     loop {
-        let round = worker.borrow_mut().round(&mut receive, nap_ms);
+        let round = worker.borrow_mut().round(&mut receive, rhythm.may_sleep(now));
+        let found = now;
+        now = worker.borrow().now();
+        if round.was_busy {
+            rhythm.beat(found, now);
+        }
         if worker.borrow().is_stopping() {
             let mut worker = worker.borrow_mut();
-            let now = worker.now();
             let stop_at = *stop_at.get_or_insert(now.plus_us(STOP_MS_MAX * 1_000));
             let is_over = !round.was_busy && worker.is_settled() && worker.connections().all_settled();
             if is_over || now >= stop_at {
@@ -78,15 +82,16 @@ pub async fn run(worker: Shared, wait: Wait) {
             }
         }
         is_quiet &= !round.was_busy;
-        if !round.is_others_turn && worker.borrow().now() < turned.plus_us(TURN_US) {
+        if !round.is_others_turn && now < turned.plus_us(TURN_US) {
             continue;
         }
-        let asleep = if wait == Wait::Sleep && is_quiet { worker.borrow_mut().may_park() } else { None };
+        let asleep = if wait != Wait::Spin && is_quiet { worker.borrow_mut().may_park() } else { None };
         match asleep {
             Some(asleep) => park.sleep(asleep).await,
             None => turn().await,
         }
-        (turned, is_quiet) = (worker.borrow().now(), true);
+        now = worker.borrow().now();
+        (turned, is_quiet) = (now, true);
         worker.borrow_mut().others_had_their_turn();
     }
 }

@@ -21,6 +21,8 @@ use super::kernel;
 use crate::decide::{Origin, Transport};
 use crate::limits::{BATCH_DATAGRAMS, DATAGRAM_BYTES_MAX, UDP_PAYLOAD_BYTES_MAX, UDP_RECEIVE_BUFFER_BYTES};
 
+/// Bytes of a cache line of the processors that there are.
+const CACHE_LINE_BYTES: usize = 64;
 /// Bytes for one control message with the larger packet information, that of IPv6.
 const CONTROL_BYTES: usize = 64;
 const _: () = {
@@ -73,11 +75,22 @@ pub struct Received<'a> {
 struct Messages {
     buffers: Box<[u8]>,
     buffer_bytes: usize,
-    addresses: Box<[libc::sockaddr_storage]>,
+    /// From one buffer to the next.
+    stride: usize,
+    addresses: Box<[AddressStorage]>,
     controls: Box<[Control]>,
     vectors: Box<[libc::iovec]>,
     headers: Box<[libc::mmsghdr]>,
 }
+
+/// Room for an address of either family: the larger one, for both begin with the family. `sockaddr_storage` is four times as large,
+/// and a batch of those does not fit the processor's first cache beside all else.
+type AddressStorage = libc::sockaddr_in6;
+const _: () = assert!(
+    size_of::<libc::sockaddr_in>() <= size_of::<AddressStorage>()
+        && align_of::<libc::sockaddr_in>() <= align_of::<AddressStorage>(),
+    "an IPv4 address fits"
+);
 
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
@@ -88,9 +101,13 @@ impl Messages {
         // SAFETY: these C structs are valid when zeroed: null pointers with zero lengths.
         let (address, header) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
         let vector = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
+        // An odd number of cache lines: the beginnings of buffers a page apart would all compete for the same few places of
+        // the processor's first cache.
+        let stride = (buffer_bytes.div_ceil(CACHE_LINE_BYTES) | 1) * CACHE_LINE_BYTES;
         Self {
-            buffers: vec![0; buffer_bytes * BATCH_DATAGRAMS].into(),
+            buffers: vec![0; stride * BATCH_DATAGRAMS].into(),
             buffer_bytes,
+            stride,
             addresses: vec![address; BATCH_DATAGRAMS].into(),
             controls: vec![Control([0; CONTROL_BYTES]); BATCH_DATAGRAMS].into(),
             vectors: vec![vector; BATCH_DATAGRAMS].into(),
@@ -99,11 +116,13 @@ impl Messages {
     }
 
     fn buffer(&self, index: usize) -> &[u8] {
-        self.buffers.get(index * self.buffer_bytes..(index + 1) * self.buffer_bytes).unwrap_or_default()
+        let start = index * self.stride;
+        self.buffers.get(start..start + self.buffer_bytes).unwrap_or_default()
     }
 
     fn buffer_mut(&mut self, index: usize) -> &mut [u8] {
-        self.buffers.get_mut(index * self.buffer_bytes..(index + 1) * self.buffer_bytes).unwrap_or_default()
+        let start = index * self.stride;
+        self.buffers.get_mut(start..start + self.buffer_bytes).unwrap_or_default()
     }
 
     /// Points header `index` at its buffer, address and control message, of these lengths.
@@ -135,18 +154,25 @@ pub struct ReceiveBatch {
     messages: Messages,
     /// Headers that are not pointed at their buffers, or that the kernel has written to since.
     used: usize,
+    /// The others have room for packet information.
+    has_packet_info: bool,
 }
 
 impl ReceiveBatch {
     /// Takes all memory; one batch serves any number of sockets.
     pub fn new() -> Self {
-        Self { messages: Messages::new(DATAGRAM_BYTES_MAX), used: BATCH_DATAGRAMS }
+        Self { messages: Messages::new(DATAGRAM_BYTES_MAX), used: BATCH_DATAGRAMS, has_packet_info: false }
     }
 
-    /// Receives what is there, up to [`BATCH_DATAGRAMS`]; 0 when nothing is. On the hot path.
-    pub fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+    /// Receives what is there, up to [`BATCH_DATAGRAMS`]; 0 when nothing is. `has_packet_info` is whether the socket tells which
+    /// address was asked. On the hot path.
+    pub fn receive(&mut self, socket: &UdpSocket, has_packet_info: bool) -> io::Result<usize> {
+        if self.has_packet_info != has_packet_info {
+            (self.has_packet_info, self.used) = (has_packet_info, BATCH_DATAGRAMS);
+        }
+        let control_bytes = if has_packet_info { CONTROL_BYTES } else { 0 };
         for index in 0..self.used {
-            self.messages.point(index, DATAGRAM_BYTES_MAX, size_of::<libc::sockaddr_storage>(), CONTROL_BYTES);
+            self.messages.point(index, DATAGRAM_BYTES_MAX, size_of::<AddressStorage>(), control_bytes);
         }
         self.used = 0;
         // SAFETY: the loop above has, in this call or an earlier one, pointed every header at memory that `messages` owns and
@@ -170,6 +196,13 @@ impl ReceiveBatch {
             error if error.kind() == io::ErrorKind::Interrupted => Ok(0),
             error => Err(error),
         }
+    }
+
+    /// The octets of a datagram of the last [`Self::receive`], as [`Self::datagram`] gives them.
+    pub fn octets(&self, index: usize) -> Option<&[u8]> {
+        let header = self.messages.headers.get(..self.used)?.get(index)?;
+        socket_address(self.messages.addresses.get(index)?)?;
+        self.messages.buffer(index).get(..header.msg_len as usize)
     }
 
     /// A datagram of the last [`Self::receive`]; none past its count, or when its sender has no IP address. `token` comes
@@ -291,12 +324,12 @@ impl Default for SendBatch {
 }
 
 /// The address that the kernel wrote; none for other families.
-fn socket_address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
-    let storage: *const libc::sockaddr_storage = storage;
-    // SAFETY: sockaddr_storage is larger than and as aligned as both; the family, set by the kernel, tells which it is, and
-    // every bit pattern is valid for either.
+fn socket_address(storage: &AddressStorage) -> Option<SocketAddr> {
+    let storage: *const AddressStorage = storage;
+    // SAFETY: the storage has room and alignment for both; the family, set by the kernel, tells which it is, and every bit
+    // pattern is valid for either.
     unsafe {
-        match libc::c_int::from((*storage).ss_family) {
+        match libc::c_int::from((*storage).sin6_family) {
             libc::AF_INET => {
                 let address = &*storage.cast::<libc::sockaddr_in>();
                 let ip = Ipv4Addr::from(address.sin_addr.s_addr.to_ne_bytes());
@@ -314,8 +347,8 @@ fn socket_address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
 }
 
 /// Writes an address for the kernel and returns its length.
-fn write_socket_address(storage: &mut libc::sockaddr_storage, address: SocketAddr) -> usize {
-    let storage: *mut libc::sockaddr_storage = storage;
+fn write_socket_address(storage: &mut AddressStorage, address: SocketAddr) -> usize {
+    let storage: *mut AddressStorage = storage;
     match address {
         SocketAddr::V4(address) => {
             let value = libc::sockaddr_in {
@@ -324,7 +357,7 @@ fn write_socket_address(storage: &mut libc::sockaddr_storage, address: SocketAdd
                 sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
                 sin_zero: [0; 8],
             };
-            // SAFETY: sockaddr_storage is larger than and as aligned as sockaddr_in.
+            // SAFETY: the storage has room and alignment for it.
             unsafe { storage.cast::<libc::sockaddr_in>().write(value) };
             size_of::<libc::sockaddr_in>()
         }
@@ -336,7 +369,7 @@ fn write_socket_address(storage: &mut libc::sockaddr_storage, address: SocketAdd
                 sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
                 sin6_scope_id: address.scope_id(),
             };
-            // SAFETY: sockaddr_storage is larger than and as aligned as sockaddr_in6.
+            // SAFETY: the storage is one.
             unsafe { storage.cast::<libc::sockaddr_in6>().write(value) };
             size_of::<libc::sockaddr_in6>()
         }
@@ -419,7 +452,7 @@ mod tests {
         let mut send = SendBatch::new();
         let mut answered = 0;
         while answered < queries.len() {
-            let count = receive.receive(&socket).unwrap();
+            let count = receive.receive(&socket, true).unwrap();
             for index in 0..count {
                 let received = receive.datagram(index, 3).unwrap();
                 assert_eq!(received.from.token, 3);
@@ -465,12 +498,12 @@ mod tests {
         for size in sizes {
             client.send_to(&vec![7; size], socket.local_addr().unwrap()).unwrap();
         }
-        assert_eq!(receive.receive(&socket).unwrap(), sizes.len());
+        assert_eq!(receive.receive(&socket, false).unwrap(), sizes.len());
         let seen: Vec<_> = (0..sizes.len()).map(|index| receive.datagram(index, 0).unwrap()).collect();
         assert_eq!(seen.iter().map(|seen| seen.bytes.len()).collect::<Vec<_>>(), [0, 4_096, 4_096, 12]);
         assert_eq!(seen.iter().map(|seen| seen.is_cut).collect::<Vec<_>>(), [false, false, true, false]);
         assert_eq!(receive.datagram(sizes.len(), 0), None);
-        assert_eq!(receive.receive(&socket).unwrap(), 0);
+        assert_eq!(receive.receive(&socket, false).unwrap(), 0);
     }
 
     #[test]

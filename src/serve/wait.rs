@@ -1,11 +1,13 @@
 //! How a worker waits when nothing is there to be done.
 //!
-//! In two steps, because the cheapest wait and the one that lets the executor's other tasks run are not the same:
+//! In three steps, because the quickest wait, the cheapest one, and the one that lets the executor's other tasks run are not the
+//! same:
 //!
-//! 1. It **naps** in one `epoll_wait` over all of its sockets, at most [`NAP_MS_MAX`](crate::limits::NAP_MS_MAX): under
-//!    traffic a batch costs three system calls (wait, receive, send). While it naps no other task of the executor runs, but their sockets are among
+//! 0. It **spins**: looks at its listening sockets again at once, as long as the next batch will soon be there ([`Rhythm`]).
+//! 1. It **naps** in one `poll` over its listening sockets and the epoll instance that has all others, at most
+//!    [`NAP_MS_MAX`](crate::limits::NAP_MS_MAX): under traffic a batch costs three system calls (wait, receive, send). While it naps no other task of the executor runs, but their sockets are among
 //!    those waited for, so their traffic ends the nap at once.
-//!    A nap's end is an alarm among the sockets and not a time limit of `epoll_wait`: it is set once and outlives the naps that
+//!    A nap's end is an alarm among the sockets and not a time limit of the call: it is set once and outlives the naps that
 //!    traffic ends, while each limit sets the processor's timer anew, twice; on a virtual machine that more than doubled the
 //!    cost of an answer with one question open (20 us against 9 us).
 //! 2. When a nap passes quietly, no upstream is asked and nothing is due soon, it **parks**: small tasks peek at the listening
@@ -37,6 +39,8 @@ use glommio::timer::{Timer, sleep};
 use serde::{Deserialize, Serialize};
 
 use super::kernel::adopt;
+use crate::decide::Now;
+use crate::limits::{GAP_US_MAX, SPIN_US_MAX};
 
 /// Before a socket is watched again after that has failed: the most that its next datagram may wait then.
 const WATCH_PAUSE: Duration = Duration::from_millis(10);
@@ -45,18 +49,61 @@ const WATCH_PAUSE: Duration = Duration::from_millis(10);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Wait {
-    /// Sleeps: an idle server takes no CPU time.
+    /// Looks again while batches come in quick succession, and sleeps otherwise: see [`Rhythm`].
     #[default]
-    Sleep,
+    Adaptive,
     /// Looks again and again: lowest latency, a core of its own, always at 100 %.
     Spin,
+    /// Sleeps at once: least CPU time at any load.
+    // Its name in the first versions.
+    #[serde(alias = "sleep")]
+    Wait,
+}
+
+/// Whether a worker that has found nothing looks again or sleeps.
+///
+/// Adaptive means: as long as batches come [`SPIN_US_MAX`] apart or less on average, it is cheaper to look for the next one
+/// than to sleep and be woken, and the next one is answered at once; so it is looked for, for as long as that may take. When it has
+/// not come by then, or when batches come less often, the worker sleeps.
+#[derive(Clone, Copy, Debug)]
+pub struct Rhythm {
+    wait: Wait,
+    /// Mean microseconds from one batch to the next, times [`GAP_SHARE`].
+    gap_us: u64,
+    /// When the last batch had been answered.
+    beat: Now,
+}
+
+/// A gap counts so much of the mean, one part of this many.
+const GAP_SHARE: u64 = 8;
+
+impl Rhythm {
+    /// Nothing has come yet.
+    pub fn new(wait: Wait, now: Now) -> Self {
+        Self { wait, gap_us: GAP_SHARE * GAP_US_MAX, beat: now }
+    }
+
+    /// A batch was there, and has been answered by `now`. `found` is when the look began that found it.
+    pub fn beat(&mut self, found: Now, now: Now) {
+        // A long silence says nothing about what comes after it: a few batches soon weigh more.
+        let gap_us = found.0.saturating_sub(self.beat.0).min(GAP_US_MAX);
+        self.gap_us = self.gap_us - self.gap_us / GAP_SHARE + gap_us;
+        self.beat = now;
+    }
+
+    /// Whether it is time to sleep.
+    pub fn may_sleep(&self, now: Now) -> bool {
+        match self.wait {
+            Wait::Spin => false,
+            Wait::Wait => true,
+            Wait::Adaptive => self.gap_us > GAP_SHARE * SPIN_US_MAX || now.0.saturating_sub(self.beat.0) >= SPIN_US_MAX,
+        }
+    }
 }
 
 /// Whom readiness is reported for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tag {
-    /// The listening UDP socket of this number.
-    Listener(u32),
     /// The upstream port of this number.
     Port(u32),
     /// A socket that one of the executor's tasks reads: TCP, orders.
@@ -68,7 +115,6 @@ pub enum Tag {
 impl From<Tag> for u64 {
     fn from(tag: Tag) -> u64 {
         match tag {
-            Tag::Listener(index) => u64::from(index),
             Tag::Port(index) => 1 << 32 | u64::from(index),
             Tag::Task => 2 << 32,
             Tag::Readers => 3 << 32,
@@ -79,7 +125,6 @@ impl From<Tag> for u64 {
 impl From<u64> for Tag {
     fn from(number: u64) -> Tag {
         match (number >> 32, number as u32) {
-            (0, index) => Tag::Listener(index),
             (1, index) => Tag::Port(index),
             (3, _) => Tag::Readers,
             _ => Tag::Task,
@@ -176,9 +221,47 @@ mod tests {
 
     #[test]
     fn tags_survive_the_kernel() {
-        for tag in [Tag::Listener(0), Tag::Listener(u32::MAX), Tag::Port(0), Tag::Port(7), Tag::Task, Tag::Readers] {
+        for tag in [Tag::Port(0), Tag::Port(7), Tag::Port(u32::MAX), Tag::Task, Tag::Readers] {
             assert_eq!(Tag::from(u64::from(tag)), tag);
         }
+    }
+
+    /// Whether a worker sleeps right after the last of many batches so far apart, and still a while later.
+    fn sleeps(wait: Wait, gap_us: u64, later_us: u64) -> bool {
+        let (mut rhythm, mut now) = (Rhythm::new(wait, Now(0)), Now(0));
+        for _ in 0..100 {
+            now = now.plus_us(gap_us);
+            rhythm.beat(now, now.plus_us(5));
+            now = now.plus_us(5);
+        }
+        rhythm.may_sleep(now.plus_us(later_us))
+    }
+
+    #[test]
+    fn the_next_batch_is_looked_for_while_it_is_due_and_slept_for_otherwise() {
+        for gap_us in [0, 1, SPIN_US_MAX - 1] {
+            assert!(!sleeps(Wait::Adaptive, gap_us, 0) && !sleeps(Wait::Adaptive, gap_us, SPIN_US_MAX - 1));
+            assert!(sleeps(Wait::Adaptive, gap_us, SPIN_US_MAX), "silence after batches {gap_us} us apart");
+        }
+        for gap_us in [SPIN_US_MAX + 2, 1_000, 1_000_000, u64::MAX / 200] {
+            assert!(sleeps(Wait::Adaptive, gap_us, 0), "batches {gap_us} us apart");
+        }
+        for gap_us in [0, 1_000_000] {
+            assert!(sleeps(Wait::Wait, gap_us, 0) && !sleeps(Wait::Spin, gap_us, 10_000_000));
+        }
+        assert!(Rhythm::new(Wait::Adaptive, Now(0)).may_sleep(Now(0)), "nothing has come yet");
+    }
+
+    #[test]
+    fn an_idle_worker_that_gets_busy_soon_looks_for_the_next_batch() {
+        let mut rhythm = Rhythm::new(Wait::Adaptive, Now(0));
+        let mut now = Now(3_600_000_000);
+        let beats = std::iter::repeat_with(|| {
+            now = now.plus_us(5);
+            rhythm.beat(now, now);
+            rhythm.may_sleep(now)
+        });
+        assert!(beats.take_while(|sleeps| *sleeps).take(100).count() < 50);
     }
 
     #[test]

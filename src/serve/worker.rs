@@ -18,7 +18,7 @@ use corewall_sharding::name::Name;
 
 use super::answer_here::carry_out;
 use super::clock::{Clock, unix_s};
-use super::kernel::{Alarm, Epoll, Events, Interest};
+use super::kernel::{Alarm, Epoll, Events, Interest, PollSet};
 use super::live::LiveStep;
 use super::metrics::{ServerReport, SocketCounters, Totals, WorkerReport};
 use super::patterns::PatternScanner;
@@ -27,7 +27,7 @@ use super::saved;
 use super::store::StoreReader;
 use super::store::readers::Bell;
 use super::tcp::Connections;
-use super::udp::{ReceiveBatch, Received, SendBatch};
+use super::udp::{ReceiveBatch, SendBatch};
 use super::upstream::pool::Pool;
 use super::upstream::ports::Ports;
 use super::wait::{Asleep, Park, Tag};
@@ -36,16 +36,24 @@ use crate::decide::cache::{Flush, FlushCursor, FlushProgress};
 use crate::decide::upstream::{ServerId, ServerReport as UpstreamReport};
 use crate::decide::{Core, Now, Origin, Ready, SendId, Step, Ticket, Transport, Undelivered};
 use crate::limits::{
-    BATCH_DATAGRAMS, BATCHES_IN_A_ROW_MAX, DATAGRAM_BYTES_MAX, MESSAGE_BYTES_MAX, PARK_US_MIN, QUERIES_WAITING_MAX,
-    READY_SOCKETS_MAX, UPSTREAM_FAILURES_MAX,
+    BATCH_DATAGRAMS, BATCHES_IN_A_ROW_MAX, DATAGRAM_BYTES_MAX, MESSAGE_BYTES_MAX, NAP_MS_MAX, PARK_US_MIN,
+    QUERIES_WAITING_MAX, READY_SOCKETS_MAX, UPSTREAM_FAILURES_MAX,
 };
 
 /// Lengths of a nap after which it ends although the alarm did not ring. It always does; a server should not hang on that.
 const NAPS_BEFORE_ALARM_IS_LOST: u16 = 10;
 
+/// Rounds that may pass, while nothing waits for an upstream, before the other sockets are looked at: at a third of a microsecond
+/// for a round that finds nothing, TCP clients wait 5 us for a worker that spins.
+const UNASKED_ROUNDS_MAX: u32 = 16;
+
 /// A listening UDP socket and the replies that wait to be sent on it.
 struct Listener {
     socket: UdpSocket,
+    /// What it is known by in the set that naps wait for.
+    number: usize,
+    /// It is bound to the wildcard address, and tells which address was asked.
+    has_packet_info: bool,
     send: SendBatch,
     /// The last look found something, so another look is worth its system call.
     may_hold_more: bool,
@@ -98,8 +106,14 @@ pub struct Worker {
     /// Where a reply is written whose client is not known before: of a resumed query, or over TCP.
     scratch: Vec<u8>,
     answer: Vec<u8>,
+    /// All sockets but the listening ones.
     epoll: Epoll,
     events: Events<READY_SOCKETS_MAX>,
+    /// What a nap waits for: the listening sockets, and `epoll`, by this number.
+    polled: PollSet,
+    epoll_number: usize,
+    /// Rounds since `epoll` was asked.
+    unasked_rounds: u32,
     /// Ends the naps, see [`super::wait`].
     alarm: Alarm,
     is_alarm_set: bool,
@@ -121,10 +135,8 @@ impl Worker {
         seeds: [[u8; 32]; 2],
     ) -> Result<Self, String> {
         let epoll = Epoll::new().map_err(|error| format!("cannot make an epoll instance: {error}"))?;
-        for (socket, index) in listeners.iter().zip(0u32..) {
-            let added = epoll.add(socket, Tag::Listener(index).into(), Interest::Readable);
-            added.map_err(|error| format!("cannot wait for a listening socket: {error}"))?;
-        }
+        let mut polled = PollSet::default();
+        let epoll_number = polled.add(&epoll);
         let alarm = Alarm::new().map_err(|error| format!("cannot make a timer: {error}"))?;
         let added = epoll.add(&alarm, Tag::Task.into(), Interest::Change);
         added.map_err(|error| format!("cannot wait for a timer: {error}"))?;
@@ -150,7 +162,13 @@ impl Worker {
             store_dir: knowledge.store_dir(),
             listeners: listeners
                 .into_iter()
-                .map(|socket| Listener { socket, send: SendBatch::new(), may_hold_more: true })
+                .map(|socket| Listener {
+                    number: polled.add(&socket),
+                    has_packet_info: socket.local_addr().is_ok_and(|address| address.ip().is_unspecified()),
+                    socket,
+                    send: SendBatch::new(),
+                    may_hold_more: true,
+                })
                 .collect(),
             ports: Ports::new(port_seed),
             pool: Pool::new(),
@@ -162,6 +180,9 @@ impl Worker {
             answer: vec![0; DATAGRAM_BYTES_MAX],
             epoll,
             events: Events::new(),
+            polled,
+            epoll_number,
+            unasked_rounds: 0,
             alarm,
             is_alarm_set: false,
             park: Rc::default(),
@@ -263,15 +284,19 @@ impl Worker {
         }
     }
 
-    /// Looks at the UDP sockets and the time, once; waits at most `nap_ms` when there is nothing. On the hot path.
-    pub fn round(&mut self, receive: &mut ReceiveBatch, nap_ms: u16) -> Round {
+    /// Looks at the UDP sockets and the time, once; naps before when nothing is known to be there and `may_nap`. On the hot
+    /// path.
+    pub fn round(&mut self, receive: &mut ReceiveBatch, may_nap: bool) -> Round {
         let mut round = Round::default();
-        let more = self.listeners.iter().any(|listener| listener.may_hold_more);
+        self.unasked_rounds += 1;
         // Under load the listening sockets are looked at without asking whether that is worth it, which saves a call.
-        if !more {
-            round = self.look(if self.is_stopping { 0 } else { nap_ms });
-        } else if self.is_waited_for() {
-            round = self.look(0);
+        if may_nap && !self.is_stopping && !self.listeners.iter().any(|listener| listener.may_hold_more) {
+            round = self.nap();
+        } else {
+            if self.is_waited_for() || self.is_stopping || self.unasked_rounds >= UNASKED_ROUNDS_MAX {
+                round = self.look();
+            }
+            self.listeners.iter_mut().for_each(|listener| listener.may_hold_more = true);
         }
         for index in 0..self.listeners.len() {
             for _ in 0..BATCHES_IN_A_ROW_MAX {
@@ -287,30 +312,33 @@ impl Worker {
         round
     }
 
-    /// Asks the kernel which sockets are ready, and hears what upstreams say.
-    fn look(&mut self, wait_ms: u16) -> Round {
-        let mut round = Round::default();
-        let mut wait_ms = wait_ms;
-        if wait_ms > 0 && (self.is_alarm_set || self.alarm.set(wait_ms).is_ok()) {
+    /// Waits until any socket is ready or the alarm rings, and hears what upstreams say.
+    fn nap(&mut self) -> Round {
+        let mut wait_ms = NAP_MS_MAX;
+        if self.is_alarm_set || self.alarm.set(wait_ms).is_ok() {
             self.is_alarm_set = true;
             self.counters.naps.add(1);
             wait_ms = wait_ms.saturating_mul(NAPS_BEFORE_ALARM_IS_LOST);
         }
-        if let Err(error) = self.epoll.wait(&mut self.events, wait_ms) {
-            tracing::error!("waiting for sockets failed: {error}");
-            // Look at every listening socket instead, and let the executor wait.
-            self.listeners.iter_mut().for_each(|listener| listener.may_hold_more = true);
-            round.is_others_turn = true;
-            return round;
+        if let Err(error) = self.polled.wait(wait_ms) {
+            return self.cannot_wait(&error);
+        }
+        for listener in &mut self.listeners {
+            listener.may_hold_more = self.polled.is_ready(listener.number);
+        }
+        if self.polled.is_ready(self.epoll_number) { self.look() } else { Round::default() }
+    }
+
+    /// Asks the kernel which sockets but the listening ones are ready, and hears what upstreams say.
+    fn look(&mut self) -> Round {
+        self.unasked_rounds = 0;
+        let mut round = Round::default();
+        if let Err(error) = self.epoll.wait(&mut self.events, 0) {
+            return self.cannot_wait(&error);
         }
         let now = self.clock.now();
         for index in 0..self.events.count() {
             match self.events.tag(index).map(Tag::from) {
-                Some(Tag::Listener(listener)) => {
-                    if let Some(listener) = self.listeners.get_mut(listener as usize) {
-                        listener.may_hold_more = true;
-                    }
-                }
                 Some(Tag::Port(port)) => round.was_busy |= self.hear(now, port),
                 Some(Tag::Readers) => {
                     self.take_findings(now);
@@ -323,6 +351,14 @@ impl Worker {
         round
     }
 
+    #[cold]
+    fn cannot_wait(&mut self, error: &io::Error) -> Round {
+        tracing::error!("waiting for sockets failed: {error}");
+        // Look at every listening socket instead, and let the executor wait.
+        self.listeners.iter_mut().for_each(|listener| listener.may_hold_more = true);
+        Round { is_others_turn: true, ..Round::default() }
+    }
+
     /// The other tasks have had their turn: naps may go on for their whole length again.
     pub fn others_had_their_turn(&mut self) {
         self.is_alarm_set = false;
@@ -331,7 +367,7 @@ impl Worker {
     /// Receives a batch from one listening socket and answers what can be answered. On the hot path.
     fn receive(&mut self, index: usize, receive: &mut ReceiveBatch) -> usize {
         let Some(listener) = self.listeners.get_mut(index) else { return 0 };
-        let count = match receive.receive(&listener.socket) {
+        let count = match receive.receive(&listener.socket, listener.has_packet_info) {
             Ok(count) => count,
             Err(error) => {
                 // An error of an earlier send; reading it has cleared it.
@@ -347,9 +383,19 @@ impl Worker {
         self.counters.udp_batches.add(1);
         self.counters.udp_received.add(count as u64);
         let now = self.clock.now();
+        // One pass after the other over the whole batch: what its answers are read from is fetched side by side.
         for datagram in 0..count {
             if let Some(received) = receive.datagram(datagram, index as u64) {
-                self.take_datagram(now, index, &received);
+                self.counters.udp_cut.add(u64::from(received.is_cut));
+                self.core.hear(now, datagram, received.from, received.bytes);
+            }
+        }
+        for datagram in 0..count {
+            self.core.look_ahead(datagram);
+        }
+        for datagram in 0..count {
+            if let Some(octets) = receive.octets(datagram) {
+                self.take_datagram(now, index, datagram, octets);
             }
         }
         // Cached answers near their end have begun to be asked for again.
@@ -358,17 +404,14 @@ impl Worker {
         count
     }
 
-    fn take_datagram(&mut self, now: Now, index: usize, received: &Received<'_>) {
-        if received.is_cut {
-            self.counters.udp_cut.add(1);
-        }
+    fn take_datagram(&mut self, now: Now, index: usize, datagram: usize, octets: &[u8]) {
         if self.listeners.get(index).is_some_and(|listener| listener.send.is_full()) {
             self.flush_listener(index);
         }
         let Self { core, store, patterns, listeners, .. } = self;
         let Some(Listener { send, .. }) = listeners.get_mut(index) else { return };
         // The reply is written where it will be sent from.
-        let step = core.on_datagram(now, received.from, received.bytes, send.slot());
+        let step = core.answer(now, datagram, octets, send.slot());
         match carry_out(core, now, step, store, patterns, send.slot()) {
             Step::Reply { bytes, to } => send.push(bytes, &to),
             _ => self.drain(now),
