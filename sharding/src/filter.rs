@@ -195,9 +195,7 @@ impl Filter {
         let third = first.wrapping_add(segment).wrapping_add(segment) ^ (hash as u32 & mask);
         let (places, fingerprints) = ([first, second, third], self.fingerprints());
         for place in places {
-            if let Some(byte) = fingerprints.get(self.byte_of(place)) {
-                prefetch(byte);
-            }
+            prefetch_at(fingerprints, self.byte_of(place));
         }
         let fingerprint = (hash ^ (hash >> 32)) as u16;
         Probe { filter: self, places, fingerprint: if self.is_wide { fingerprint } else { fingerprint & 0xff } }
@@ -358,7 +356,16 @@ fn mix(mut hash: u64) -> u64 {
     hash ^ hash >> 33
 }
 
+/// Has the cache line of the byte at a place fetched, if there is one.
+#[inline]
+pub(crate) fn prefetch_at(bytes: &[u8], at: usize) {
+    if let Some(byte) = bytes.get(at) {
+        prefetch(byte);
+    }
+}
+
 /// Has the processor fetch the cache line in which `place` begins, without waiting for it.
+#[inline]
 pub fn prefetch<T>(place: &T) {
     #[cfg(target_arch = "x86_64")]
     {

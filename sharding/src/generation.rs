@@ -13,6 +13,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::StoreError;
+use crate::direct::{DirectShard, DirectShards, NotDirect};
 use crate::filter::{Filter, FilterNotMade};
 use crate::filters::{Filters, VERIFY_THREADS_MAX};
 use crate::manifest::{FileEntry, MANIFEST_NAME, Manifest, key_check};
@@ -75,6 +76,8 @@ pub struct Generation {
     pub root: Vec<ClassId>,
     /// What tells which rules cannot be there.
     pub filters: Arc<Filters>,
+    /// The shards that are read without SQLite; none until [`Generation::read_directly`].
+    pub direct: Arc<DirectShards>,
     /// What the connections to its shards share.
     decoders: DecoderCache,
 }
@@ -98,15 +101,17 @@ impl Generation {
         if manifest.key_check != key_check(key) {
             return Err(StoreError::WrongKey { path: key_file.to_path_buf(), generation: number });
         }
-        // A bad filter is done without.
-        let filters: HashSet<String> = (0..manifest.shards).map(filter_name).collect();
-        for file in manifest.files.iter().filter(|file| !filters.contains(&file.name)) {
+        // Bad filters and places are done without.
+        let spared: HashSet<String> =
+            (0..manifest.shards).flat_map(|shard| [filter_name(shard), places_name(shard)]).collect();
+        for file in manifest.files.iter().filter(|file| !spared.contains(&file.name)) {
             file.check_size(&dir.join(&file.name))?;
         }
         let (lists, classes) = load_common(dir, &manifest)?;
         let Scattered { patterns, addresses, rewrites } = load_scattered(dir, &manifest, &lists, &classes)?;
         let root = load_root(dir, &manifest, key, &classes)?;
         let filters = Arc::new(Filters::open(dir, &manifest, copies));
+        let direct = Arc::new(DirectShards::none(manifest.shards));
         Ok(Generation {
             number,
             dir: dir.to_path_buf(),
@@ -119,6 +124,7 @@ impl Generation {
             rewrites,
             root,
             filters,
+            direct,
             decoders: DecoderCache::default(),
         })
     }
@@ -132,6 +138,22 @@ impl Generation {
     /// Opens a connection to one shard, for the calling thread alone.
     pub fn open_shard(&self, shard: u16, reads: Reads) -> Result<Shard, StoreError> {
         Shard::open(&self.dir.join(shard_name(shard)), Opening::of_many(reads, self.manifest.shards, &self.decoders))
+    }
+
+    /// Has a shard read without SQLite from now on, by all who share this generation: locks its files in memory, which reads all of
+    /// them, and compares their sums first.
+    pub fn read_directly(&self, shard: u16) -> Result<(), NotDirect> {
+        self.direct.add(&self.dir, &self.manifest, shard)
+    }
+
+    /// A shard to be read without SQLite by the caller alone, and not locked in memory: for measurements and tests.
+    pub fn direct_shard(&self, shard: u16) -> Result<DirectShard, StoreError> {
+        DirectShard::open(&self.dir, self.number, shard)
+    }
+
+    /// Whether the build wrote the places of all shards' rows.
+    pub fn has_places(&self) -> bool {
+        (0..self.manifest.shards).all(|shard| self.manifest.file(&places_name(shard)).is_some())
     }
 
     /// The content of a further file that the build put beside the shards, its checksum verified; none when the build
@@ -158,6 +180,12 @@ impl Generation {
             Some((shard, what)) => Err(StoreError::damaged(&self.dir.join(filter_name(shard)), what)),
             None => Ok(()),
         }
+    }
+
+    /// Fails unless all places that were written are as they were built.
+    pub fn require_places(&self) -> Result<(), StoreError> {
+        let places = (0..self.manifest.shards).filter_map(|shard| self.manifest.file(&places_name(shard)));
+        places.into_iter().try_for_each(|file| file.check_sum(&self.dir.join(&file.name)))
     }
 
     /// Makes the bad filter of a shard again from the shard's rows, in memory; it can be asked when this returns. Reads the
@@ -231,6 +259,11 @@ pub(crate) fn shard_name(shard: u16) -> String {
 /// Name of a shard's filter.
 pub(crate) fn filter_name(shard: u16) -> String {
     format!("dns_shard_{shard:02}.filter")
+}
+
+/// Name of the places of a shard's rows.
+pub(crate) fn places_name(shard: u16) -> String {
+    format!("dns_shard_{shard:02}.places")
 }
 
 /// Lists and classes of the first shard in which they are readable: each has the same copy.

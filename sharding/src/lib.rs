@@ -4,17 +4,22 @@
 //! sockets or clients.
 
 pub mod ancestor;
+mod btree;
 pub mod build;
+pub mod direct;
 pub mod error;
 pub mod filter;
 pub mod filters;
 pub mod generation;
 mod history;
 pub mod manifest;
+mod mapping;
 pub mod name;
 pub mod overlay;
 mod packed;
+mod places;
 pub mod publish;
+mod record;
 pub mod route;
 pub mod row_key;
 pub mod rows;

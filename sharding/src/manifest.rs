@@ -181,6 +181,11 @@ impl FileEntry {
         FileEntry { name: name.to_owned(), size: bytes.len() as u64, xxh3: hex(xxh3_64(bytes)) }
     }
 
+    /// Whether a file of so many bytes and this sum is the one.
+    pub(crate) fn has_sum(&self, size: u64, sum: u64) -> bool {
+        size == self.size && hex(sum) == self.xxh3
+    }
+
     /// Compares the size alone, which costs no read.
     pub(crate) fn check_size(&self, path: &Path) -> Result<(), StoreError> {
         let size = fs::metadata(path).map_err(StoreError::io(path, "find the file"))?.len();

@@ -327,7 +327,9 @@ impl Staging {
     /// the disk already.
     pub(crate) fn seal(mut self) -> Result<Sealed, StoreError> {
         sync_dir(&self.dir)?;
-        Generation::load(&self.dir, self.number, self.store.key, &self.store.dir.join(KEY), None)?.require_filters()?;
+        let generation = Generation::load(&self.dir, self.number, self.store.key, &self.store.dir.join(KEY), None)?;
+        generation.require_filters()?;
+        generation.require_places()?;
         let dir = self.store.generation_dir(self.number);
         fs::rename(&self.dir, &dir).map_err(StoreError::io(&dir, "rename the finished build"))?;
         sync_dir(&self.store.dir.join(GENERATIONS))?;

@@ -7,8 +7,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use crate::StoreError;
+use crate::direct::DirectShard;
 use crate::filters::VERIFY_THREADS_MAX;
-use crate::generation::{Generation, filter_name, shard_name};
+use crate::generation::{Generation, filter_name, places_name, shard_name};
 use crate::manifest::Manifest;
 use crate::name::Name;
 use crate::publish::Store;
@@ -108,7 +109,9 @@ fn sample_shards(
                 let part = u128::from(bytes) * u128::from(seen.min(rows)) / u128::from(rows);
                 progress(VerifyStage::Sample, done + u64::try_from(part).unwrap_or(bytes), of);
             };
-            match sample_shard(&generation, shard, sample, &mut random, &mut read) {
+            let has_places =
+                manifest.file(&places_name(shard)).is_some() && !is_bad.contains(&places_name(shard).as_str());
+            match sample_shard(&generation, (shard, has_places), sample, &mut random, &mut read) {
                 Ok(rows) => found.rows += rows,
                 Err(error) => found.bad.push(error),
             }
@@ -123,13 +126,14 @@ fn sample_shards(
 /// `read` hears how many rows were read, every [`ROWS_BETWEEN_TOLD`] of them.
 fn sample_shard(
     generation: &Generation,
-    number: u16,
+    (number, has_places): (u16, bool),
     sample: usize,
     random: &mut Random,
     read: &mut dyn FnMut(u64),
 ) -> Result<u64, StoreError> {
     let path = generation.dir.join(shard_name(number));
     let mut shard = generation.open_shard(number, Reads::Waiting)?;
+    let direct = if has_places { Some(generation.direct_shard(number)?) } else { None };
     let mut rows: Vec<(String, ClassId)> = Vec::new();
     let mut seen = 0u64;
     // Vitter's reservoir: each row of the shard is as likely as any other, though nobody knows how many there are.
@@ -149,16 +153,16 @@ fn sample_shard(
         ControlFlow::Continue(())
     })?;
     for (text, class) in &rows {
-        check_row(generation, number, &mut shard, &path, text, *class)?;
+        check_row(generation, number, (&mut shard, direct.as_ref()), &path, text, *class)?;
     }
     Ok(rows.len() as u64)
 }
 
-/// A query must find this row: by its hash in this shard, by its filter, and in the table.
+/// A query must find this row: by its hash in this shard, by its filter, in the table, and by its place if there are places.
 fn check_row(
     generation: &Generation,
     number: u16,
-    shard: &mut Shard,
+    (shard, direct): (&mut Shard, Option<&DirectShard>),
     path: &Path,
     text: &str,
     class: ClassId,
@@ -182,7 +186,13 @@ fn check_row(
     }
     let mut is_there = false;
     shard.classes_of(text, &mut |there| is_there |= there == class)?;
-    if is_there { Ok(()) } else { bad("is not found by its name") }
+    if !is_there {
+        return bad("is not found by its name");
+    }
+    let Some(direct) = direct else { return Ok(()) };
+    let mut has_place = false;
+    let is_told = direct.classes_of(hash, text, &mut |there| has_place |= there == class)?;
+    if has_place || !is_told { Ok(()) } else { bad("has no place, so it would not be found in memory") }
 }
 
 fn name_text(name: &Name) -> String {

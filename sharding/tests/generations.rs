@@ -104,7 +104,7 @@ fn a_verification_reads_every_byte_and_goes_on_after_a_bad_file() {
         VerifyStage::Sample => sampled.push((done, of)),
     })
     .unwrap();
-    assert_eq!((verified.files, verified.bytes, verified.rows, verified.bad.len()), (8, bytes, 4 * 50, 0));
+    assert_eq!((verified.files, verified.bytes, verified.rows, verified.bad.len()), (12, bytes, 4 * 50, 0));
     assert!(summed.is_sorted() && summed.last() == Some(&(bytes, bytes)), "{summed:?}");
     assert!(sampled.is_sorted() && sampled.last().is_some_and(|(done, of)| done == of), "{sampled:?}");
     let dir = store.generation_dir(1);

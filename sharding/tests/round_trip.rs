@@ -425,7 +425,9 @@ fn a_plain_block_rule_of_nineteen_characters_costs_at_most_32_bytes() {
     let report = &built.report;
     assert!(report.rules > 990_000, "{} distinct names", report.rules);
     assert!(report.bytes_per_rule() <= 32.0, "{} bytes a rule", report.bytes_per_rule());
-    println!("{:.2} bytes a rule, filter included", report.bytes_per_rule());
+    let places = report.places_bytes as f64 / report.rules as f64;
+    assert!(places <= 9.2, "{places} bytes of places a rule");
+    println!("{:.2} bytes a rule, filter included, and {places:.2} of places", report.bytes_per_rule());
 }
 
 #[test]

@@ -479,6 +479,7 @@ impl Build {
                 threads: Some(threads),
                 layout: options.layout,
                 filter_bits: options.filter_bits,
+                places: None,
                 memory_bytes: memory_bytes.saturating_sub(own_bytes).max(memory_bytes / 2),
                 resume: options.resume,
                 identity: identity(inputs_read, options, shards, fold.as_deref()),

@@ -12,6 +12,8 @@ pub struct LookupKey<'a> {
     pub labels: u8,
     /// Where it would be.
     pub shard: u16,
+    /// The suffix's hash.
+    pub hash: NameHash,
     /// The suffix as the shards write it.
     pub text: &'a str,
 }
@@ -60,7 +62,8 @@ impl Lookup {
     /// The rows to look for, most specific first.
     pub fn keys(&self) -> impl Iterator<Item = LookupKey<'_>> {
         (0..=self.hashes.label_count()).rev().filter(|&labels| self.wanted & (1 << labels) != 0).map(|labels| {
-            LookupKey { labels: labels as u8, shard: self.shard_of_suffix(labels), text: self.text.suffix(labels) }
+            let hash = self.hashes.suffix(labels);
+            LookupKey { labels: labels as u8, shard: hash.shard(self.shards), hash, text: self.text.suffix(labels) }
         })
     }
 

@@ -4,10 +4,15 @@
 //! result, for that would let a blocked name pass. One line is logged for a failing spell, not one a query. With reader
 //! threads ([`readers`]) the worker never waits for the disk: what is not in memory is [`Unread::WouldWait`], is read by
 //! them, and is at hand for the one event in which the query goes on.
+//!
+//! Shards that are locked in memory ([`DirectShards`]) are read without SQLite, and without a wait.
 
 pub mod readers;
 
+use std::sync::Arc;
+
 use corewall_sharding::StoreError;
+use corewall_sharding::direct::DirectShards;
 use corewall_sharding::name::Name;
 use corewall_sharding::publish::Generation;
 use corewall_sharding::rows::{Reads, Shard};
@@ -20,6 +25,8 @@ use crate::decide::{Ticket, Unread};
 /// One worker's connections to the shards of one generation.
 pub struct StoreReader {
     shards: Vec<Shard>,
+    /// Those of them that are in memory for certain, the same ones for all workers.
+    direct: Arc<DirectShards>,
     readers: Option<Readers>,
     /// What the reader threads have read for the query at hand.
     at_hand: Option<Finding>,
@@ -29,26 +36,57 @@ pub struct StoreReader {
 impl StoreReader {
     /// Opens every shard, to be read in place. `mmap`: map the files instead of reading pages into SQLite's own cache.
     pub fn open(generation: &Generation, mmap: bool) -> Result<Self, StoreError> {
-        Ok(Self { shards: generation.open_shards(mmap)?, readers: None, at_hand: None, is_failing: false })
+        Ok(Self::new(generation.open_shards(mmap)?, generation.direct.clone(), None))
     }
 
     /// Opens every shard so that only what is in memory is read in place. The rest is read by `readers`.
     pub fn open_in_memory(generation: &Generation, readers: Readers) -> Result<Self, StoreError> {
         let shards = (0..generation.shard_count()).map(|shard| generation.open_shard(shard, Reads::InMemory));
         let shards = shards.collect::<Result<_, _>>()?;
-        Ok(Self { shards, readers: Some(readers), at_hand: None, is_failing: false })
+        Ok(Self::new(shards, generation.direct.clone(), Some(readers)))
     }
 
     /// No store: the filters of no generation never ask for a row.
     pub fn empty() -> Self {
-        Self { shards: Vec::new(), readers: None, at_hand: None, is_failing: false }
+        Self::new(Vec::new(), Arc::new(DirectShards::none(0)), None)
+    }
+
+    fn new(shards: Vec<Shard>, direct: Arc<DirectShards>, readers: Option<Readers>) -> Self {
+        Self { shards, direct, readers, at_hand: None, is_failing: false }
+    }
+
+    /// Has fetched from memory what tells where the rows of `lookup` lie: for each query of a batch, before
+    /// [`Self::prefetch_rows`] for each of them, before the first is read. On the hot path.
+    pub fn prefetch_places(&self, lookup: &Lookup) {
+        for key in lookup.keys() {
+            if let Some(shard) = self.direct.shard(key.shard) {
+                shard.prefetch_places(key.hash);
+            }
+        }
+    }
+
+    /// Has the rows of `lookup` fetched from memory. On the hot path.
+    pub fn prefetch_rows(&self, lookup: &Lookup) {
+        for key in lookup.keys() {
+            if let Some(shard) = self.direct.shard(key.shard) {
+                shard.prefetch_rows(key.hash);
+            }
+        }
     }
 
     /// Hands over the rules of every suffix that the filters could not rule out: number of labels, and class. On the hot
     /// path.
     pub fn read(&mut self, lookup: &Lookup, found: &mut dyn FnMut(u8, ClassId)) -> Result<(), Unread> {
-        let Self { shards, at_hand, is_failing, .. } = self;
+        let Self { shards, direct, at_hand, is_failing, .. } = self;
         for key in lookup.keys() {
+            if let Some(shard) = direct.shard(key.shard) {
+                match shard.classes_of(key.hash, key.text, &mut |class| found(key.labels, class)) {
+                    Ok(true) => continue,
+                    // Only SQLite reads what is there.
+                    Ok(false) => {}
+                    Err(error) => return Err(unread(is_failing, key.shard, Some(error))),
+                }
+            }
             if let Some(classes) = at_hand.as_ref().and_then(|finding| finding.classes(key.shard, key.text)) {
                 classes?.iter().for_each(|&class| found(key.labels, class));
                 continue;

@@ -18,7 +18,7 @@ use crate::manifest::FileEntry;
 use crate::route::SubtreeDepths;
 
 /// First bytes of a journal; the last two are the version of what follows.
-const MAGIC: [u8; 8] = *b"CWBLD\0\x01\0";
+const MAGIC: [u8; 8] = *b"CWBLD\0\x02\0";
 /// Bytes before a record: its length, its checksum.
 const RECORD_HEADER_BYTES: usize = 16;
 /// Bytes of the largest journal that is read: ten million parts with a note each, far past any list.
@@ -33,6 +33,7 @@ pub(super) struct Header {
     pub(super) shards: u16,
     pub(super) layout: String,
     pub(super) filter_bits: u8,
+    pub(super) places: Option<bool>,
     pub(super) overlay_seq: u64,
 }
 
@@ -42,7 +43,7 @@ pub(super) struct ShardRecord {
     pub(super) shard: u16,
     /// Of everything that its bytes depend on beside the rules in the runs.
     pub(super) digest: u64,
-    /// The database and its filter.
+    /// The database, its filter, and its places if it has them.
     pub(super) files: Vec<FileEntry>,
     /// By final class id.
     pub(super) kept: Vec<u64>,
@@ -130,6 +131,8 @@ fn read_record(bytes: &[u8]) -> Option<(Record, &[u8])> {
 const HEADER: u64 = 0;
 const RUN: u64 = 1;
 const SHARD: u64 = 2;
+/// By their numbers in a header.
+const PLACES: [Option<bool>; 3] = [None, Some(false), Some(true)];
 
 impl Record {
     fn put(&self, to: &mut Vec<u8>) {
@@ -142,6 +145,7 @@ impl Record {
                 put_integer(to, u64::from(header.shards));
                 put_bytes(to, header.layout.as_bytes());
                 put_integer(to, u64::from(header.filter_bits));
+                put_integer(to, PLACES.iter().position(|places| *places == header.places).unwrap_or(0) as u64);
                 put_integer(to, header.overlay_seq);
             }
             Record::Run(run) => {
@@ -176,6 +180,7 @@ impl Record {
                 shards: from.number()?,
                 layout: text(from)?,
                 filter_bits: from.number()?,
+                places: *PLACES.get(usize::try_from(from.integer()?).ok()?)?,
                 overlay_seq: from.integer()?,
             })),
             RUN => RunRecord::read(from).map(Record::Run),
@@ -204,6 +209,7 @@ mod tests {
             shards: 16,
             layout: "sql".into(),
             filter_bits: 8,
+            places: Some(true),
             overlay_seq: 9,
         };
         let shard = ShardRecord {

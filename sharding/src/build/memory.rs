@@ -6,10 +6,14 @@
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
+use crate::places;
+
 /// Bytes of a name's hash while its shard is merged.
 const HASH_BYTES: u64 = 8;
 /// Bytes a key while a filter is made, beside the hashes: xorf's tables (25), the fingerprints (at most 2.5), and the file's copy of them.
 const FILTER_BYTES: u64 = 30;
+const _: () =
+    assert!(places::MAKING_BYTES <= FILTER_BYTES, "places are made in the room of the filter, when that is done");
 
 /// Bytes shared by the threads that write shards.
 pub(super) struct Memory {
@@ -86,7 +90,7 @@ pub(super) struct Held<'a> {
 }
 
 impl Held<'_> {
-    /// Waits for the room that the shard's filter takes and runs `make`.
+    /// Waits for the room that the shard's filter takes, and then its places, and runs `make`.
     pub(super) fn with_filter<T>(&self, make: impl FnOnce() -> T) -> T {
         let bytes = self.keys * FILTER_BYTES;
         let mut state = self.memory.state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -62,6 +62,9 @@ pub const SHARDS_DEFAULT: u16 = 16;
 pub const LISTS_MAX: usize = ListId::MAX as usize;
 /// Classes of one generation: each shard has a copy, and a list that needs a class per rule is better refused than served.
 pub const CLASSES_MAX: usize = 1 << 20;
+/// Rules of the largest store that has places when nothing else is said: 6 GB of shards and 2 GB of places. What is larger is rarely
+/// all in memory, and without that nobody reads the places.
+pub const PLACES_RULES_MAX: u64 = 200_000_000;
 /// Threads that write shards.
 const THREADS_MAX: usize = 64;
 /// Bytes of memory for a build when nothing else is said.
@@ -82,6 +85,9 @@ pub struct BuildOptions {
     pub layout: Layout,
     /// Bits of a fingerprint in the filters, 8 or 16.
     pub filter_bits: u8,
+    /// Whether the places of all rows are written, for a server that has the store in memory; none: in the layout `sql` of up to
+    /// [`PLACES_RULES_MAX`] rules.
+    pub places: Option<bool>,
     /// Bytes of memory that the build may take. Patterns, rules on addresses and classes come on top; they are few.
     pub memory_bytes: u64,
     /// What tells this build's lists and options from another's, such as their paths, sizes and times. Empty: nothing does, so
@@ -100,6 +106,7 @@ impl Default for BuildOptions {
             threads: None,
             layout: Layout::default(),
             filter_bits: FILTER_BITS_DEFAULT,
+            places: None,
             memory_bytes: MEMORY_BYTES_DEFAULT,
             identity: Vec::new(),
             resume: false,
@@ -137,8 +144,14 @@ impl BuildOptions {
             shards: self.shards,
             layout: self.layout.word().to_owned(),
             filter_bits: self.filter_bits,
+            places: self.places,
             overlay_seq: self.overlay_seq,
         }
+    }
+
+    /// Whether places are written for so many rules.
+    pub fn has_places(&self, rules: u64) -> bool {
+        self.layout == Layout::Sql && self.places.unwrap_or(rules <= PLACES_RULES_MAX)
     }
 }
 
@@ -199,6 +212,12 @@ impl Builder {
             return Err(StoreError::Bounds {
                 what: format!("{} bits a fingerprint", options.filter_bits),
                 remedy: "choose 8 or 16 bits",
+            });
+        }
+        if options.places == Some(true) && options.layout != Layout::Sql {
+            return Err(StoreError::Bounds {
+                what: format!("places in the layout {}", options.layout.word()),
+                remedy: "choose the layout sql, or leave the places out: a packed row is not read without SQLite",
             });
         }
         let resumable = !options.identity.is_empty();
@@ -398,6 +417,7 @@ impl Builder {
             workspace: &self.workspace,
             runs: &runs,
             common: &common,
+            has_places: self.options.has_places(rules),
             beside: &scattered.shards,
             digest: scattered.digest(self.staging.number, &self.lists, &classes),
             finished: &self.finished_shards,

@@ -27,10 +27,12 @@ pub struct BuildReport {
     pub rules: u64,
     /// Rules and rewrites left out because their list had said them before.
     pub duplicates: u64,
-    /// Bytes of each shard without its filter.
+    /// Bytes of each shard without its filter and places.
     pub shard_bytes: Vec<u64>,
     /// Bytes of all filters.
     pub filter_bytes: u64,
+    /// Bytes of all places; zero when none were written.
+    pub places_bytes: u64,
     /// Sorted runs that were on the disk between reading and writing.
     pub runs: u64,
     /// Bytes of them.
@@ -42,7 +44,7 @@ pub struct BuildReport {
 }
 
 impl BuildReport {
-    /// Bytes on disk a rule, filters included; zero without rules.
+    /// Bytes on disk a rule, filters included and places not; zero without rules.
     pub fn bytes_per_rule(&self) -> f64 {
         let bytes = self.shard_bytes.iter().sum::<u64>() + self.filter_bytes;
         if self.rules == 0 { 0.0 } else { bytes as f64 / self.rules as f64 }
@@ -64,9 +66,13 @@ impl BuildReport {
         }
         self.rules = self.lists.iter().flat_map(|list| list.rules.values()).sum();
         self.duplicates = self.lists.iter().map(|list| list.duplicates).sum();
-        let (filters, shards): (Vec<_>, Vec<_>) = files.iter().partition(|file| file.name.ends_with(".filter"));
-        self.shard_bytes = shards.iter().map(|file| file.size).collect();
-        self.filter_bytes = filters.iter().map(|file| file.size).sum();
+        for file in files {
+            match file.name.rsplit('.').next() {
+                Some("filter") => self.filter_bytes += file.size,
+                Some("places") => self.places_bytes += file.size,
+                _ => self.shard_bytes.push(file.size),
+            }
+        }
     }
 
     /// What the manifest says of the lists.

@@ -15,8 +15,9 @@ use super::memory::Memory;
 use super::merge::Runs;
 use super::workspace::Workspace;
 use crate::StoreError;
-use crate::generation::{filter_name, shard_name};
+use crate::generation::{filter_name, places_name, shard_name};
 use crate::manifest::FileEntry;
+use crate::places::write_places;
 use crate::publish::{sync_dir, sync_file};
 use crate::route::{Reach, SubtreeDepths};
 use crate::row_key::read_key;
@@ -27,8 +28,6 @@ use crate::shard_file::{Beside, Common, ShardFile, write_filter};
 const PROGRESS_MESSAGES_MAX: usize = 1_024;
 /// Rows between two of them.
 const PROGRESS_ROWS: u64 = 16_384;
-/// Files of a shard: the database and its filter.
-const FILES: u64 = 2;
 
 /// What writing the shards takes.
 pub(super) struct Writing<'a> {
@@ -37,6 +36,8 @@ pub(super) struct Writing<'a> {
     pub(super) workspace: &'a Workspace,
     pub(super) runs: &'a Runs,
     pub(super) common: &'a Common<'a>,
+    /// Whether the places of the rows are written as well.
+    pub(super) has_places: bool,
     /// Index is the shard.
     pub(super) beside: &'a [Beside],
     /// Of everything that a shard's bytes depend on beside the runs.
@@ -93,7 +94,7 @@ impl Writing<'_> {
             });
             // What the runs have left out already is done.
             let mut done: u64 = self.left_out_by_runs();
-            let (mut synced, files) = (0, u64::from(shards) * FILES);
+            let (mut synced, files) = (0, u64::from(shards) * self.files());
             progress(BuildStage::Write, done, rules);
             for said in heard {
                 match said {
@@ -123,6 +124,11 @@ impl Writing<'_> {
             shards.sort_unstable_by_key(|record| record.shard);
             Ok(Written { shards, resumed })
         })
+    }
+
+    /// Files of a shard: the database, its filter, its places.
+    fn files(&self) -> u64 {
+        2 + u64::from(self.has_places)
     }
 
     fn left_out_by_runs(&self) -> u64 {
@@ -236,14 +242,20 @@ impl Writing<'_> {
         drop(sink);
         file.finish(&self.beside[usize::from(shard)])?;
         let database = FileEntry::of(&path, &shard_name(shard))?;
-        let filter = held.with_filter(|| {
+        let files = held.with_filter(|| -> Result<_, StoreError> {
             keys.sort_unstable();
             keys.dedup();
             let name = filter_name(shard);
-            write_filter(&self.dir.join(&name), &name, &keys, self.common, shard)
+            let filter = write_filter(&self.dir.join(&name), &name, &keys, self.common, shard)?;
+            let mut files = vec![database, filter];
+            if self.has_places {
+                let (name, rows) = (places_name(shard), kept.iter().sum());
+                let (hasher, of) = (&self.workspace.hasher, (self.common.generation, shard));
+                files.push(write_places(&self.dir.join(&name), &name, &path, rows, hasher, of)?);
+            }
+            Ok(files)
         })?;
         let _ = say.send(Said::Rules(unsaid + duplicates.iter().sum::<u64>()));
-        let files = vec![database, filter];
         Ok(Some(ShardRecord { shard, digest: self.digest, files, kept, duplicates, depths }))
     }
 
@@ -258,7 +270,7 @@ impl Writing<'_> {
                 sync_dir(self.dir)?;
                 self.workspace.add_shard(record.clone())?;
             }
-            let _ = say.send(Said::Files(FILES));
+            let _ = say.send(Said::Files(self.files()));
             done.shards.push(record);
         }
         Ok(done)
