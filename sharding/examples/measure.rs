@@ -4,7 +4,7 @@
 //! cargo run --release -p corewall-sharding --example measure -- NAMES [OPTION=VALUE]...
 //!   count=N       names taken of the file, all when not given
 //!   made=N        before each name stand labels of random letters, until there are so many names
-//!   shards=N threads=N memory=MIB layout=sql|packed store=DIR resume=identity
+//!   shards=N threads=N memory=MIB layout=sql|packed places=true|false store=DIR resume=identity
 //! ```
 
 use std::io::{BufRead, BufReader};
@@ -101,6 +101,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "threads" => options.threads = Some(value.parse()?),
             "memory" => options.memory_bytes = value.parse::<u64>()? << 20,
             "layout" => options.layout = if value == "packed" { Layout::Packed } else { Layout::Sql },
+            "places" => options.places = Some(value.parse()?),
             "store" => dir = Some(value.into()),
             "resume" => (options.resume, options.identity) = (true, value.into()),
             _ => return Err(format!("unknown option `{option}`").into()),
@@ -160,9 +161,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         report.spilled_bytes as f64 / (report.rules + report.duplicates) as f64
     );
     println!(
-        "bytes a rule {:.2}, filters {:.2} of them",
+        "bytes a rule {:.2}, filters {:.2} of them; places {:.2} more",
         report.bytes_per_rule(),
-        report.filter_bytes as f64 / report.rules as f64
+        report.filter_bytes as f64 / report.rules as f64,
+        report.places_bytes as f64 / report.rules as f64
     );
     println!("memory {} MiB at its peak beside the names", memory_kib("VmHWM")?.saturating_sub(before_kib) >> 10);
     let stat = std::fs::read_to_string("/proc/self/stat")?;
