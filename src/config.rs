@@ -32,6 +32,7 @@ pub use self::upstream::{Forward, Upstream, Upstreams};
 pub use self::value::{CookieSecret, Cores, LogLevel, WildcardAction, parse_build_memory, parse_server};
 use crate::decide::settings::OnStoreError;
 use crate::lists::{AdblockModifiers, Format};
+use crate::serve::direct::StoreInMemory;
 use crate::serve::filters::FilterPlacement;
 use crate::serve::wait::Wait;
 
@@ -62,6 +63,8 @@ pub struct Config {
     /// Threads of each worker that read what is not in memory; 0: the worker itself does, and waits.
     #[serde(deserialize_with = "value::store_readers")]
     pub store_readers: usize,
+    /// Whether the store is locked in memory and read without SQLite.
+    pub store_in_memory: StoreInMemory,
     /// Milliseconds that a question may wait for the store.
     #[serde(deserialize_with = "value::store_wait_ms_max")]
     pub store_wait_ms_max: u64,
@@ -141,6 +144,7 @@ impl Default for Config {
             mmap: true,
             filter_placement: FilterPlacement::Mapped,
             store_readers: 2,
+            store_in_memory: StoreInMemory::Auto,
             store_wait_ms_max: 250,
             on_store_error: OnStoreError::Servfail,
             top_names: 10_000,
@@ -222,6 +226,9 @@ pub struct Build {
     /// Bits of a fingerprint in the filters.
     #[serde(deserialize_with = "value::filter_bits")]
     pub filter_bits: u8,
+    /// Whether the places of the rows are written; none leaves it to layout and size.
+    #[serde(deserialize_with = "value::places")]
+    pub places: Option<bool>,
     /// Bytes of memory that a build uses; none means a quarter of the machine's.
     #[serde(deserialize_with = "value::build_memory")]
     pub memory: Option<u64>,
@@ -232,7 +239,14 @@ pub struct Build {
 
 impl Default for Build {
     fn default() -> Self {
-        Self { shards: None, layout: Layout::Sql, filter_bits: FILTER_BITS_DEFAULT, memory: None, threads: None }
+        Self {
+            shards: None,
+            layout: Layout::Sql,
+            filter_bits: FILTER_BITS_DEFAULT,
+            places: None,
+            memory: None,
+            threads: None,
+        }
     }
 }
 

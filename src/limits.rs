@@ -67,6 +67,11 @@ pub const UPSTREAM_ANSWER_US_MAX: u64 = 1_900_000;
 /// Upstream answers of one worker that are kept while the store is read for a name in their chain, 64 KiB each at most:
 /// at 10 ms a read, 6,400 of them a second. Clients of one question share theirs.
 pub const ANSWERS_KEPT_MAX: usize = 64;
+/// The part of the machine's memory that the store may be locked in (`store_in_memory = "auto"`): what is locked cannot be had back by
+/// anybody, and filters, caches and the next build need memory as well.
+pub const STORE_IN_MEMORY_PART: u64 = 2;
+/// Milliseconds between two looks whether the generation before has been let go of, so that the next one may be locked in memory.
+pub const STORE_IN_MEMORY_ROOM_MS: u64 = 200;
 /// Lookups that one worker has read at a time by its reader threads: more would be too late, at 10 ms a read and
 /// two threads after 2.5 s. Equal ones count once.
 pub const STORE_READS_MAX: usize = 512;

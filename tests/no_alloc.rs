@@ -25,7 +25,7 @@ use corewall::serve::store::StoreReader;
 use corewall_sharding::build::{BuildOptions, Builder};
 use corewall_sharding::name::Name;
 use corewall_sharding::overlay::{LiveChange, LiveEntry, LiveUpdate, Void};
-use corewall_sharding::publish::Store;
+use corewall_sharding::publish::{Generation, Store};
 use corewall_sharding::rule::{AnswerRecord, Class, ClientMatch, Condition, Kind, List, Rule, RuleKey, Scope};
 
 thread_local! {
@@ -81,6 +81,7 @@ struct Worker {
     clock: u64,
     /// What the upstream answers.
     address: [u8; 4],
+    generation: Generation,
     _folder: tempfile::TempDir,
 }
 
@@ -140,6 +141,7 @@ impl Worker {
             out: vec![0; 65_535],
             clock: 1,
             address: [192, 0, 2, 5],
+            generation,
             _folder: folder,
         }
     }
@@ -238,6 +240,21 @@ fn a_blocked_name_is_answered_from_the_store_without_allocation() {
     }
     let count = allocations(|| {
         for query in &queries[200..] {
+            let step = worker.ask(query);
+            is_reply(step, &worker.out, 0, 1);
+        }
+    });
+    assert_eq!(worker.core.counters().blocked.value(), 2_000, "none of them came from the cache");
+    assert_eq!(count, 0);
+}
+
+#[test]
+fn a_blocked_name_whose_shard_is_in_memory_is_answered_without_allocation() {
+    let mut worker = Worker::new(1 << 20);
+    (0..4).for_each(|shard| worker.generation.read_directly(shard).unwrap());
+    let queries: Vec<_> = (0..2_000).map(|number| query(&format!("Host{number}.Blocked.Example"))).collect();
+    let count = allocations(|| {
+        for query in &queries {
             let step = worker.ask(query);
             is_reply(step, &worker.out, 0, 1);
         }

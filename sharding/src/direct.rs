@@ -7,8 +7,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use memmap2::{Advice, Mmap};
 use xxhash_rust::xxh3::xxh3_64;
@@ -27,12 +27,21 @@ use crate::rule::ClassId;
 /// that it lies in two cache lines at most.
 const ROW_BYTES: usize = 24;
 
+/// Bytes that this process has locked in memory for shards, of all generations that it has open.
+static LOCKED_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes that this process has locked in memory for shards, of all generations that it has open.
+pub fn locked_bytes() -> u64 {
+    LOCKED_BYTES.load(Ordering::Relaxed)
+}
+
 /// A shard that is read without SQLite.
 pub struct DirectShard {
     path: PathBuf,
     places: Places,
     database: Mmap,
     pages: Pages,
+    is_locked: bool,
 }
 
 impl DirectShard {
@@ -43,16 +52,19 @@ impl DirectShard {
         let pages = Pages::of(&database, database.len() as u64);
         let pages = pages.ok_or_else(|| StoreError::damaged(&path, "its pages are not as they should be"))?;
         let places = Places::open(&dir.join(places_name(shard)), generation, shard)?;
-        Ok(DirectShard { path, places, database, pages })
+        Ok(DirectShard { path, places, database, pages, is_locked: false })
     }
 
     /// Has all of it read from the disk and kept in memory until it is dropped.
-    fn lock(&self) -> io::Result<()> {
+    fn lock(&mut self) -> io::Result<()> {
         for map in [self.places.map(), &self.database] {
             // Huge pages where the kernel gives them to files; most give none, and that is no error.
             let _ = map.advise(Advice::HugePage);
+            // Unlocked with its mapping, also when the next one is refused.
             map.lock()?;
         }
+        self.is_locked = true;
+        LOCKED_BYTES.fetch_add(self.bytes(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -135,6 +147,14 @@ impl DirectShard {
     }
 }
 
+impl Drop for DirectShard {
+    fn drop(&mut self) {
+        if self.is_locked {
+            LOCKED_BYTES.fetch_sub(self.bytes(), Ordering::Relaxed);
+        }
+    }
+}
+
 /// Why a shard is not read directly.
 #[derive(Debug, thiserror::Error)]
 pub enum NotDirect {
@@ -153,12 +173,14 @@ pub enum NotDirect {
 pub struct DirectShards {
     shards: Box<[OnceLock<DirectShard>]>,
     bytes: AtomicU64,
+    why_not: Mutex<String>,
 }
 
 impl DirectShards {
     /// None of so many is.
     pub fn none(shards: u16) -> DirectShards {
-        DirectShards { shards: (0..shards).map(|_| OnceLock::new()).collect(), bytes: AtomicU64::new(0) }
+        let shards = (0..shards).map(|_| OnceLock::new()).collect();
+        DirectShards { shards, bytes: AtomicU64::new(0), why_not: Mutex::default() }
     }
 
     /// The shard of this number, if it is read directly. On the query path.
@@ -172,6 +194,21 @@ impl DirectShards {
         self.shards.iter().filter(|shard| shard.get().is_some()).count() as u64
     }
 
+    /// Of how many shards.
+    pub fn shard_count(&self) -> u64 {
+        self.shards.len() as u64
+    }
+
+    /// Why not all of them are, in words; empty when nobody has said.
+    pub fn why_not(&self) -> String {
+        self.why_not.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says why not all of them are.
+    pub fn set_why_not(&self, reason: String) {
+        *self.why_not.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
     /// Bytes that are locked in memory.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
@@ -183,7 +220,7 @@ impl DirectShards {
         if manifest.file(&places_name(shard)).is_none() {
             return Err(NotDirect::NoPlaces);
         }
-        let direct = DirectShard::open(dir, manifest.generation, shard)?;
+        let mut direct = DirectShard::open(dir, manifest.generation, shard)?;
         direct.lock().map_err(NotDirect::NotLocked)?;
         direct.check_sums(dir, manifest, shard)?;
         let bytes = direct.bytes();

@@ -151,6 +151,12 @@ impl Generation {
         DirectShard::open(&self.dir, self.number, shard)
     }
 
+    /// Bytes of the files of a shard that are locked in memory to read it like this.
+    pub fn direct_bytes(&self, shard: u16) -> u64 {
+        let files = [shard_name(shard), places_name(shard)];
+        files.iter().filter_map(|name| self.manifest.file(name)).map(|file| file.size).sum()
+    }
+
     /// Whether the build wrote the places of all shards' rows.
     pub fn has_places(&self) -> bool {
         (0..self.manifest.shards).all(|shard| self.manifest.file(&places_name(shard)).is_some())

@@ -19,7 +19,7 @@ mod pieces;
 mod read;
 mod refused;
 pub mod report;
-mod resources;
+pub(crate) mod resources;
 mod servers;
 mod source;
 
@@ -87,6 +87,8 @@ pub struct Options {
     pub layout: Layout,
     /// Bits of a fingerprint in the filters, 8 or 16.
     pub filter_bits: u8,
+    /// Whether the places of the rows are written; none leaves it to layout and size.
+    pub places: Option<bool>,
     /// Bytes of memory to use; none means a quarter of the machine's.
     pub memory_bytes: Option<u64>,
     /// Threads that read lists and write shards; none means one a core.
@@ -113,6 +115,7 @@ impl Default for Options {
             shards: None,
             layout: Layout::default(),
             filter_bits: FILTER_BITS_DEFAULT,
+            places: None,
             memory_bytes: None,
             threads: None,
             resume: false,
@@ -479,7 +482,7 @@ impl Build {
                 threads: Some(threads),
                 layout: options.layout,
                 filter_bits: options.filter_bits,
-                places: None,
+                places: options.places,
                 memory_bytes: memory_bytes.saturating_sub(own_bytes).max(memory_bytes / 2),
                 resume: options.resume,
                 identity: identity(inputs_read, options, shards, fold.as_deref()),

@@ -44,7 +44,9 @@ pub struct Report {
     pub shards: usize,
     /// Bytes of shards and filters.
     pub bytes: u64,
-    /// The same for each rule.
+    /// Bytes of places beside them; zero when none were written.
+    pub places_bytes: u64,
+    /// The bytes of shards and filters for each rule.
     pub bytes_per_rule: f64,
     /// How the rules by name lie in them.
     pub layout: Layout,
@@ -220,6 +222,7 @@ impl Report {
             patterns,
             shards: built.shard_bytes.len(),
             bytes: built.shard_bytes.iter().sum::<u64>() + built.filter_bytes,
+            places_bytes: built.places_bytes,
             bytes_per_rule: built.bytes_per_rule(),
             layout: Layout::default(),
             seconds,
@@ -301,6 +304,9 @@ impl fmt::Display for Report {
             )?;
         }
         write!(f, "  {} bytes on disk, {:.1} a rule; ", self.bytes, self.bytes_per_rule)?;
+        if self.places_bytes > 0 {
+            write!(f, "{} more for places; ", self.places_bytes)?;
+        }
         writeln!(f, "{:.2} s, at most {} MiB of memory", self.seconds, self.rss_bytes_max >> 20)?;
         // What took no time is not worth a word.
         let worth = self.stages.iter().filter(|stage| stage.seconds >= STAGE_SHOWN_S);

@@ -28,14 +28,18 @@ pub fn threads() -> usize {
     thread::available_parallelism().map_or(1, usize::from).min(limits::BUILD_THREADS_MAX)
 }
 
-/// Bytes of memory: a quarter of what this machine, or the group of processes that this one belongs to, has.
+/// Bytes of memory: a quarter of what there is.
 pub fn memory_bytes() -> u64 {
+    (machine_bytes() / MEMORY_PART).clamp(limits::BUILD_MEMORY_BYTES_MIN, limits::BUILD_MEMORY_BYTES_MAX)
+}
+
+/// Bytes of memory that this machine, or the group of processes that this one belongs to, has.
+pub fn machine_bytes() -> u64 {
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_of(&text));
     // Version 2 and version 1; without a limit there is a word, or a number larger than any memory.
     let groups = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
     let group = groups.iter().filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok()).min();
-    let bytes = [machine, group].into_iter().flatten().min().unwrap_or(MEMORY_BYTES_UNKNOWN);
-    (bytes / MEMORY_PART).clamp(limits::BUILD_MEMORY_BYTES_MIN, limits::BUILD_MEMORY_BYTES_MAX)
+    [machine, group].into_iter().flatten().min().unwrap_or(MEMORY_BYTES_UNKNOWN)
 }
 
 fn total_of(meminfo: &str) -> Option<u64> {

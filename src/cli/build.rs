@@ -49,6 +49,9 @@ pub struct Arguments {
     /// Bits that the filters keep of each name, 8 or 16; without it the configuration's, or 8
     #[arg(long, value_name = "BITS", value_parser = parse_filter_bits)]
     filter_bits: Option<u8>,
+    /// Whether the places of the rows are written, true or false; without it the configuration's, or as layout and size ask for
+    #[arg(long, value_name = "BOOL")]
+    places: Option<bool>,
     /// Memory to use, such as 512M or 3G; without it the configuration's, or a quarter of the machine's
     #[arg(long, value_name = "SIZE", value_parser = parse_build_memory)]
     memory: Option<u64>,
@@ -103,6 +106,7 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
     options.shards = arguments.shards.or(options.shards);
     options.layout = arguments.layout.unwrap_or(options.layout);
     options.filter_bits = arguments.filter_bits.unwrap_or(options.filter_bits);
+    options.places = arguments.places.or(options.places);
     options.memory_bytes = arguments.memory.or(options.memory_bytes);
     options.threads = arguments.threads.or(options.threads);
     if let Some(action) = arguments.wildcard_action {

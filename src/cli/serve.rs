@@ -98,6 +98,7 @@ fn plan_of(config: &Config, hosts: &Hosts, hints: bool) -> Result<Plan, cores::C
             mmap: config.mmap,
             filter_placement: config.filter_placement,
             store_readers: config.store_readers,
+            store_in_memory: config.store_in_memory,
         },
     })
 }

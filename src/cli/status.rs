@@ -2,7 +2,7 @@
 
 use super::Failure;
 use super::control::{ControlArguments, bytes_text, row, table};
-use crate::control::protocol::{FilterStatus, Request, Status};
+use crate::control::protocol::{DirectStatus, FilterStatus, Request, Status};
 
 /// Asks the server.
 pub(super) fn run(control: ControlArguments) -> Result<(), Failure> {
@@ -13,10 +13,11 @@ fn text(status: &Status) -> String {
     let Status { program_version, pid, uptime_s, .. } = status;
     let addresses: Vec<String> = status.listen.iter().map(ToString::to_string).collect();
     let mut text = format!(
-        "corewall {program_version}, process {pid}, serving for {}\nlistens on {}\n{}\n",
+        "corewall {program_version}, process {pid}, serving for {}\nlistens on {}\n{}{}\n",
         uptime_text(*uptime_s),
         addresses.join(", "),
-        filters_text(&status.filters)
+        filters_text(&status.filters),
+        direct_text(&status.shards_in_memory)
     );
     let mut rows = vec![row([
         &"core",
@@ -73,6 +74,16 @@ fn filters_text(filters: &FilterStatus) -> String {
         text += &format!("; {all} of the process's own memory, of which the system holds {huge} in huge pages");
     }
     text + "\n"
+}
+
+/// A line on the shards in memory; nothing without a store.
+fn direct_text(direct: &DirectStatus) -> String {
+    let DirectStatus { shards, of, bytes, why_not } = direct;
+    if *of == 0 {
+        return String::new();
+    }
+    let why_not = if why_not.is_empty() { String::new() } else { format!("; {why_not}") };
+    format!("shards in memory: {shards} of {of}, {} locked{why_not}\n", bytes_text(*bytes))
 }
 
 /// The two largest units of a time.

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use corewall_sharding::manifest::Layout;
 use corewall_sharding::rule::BlockMode;
 
 use super::error::{Place, Problem};
@@ -20,6 +21,7 @@ pub(super) const POLICY_DEFAULT: &str = "default";
 /// The first problem found.
 pub(super) fn check(config: &Config) -> Result<(), Problem> {
     check_cache(config)?;
+    check_build(config)?;
     upstream::check(config)?;
     check_lists(config)?;
     check_policies(config)?;
@@ -37,6 +39,14 @@ fn check_cache(config: &Config) -> Result<(), Problem> {
             let message = format!("{most} is less than {lower} ({least}); raise it or lower {lower}");
             return Err(problem([Key("cache"), Key(upper)], message));
         }
+    }
+    Ok(())
+}
+
+fn check_build(config: &Config) -> Result<(), Problem> {
+    if config.build.places == Some(true) && config.build.layout == Layout::Packed {
+        let message = "a store of the layout \"packed\" has no places; use \"auto\", or the layout \"sql\"".to_owned();
+        return Err(problem([Key("build"), Key("places")], message));
     }
     Ok(())
 }

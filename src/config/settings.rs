@@ -86,9 +86,9 @@ impl Config {
 impl Build {
     /// Has a build use what the configuration says.
     pub fn put_into(&self, options: &mut build::Options) {
-        let Build { shards, layout, filter_bits, memory, threads } = *self;
+        let Build { shards, layout, filter_bits, places, memory, threads } = *self;
         (options.shards, options.layout, options.filter_bits) = (shards, layout, filter_bits);
-        (options.memory_bytes, options.threads) = (memory, threads);
+        (options.places, options.memory_bytes, options.threads) = (places, memory, threads);
     }
 }
 

@@ -439,6 +439,27 @@ pub(super) fn filter_bits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     }
 }
 
+/// `auto` is none.
+pub(super) fn places<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+    struct PlacesVisitor;
+    impl Visitor<'_> for PlacesVisitor {
+        type Value = Option<bool>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("\"auto\", true or false")
+        }
+
+        fn visit_bool<E: de::Error>(self, value: bool) -> Result<Option<bool>, E> {
+            Ok(Some(value))
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<bool>, E> {
+            if text == "auto" { Ok(None) } else { Err(E::invalid_value(de::Unexpected::Str(text), &self)) }
+        }
+    }
+    deserializer.deserialize_any(PlacesVisitor)
+}
+
 fn bounded<E: de::Error>(value: Option<u64>, min: u64, max: u64, unit: &str) -> Result<Option<u64>, E> {
     match value {
         Some(value) if !(min..=max).contains(&value) => {

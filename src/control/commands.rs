@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender};
 use std::time::Instant;
 
+use corewall_sharding::direct::DirectShards;
 use corewall_sharding::filters::{FilterCounts, Filters};
 
 use super::conversation::CarryOut;
 use super::protocol::{
-    Answer, CacheStats, FilterStatus, FlushWhat, Flushed, Refusal, RefusalKind, Reloaded, Request, Status, Stopping,
-    UpstreamServer, UpstreamServers, WorkerCache, WorkerFlushed, WorkerServer, WorkerStatus,
+    Answer, CacheStats, DirectStatus, FilterStatus, FlushWhat, Flushed, Refusal, RefusalKind, Reloaded, Request,
+    Status, Stopping, UpstreamServer, UpstreamServers, WorkerCache, WorkerFlushed, WorkerServer, WorkerStatus,
 };
 use super::rules::LiveRules;
 use super::workers::{Workers, stopping};
@@ -90,6 +91,7 @@ impl Commands {
             uptime_s: self.ready_since.elapsed().as_secs(),
             listen: self.listen.clone(),
             filters: reports.first().map(|(_, report)| filter_status(&report.filters)).unwrap_or_default(),
+            shards_in_memory: reports.first().map(|(_, report)| direct_status(&report.direct)).unwrap_or_default(),
             store: reports.iter().find_map(|(_, report)| report.store.clone()),
             workers: reports.iter().map(worker).collect(),
             counters: totals(&reports).each().map(|(name, value)| (name.to_owned(), value)).collect(),
@@ -147,6 +149,10 @@ impl Commands {
     fn reports(&self) -> Result<Vec<(usize, WorkerReport)>, Refusal> {
         self.workers.order_all(|done| Order::Report { done })
     }
+}
+
+fn direct_status(direct: &DirectShards) -> DirectStatus {
+    DirectStatus { shards: direct.count(), of: direct.shard_count(), bytes: direct.bytes(), why_not: direct.why_not() }
 }
 
 fn filter_status(filters: &Filters) -> FilterStatus {

@@ -90,6 +90,9 @@ pub struct Status {
     /// The filters of the generation that the first worker serves.
     #[serde(default)]
     pub filters: FilterStatus,
+    /// Its shards that are locked in memory.
+    #[serde(default)]
+    pub shards_in_memory: DirectStatus,
     /// Directory of its store, as an absolute path; none without a store.
     #[serde(default)]
     pub store: Option<PathBuf>,
@@ -120,6 +123,19 @@ pub struct FilterStatus {
     pub memory_bytes: u64,
     /// Bytes of the process's memory that are in huge pages; 0 where the system does not tell.
     pub huge_page_bytes: u64,
+}
+
+/// How many shards of a generation are locked in memory and read without SQLite.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectStatus {
+    /// So many.
+    pub shards: u64,
+    /// Of so many; 0 without a store.
+    pub of: u64,
+    /// Bytes that are locked.
+    pub bytes: u64,
+    /// Why not all of them are; empty when they are, or will be.
+    pub why_not: String,
 }
 
 /// How one worker is.

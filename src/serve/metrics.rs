@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use corewall_sharding::direct::DirectShards;
 use corewall_sharding::filters::Filters;
 use std::path::PathBuf;
 
@@ -120,6 +121,8 @@ pub struct WorkerReport {
     pub rules: u64,
     /// Its filters.
     pub filters: Arc<Filters>,
+    /// Its shards that are locked in memory.
+    pub direct: Arc<DirectShards>,
     /// The live rules on top of them.
     pub live: LiveSummary,
     /// Queries taken in and not answered yet.

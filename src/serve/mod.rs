@@ -12,6 +12,7 @@
 pub mod answer_here;
 pub mod clock;
 pub mod cores;
+pub mod direct;
 mod error;
 pub mod filters;
 pub mod framer;
@@ -52,6 +53,7 @@ use signal_hook::iterator::Signals;
 
 pub use self::error::ServeError;
 
+use self::direct::DirectWork;
 use self::filters::{FilterWork, Readiness};
 use self::listen::{Sockets, listen};
 use self::metrics::Totals;
@@ -188,6 +190,7 @@ pub fn run(plan: Plan, reread: Reread, signals: CaughtSignals) -> Result<(), Ser
         must_reload: false,
         reload_asked: Vec::new(),
         filter_work: None,
+        direct_work: None,
         top_names: None,
         top_names_due: Instant::now() + Duration::from_secs(TOP_NAMES_SAVE_S),
         rules: Arc::default(),
@@ -206,6 +209,7 @@ pub fn run(plan: Plan, reread: Reread, signals: CaughtSignals) -> Result<(), Ser
         server.rules.hold().finish(knowledge.generation_shared(), knowledge.live.clone());
         server.say_ready(&knowledge, started);
         server.filter_work = knowledge.tend_filters();
+        server.direct_work = knowledge.hold_in_memory();
         drop(knowledge);
         server.keep_top_names(&server.plan.wanted.clone());
         server.answer_on(control_socket.as_ref())?;
@@ -253,6 +257,8 @@ struct Server {
     reload_asked: Vec<SyncSender<Result<Reloaded, String>>>,
     /// What is still done for the filters of the generation being served.
     filter_work: Option<FilterWork>,
+    /// What is still locked in memory of it.
+    direct_work: Option<DirectWork>,
     /// The file of the names asked for most; none when they are not to be counted.
     top_names: Option<TopNames>,
     /// When it is to be written.
@@ -492,6 +498,7 @@ impl Server {
         let failures = reload::switch_all(&self.commanders, &knowledge);
         held.finish(knowledge.generation_shared(), knowledge.live.clone());
         self.filter_work = knowledge.tend_filters();
+        self.direct_work = knowledge.hold_in_memory();
         if !failures.is_empty() {
             let failures = failures.into_iter().map(|(core, reason)| format!("core {core} ({reason})"));
             let failures: Vec<String> = failures.collect();

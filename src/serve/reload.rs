@@ -17,6 +17,7 @@ use corewall_sharding::publish::{Generation, Store};
 use corewall_sharding::rows::Reads;
 use corewall_sharding::rule::Kind;
 
+use super::direct::{DirectWork, StoreInMemory};
 use super::filters::{FilterPlacement, FilterPlaces, FilterWork, Readiness, prepare};
 use super::live::{self, LiveRules, LiveStep};
 use super::metrics::{ServerReport, WorkerReport};
@@ -45,6 +46,8 @@ pub struct Wanted {
     pub filter_placement: FilterPlacement,
     /// Threads of each worker that read what is not in memory; 0: the worker itself does, and waits.
     pub store_readers: usize,
+    /// Whether the store is locked in memory and read without SQLite.
+    pub store_in_memory: StoreInMemory,
 }
 
 /// Everything immutable that the workers share.
@@ -60,19 +63,31 @@ pub struct Knowledge {
     mmap: bool,
     filter_places: FilterPlaces,
     store_readers: usize,
+    store_in_memory: StoreInMemory,
 }
 
 impl Knowledge {
     /// Opens the newest generation of `store`, which is the wanted one, and makes it ready for workers on these cores, its filters as far as
     /// `filters` says. Errors say what to do.
     pub fn load(wanted: &Wanted, store: Option<&Store>, cores: &[usize], filters: Readiness) -> Result<Self, String> {
-        let Wanted { settings, tcp, mmap, filter_placement, store_readers, .. } = wanted;
+        let Wanted { settings, tcp, mmap, filter_placement, store_readers, store_in_memory, .. } = wanted;
         let filter_places = FilterPlaces::new(*filter_placement, cores);
         let (settings, tcp, mmap, store_readers) = (settings.clone(), *tcp, *mmap, *store_readers);
+        let store_in_memory = *store_in_memory;
         let Some(store) = store else {
             let (rules, patterns) = (Arc::new(RuleBook::empty(&settings)), Arc::new(PatternDatabase::empty()));
             let live = Arc::new(LiveRules::none(rules, None, settings.clone(), Compiler::Child));
-            return Ok(Self { settings, tcp, live, patterns, generation: None, mmap, filter_places, store_readers });
+            return Ok(Self {
+                settings,
+                tcp,
+                live,
+                patterns,
+                generation: None,
+                mmap,
+                filter_places,
+                store_readers,
+                store_in_memory,
+            });
         };
         let generation = store.current_unverified(filter_places.copies()).map_err(|error| error.to_string())?;
         prepare(&generation, &filter_places, filters);
@@ -83,7 +98,8 @@ impl Knowledge {
         live.load(live::entries_after(store, generation.manifest.overlay_seq)?)?;
         let (live, patterns) = (Arc::new(live), Arc::new(patterns));
         let generation = Some(generation);
-        let knowledge = Self { settings, tcp, live, patterns, generation, mmap, filter_places, store_readers };
+        let knowledge =
+            Self { settings, tcp, live, patterns, generation, mmap, filter_places, store_readers, store_in_memory };
         // Every worker will do the same: better to fail here, once and before anything has changed.
         knowledge.open_store(None)?;
         knowledge.open_patterns()?;
@@ -131,6 +147,11 @@ impl Knowledge {
     /// Goes on with the filters beside the workers; none when there is nothing left to do.
     pub fn tend_filters(&self) -> Option<FilterWork> {
         self.generation.as_ref().and_then(|generation| FilterWork::begin(generation, &self.filter_places))
+    }
+
+    /// Locks the store in memory beside the workers; none when it is not to be.
+    pub fn hold_in_memory(&self) -> Option<DirectWork> {
+        self.generation.as_ref().and_then(|generation| DirectWork::begin(generation, self.store_in_memory))
     }
 
     /// The generation's number; none without a store.

@@ -151,6 +151,11 @@ impl StoreReader {
         self.at_hand = None;
     }
 
+    /// The shards that are read without SQLite.
+    pub fn direct(&self) -> &Arc<DirectShards> {
+        &self.direct
+    }
+
     /// Whether anything is being read.
     pub fn is_reading(&self) -> bool {
         self.readers.as_ref().is_some_and(Readers::is_reading)

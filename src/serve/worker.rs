@@ -236,6 +236,7 @@ impl Worker {
             store: self.store_dir.clone(),
             rules: self.rule_count,
             filters: self.core.rules().filters().clone(),
+            direct: self.store.direct().clone(),
             live: self.core.live_summary(),
             queries_waiting: self.core.queries_waiting() as u64,
             tcp_connections: self.connections.open_count() as u64,

@@ -170,7 +170,8 @@ pub struct Server {
 }
 
 impl Server {
-    fn ready(process: Process, port: u16) -> Self {
+    /// One that somebody else has started.
+    pub fn ready(process: Process, port: u16) -> Self {
         let ready = process.out.wait_for("ready", 0);
         assert!(ready.is_some_and(|line| line.starts_with("ready")), "not ready\n{}", process.output());
         Self { process, port }

@@ -26,6 +26,7 @@ mod filters;
 mod generations;
 mod hostile;
 mod hosts;
+mod in_memory;
 mod interop;
 mod lists;
 mod reload;

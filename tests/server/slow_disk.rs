@@ -200,7 +200,9 @@ fn shards_of(generation: &Path) -> Vec<String> {
 
 fn site(wait_ms_max: &str) -> Site {
     let names: String = (0..100).map(|number| format!("ads{number}.example\n")).collect();
-    let site = Site::new().option("store_wait_ms_max", wait_ms_max).list("ads", "plain", "", &names);
+    // What is locked in memory has no disk to wait for.
+    let site = Site::new().option("store_in_memory", "\"off\"").option("store_wait_ms_max", wait_ms_max);
+    let site = site.list("ads", "plain", "", &names);
     site.toml("[[record]]\nname = \"here.example\"\ntype = \"A\"\ndata = \"192.0.2.7\"\n")
 }
 

@@ -153,6 +153,7 @@ fn answers_and_refusals_go_there_and_back() {
         uptime_s: 2,
         listen: vec!["[::1]:53".parse().unwrap()],
         filters: FilterStatus { verified: 3, rebuilt: 1, bits: 16, ..FilterStatus::default() },
+        shards_in_memory: DirectStatus { shards: 1, of: 2, bytes: 3, why_not: "too large".to_owned() },
         store: Some("/var/lib/corewall".into()),
         workers: vec![WorkerStatus {
             core: 0,
