@@ -69,7 +69,8 @@ if [ -z "${KEEP_STORE:-}" ]; then
 fi
 read -r build_s peak_kib < "$work/build.figures"
 rules=$(awk '$1 == "rules" { print $3; exit }' "$work/store/current/manifest.toml")
-store_bytes=$(du -sbL "$work/store/current" | cut -f1)
+places_bytes=$(find -L "$work/store/current" -name '*.places' -printf '%s\n' | awk '{ sum += $1 } END { printf "%.0f", sum }')
+store_bytes=$(($(du -sbL "$work/store/current" | cut -f1) - places_bytes))
 filter_bytes=$(cat "$work"/store/current/*.filter | wc -c)
 
 head -1 "$work/blocked.names" > "$work/first.names"
@@ -107,11 +108,11 @@ ask 1 "$work/load.json"
 json() { awk -v name="\"$1\":" '$1 == name { gsub(/,/, "", $2); print $2; exit }' "$work/load.json"; }
 private_kib=$(awk '$1 == "RssAnon:" { print $2 }' "/proc/$server/status")
 awk -v rules="$rules" -v layout="$layout" -v memory="$memory" -v build_s="$build_s" -v peak="$peak_kib" -v bytes="$store_bytes" \
-    -v filters="$filter_bytes" -v warm="$start_ms" -v cold="$cold_ms" -v private="$private_kib" -v qps="$(json qps)" -v rate="$rate" \
+    -v filters="$filter_bytes" -v places="$places_bytes" -v warm="$start_ms" -v cold="$cold_ms" -v private="$private_kib" -v qps="$(json qps)" -v rate="$rate" \
     -v answered="$(json answered)" -v wrong="$(json wrong)" -v lost="$(json lost)" -v p50="$(json us_p50)" -v p99="$(json us_p99)" \
     -v p999="$(json us_p999)" -v cpu="$(json server_cpu_us_per_answer)" -v machine="$(bench/machine.sh)" 'BEGIN {
         printf "{\"rules\":%d,\"layout\":\"%s\",\"build_memory\":\"%s\",\"build_s\":%s,\"build_peak_kib\":%d,\"rules_per_s\":%d,", rules, layout, memory, build_s, peak, rules / build_s
-        printf "\"store_bytes\":%.0f,\"bytes_per_rule\":%.2f,\"filter_bytes_per_rule\":%.3f,", bytes, bytes / rules, filters / rules
+        printf "\"store_bytes\":%.0f,\"bytes_per_rule\":%.2f,\"filter_bytes_per_rule\":%.3f,\"places_bytes_per_rule\":%.2f,", bytes, bytes / rules, filters / rules, places / rules
         printf "\"first_answer_ms\":%d,\"first_answer_cold_ms\":%s,\"private_kib\":%d,\"private_bytes_per_rule\":%.3f,\"private_and_filter_bytes_per_rule\":%.3f,", warm, cold, private, private * 1024 / rules, (private * 1024 + filters) / rules
         printf "\"rate\":%d,\"qps\":%.0f,\"answered\":%d,\"wrong\":%d,\"lost\":%d,\"us_p50\":%.1f,\"us_p99\":%.1f,\"us_p999\":%.1f,\"server_cpu_us_per_answer\":%s,%s}\n", rate, qps, answered, wrong, lost, p50, p99, p999, cpu, machine }' | tee "$out"
 stop_server

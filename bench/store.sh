@@ -28,7 +28,8 @@ while kib=$(awk '$1 == "VmHWM:" { print $2 }' "/proc/$pid/status" 2> /dev/null) 
     sleep 0.05
 done
 wait "$pid"
+places_bytes=$(find -L "$store/current" -name '*.places' -printf '%s\n' | awk '{ sum += $1 } END { printf "%.0f", sum }')
 awk -v started="$started" -v now="$(date +%s.%N)" -v rules="$(wc -l < "$union")" -v peak="$peak_kib" \
-    -v bytes="$(du -sbL "$store/current" | cut -f1)" -v machine="$(bench/machine.sh)" 'BEGIN {
-        printf "{\"rules\":%d,\"seconds\":%.2f,\"peak_kib\":%d,\"store_bytes\":%d,\"bytes_per_rule\":%.1f,%s}\n",
-            rules, now - started, peak, bytes, bytes / rules, machine }' | tee "$out"
+    -v bytes="$(($(du -sbL "$store/current" | cut -f1) - places_bytes))" -v places="$places_bytes" -v machine="$(bench/machine.sh)" 'BEGIN {
+        printf "{\"rules\":%d,\"seconds\":%.2f,\"peak_kib\":%d,\"store_bytes\":%d,\"bytes_per_rule\":%.1f,\"places_bytes\":%d,%s}\n",
+            rules, now - started, peak, bytes, bytes / rules, places, machine }' | tee "$out"

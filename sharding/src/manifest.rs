@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::StoreError;
+use crate::generation::places_name;
 use crate::route::{HashKey, SubtreeDepths, hash_text};
 use crate::schema::{self, FORMAT_VERSION};
 
@@ -161,6 +162,12 @@ impl Manifest {
     /// The entry of a file.
     pub fn file(&self, name: &str) -> Option<&FileEntry> {
         self.files.iter().find(|file| file.name == name)
+    }
+
+    /// Bytes of the places of all rows; zero when the build wrote none.
+    pub fn places_bytes(&self) -> u64 {
+        let places = (0..self.shards).filter_map(|shard| self.file(&places_name(shard)));
+        places.map(|file| file.size).sum()
     }
 
     /// Bytes of all files but the manifest.

@@ -42,8 +42,10 @@ enum Line {
         shards: u16,
         rules: u64,
         lists: usize,
+        /// Of all files but the places.
         bytes: u64,
         bytes_per_rule: f64,
+        places_bytes: u64,
         overlay_seq: u64,
     },
     Unreadable {
@@ -61,18 +63,23 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
 
 fn report(store: &Store, served: Option<Vec<u64>>) -> Result<Report, corewall_sharding::StoreError> {
     let line = |number| match store.manifest(number) {
-        Ok(manifest) => Line::Readable {
-            number,
-            created_s: manifest.created_s,
-            format: manifest.format,
-            layout: manifest.layout.word(),
-            shards: manifest.shards,
-            rules: manifest.rules,
-            lists: manifest.lists.len(),
-            bytes: manifest.bytes(),
-            bytes_per_rule: if manifest.rules == 0 { 0.0 } else { manifest.bytes() as f64 / manifest.rules as f64 },
-            overlay_seq: manifest.overlay_seq,
-        },
+        Ok(manifest) => {
+            let places_bytes = manifest.places_bytes();
+            let bytes = manifest.bytes() - places_bytes;
+            Line::Readable {
+                number,
+                created_s: manifest.created_s,
+                format: manifest.format,
+                layout: manifest.layout.word(),
+                shards: manifest.shards,
+                rules: manifest.rules,
+                lists: manifest.lists.len(),
+                bytes,
+                bytes_per_rule: if manifest.rules == 0 { 0.0 } else { bytes as f64 / manifest.rules as f64 },
+                places_bytes,
+                overlay_seq: manifest.overlay_seq,
+            }
+        }
         Err(error) => Line::Unreadable { number, error: error.to_string() },
     };
     Ok(Report {
@@ -100,9 +107,9 @@ fn text(report: &Report) -> String {
         }
         marks.join(", ")
     };
-    let heading: [&dyn std::fmt::Display; 11] = [
-        &"number", &"", &"created", &"rules", &"lists", &"layout", &"shards", &"bytes", &"a rule", &"format",
-        &"overlay",
+    let heading: [&dyn std::fmt::Display; 12] = [
+        &"number", &"", &"created", &"rules", &"lists", &"layout", &"shards", &"bytes", &"a rule", &"places",
+        &"format", &"overlay",
     ];
     let (mut rows, mut errors) = (vec![row(heading)], String::new());
     for line in &report.generations {
@@ -117,6 +124,7 @@ fn text(report: &Report) -> String {
                 lists,
                 bytes,
                 bytes_per_rule,
+                places_bytes,
                 overlay_seq,
             } => rows.push(row([
                 number,
@@ -128,12 +136,13 @@ fn text(report: &Report) -> String {
                 shards,
                 &bytes_text(*bytes),
                 &format!("{bytes_per_rule:.1}"),
+                &bytes_text(*places_bytes),
                 format,
                 overlay_seq,
             ])),
             Line::Unreadable { number, error } => {
                 let none: &dyn std::fmt::Display = &"-";
-                rows.push(row([number, &mark(*number), none, none, none, none, none, none, none, none, none]));
+                rows.push(row([number, &mark(*number), none, none, none, none, none, none, none, none, none, none]));
                 errors += &format!("generation {number}: {error}\n");
             }
         }

@@ -5,7 +5,7 @@
 //! differ from one site to the next.
 
 use clap::Args;
-use corewall_sharding::build::SHARDS_MAX;
+use corewall_sharding::build::{BuildOptions, SHARDS_MAX};
 use corewall_sharding::manifest::Layout;
 use serde::Serialize;
 
@@ -23,6 +23,8 @@ const SQL_SHARD_BYTES: f64 = 57_000.0;
 const PACKED_SHARD_BYTES: f64 = 65_536.0;
 /// Bits of a filter for a rule and bit of fingerprint: 9.5 bits where fingerprints have 8.
 const FILTER_BITS_PER_BIT: f64 = 9.5 / 8.0;
+/// Bytes of a rule's place in layout `sql`: 64 for seven of them.
+const PLACE_BYTES: f64 = 64.0 / 7.0;
 /// Rules a second and core that a build reads, sorts and writes in layout `sql`: 103.6 million in 66 s on two cores of an Intel
 /// Xeon, with 2.5 GB of memory.
 const BUILD_RULES_PER_CORE_S: f64 = 785_000.0;
@@ -92,11 +94,13 @@ struct Plan {
     filter_bits: u8,
     /// Shards advised.
     shards: u64,
-    /// Bytes on disk of one generation, filters included.
+    /// Bytes on disk of one generation, filters included, places not.
     disk_bytes: f64,
     bytes_per_rule: f64,
     /// Bytes on disk at most: the generation that serves, the one that is built, and the build's sorted runs.
     disk_bytes_while_building: f64,
+    /// Places of the rules, beside them.
+    places_bytes: f64,
     /// Filters, once for all workers.
     filter_bytes: f64,
     /// Response caches of all workers.
@@ -132,13 +136,15 @@ fn plan(wanted: &Arguments) -> Plan {
     let filter_bytes = rules * f64::from(wanted.filter_bits) * FILTER_BITS_PER_BIT / 8.0;
     let shard_bytes = rules * row_bytes + shards as f64 * fixed_bytes;
     let disk_bytes = shard_bytes + filter_bytes;
+    let options = BuildOptions { layout: wanted.layout, ..BuildOptions::default() };
+    let places_bytes = if options.has_places(wanted.rules) { rules * PLACE_BYTES } else { 0.0 };
     let run_bytes = rules * RUN_BYTES_OF_19 * name_bytes / 19.0;
     let cache_bytes = cores * f64::from(wanted.cache_mib) * MIB;
     let page_cache_bytes = f64::from(wanted.memory) * GIB - OTHER_BYTES - filter_bytes - cache_bytes;
     let pages_in_memory = (page_cache_bytes / shard_bytes).clamp(0.0, 1.0);
     let cpu_s = rules / (BUILD_RULES_PER_CORE_S * cores);
     // The lists are read, runs written and read again, shards written and summed.
-    let disk_s = (rules * name_bytes + 2.0 * run_bytes + 2.0 * disk_bytes) / DISK_BYTES_PER_S;
+    let disk_s = (rules * name_bytes + 2.0 * run_bytes + 2.0 * (disk_bytes + places_bytes)) / DISK_BYTES_PER_S;
     let misses = f64::from(wanted.qps) * (1.0 - f64::from(wanted.hit_percent) / 100.0);
     let listed = f64::from(wanted.listed_percent) / 100.0;
     let false_positive = 0.5f64.powi(i32::from(wanted.filter_bits));
@@ -151,7 +157,8 @@ fn plan(wanted: &Arguments) -> Plan {
         shards,
         disk_bytes,
         bytes_per_rule: disk_bytes / rules.max(1.0),
-        disk_bytes_while_building: 2.0 * disk_bytes + run_bytes,
+        disk_bytes_while_building: 2.0 * (disk_bytes + places_bytes) + run_bytes,
+        places_bytes,
         filter_bytes,
         cache_bytes,
         page_cache_bytes,
@@ -217,6 +224,13 @@ fn text(plan: &Plan) -> String {
     );
     out += &format!("  shards advised    {}\n", plan.shards);
     out += &format!("  disk              {}, {:.1} bytes a rule\n", gib(plan.disk_bytes), plan.bytes_per_rule);
+    if plan.places_bytes > 0.0 {
+        let held = plan.disk_bytes - plan.filter_bytes + plan.places_bytes;
+        let (places, held) = (gib(plan.places_bytes), gib(held));
+        out += &format!(
+            "  places            {places} of disk beside it; {held} of memory where the store is held in it\n"
+        );
+    }
     out += &format!("  disk in a build   {} in all\n", gib(plan.disk_bytes_while_building));
     out += &format!("  filter memory     {}, once for all workers\n", gib(plan.filter_bytes));
     out += &format!("  cache memory      {}\n", gib(plan.cache_bytes));
@@ -302,6 +316,10 @@ mod tests {
         assert!(near(plan.bytes_per_rule, 30.8), "{plan:?}");
         assert!(near(plan.filter_bytes, 1_187_500.0), "{plan:?}");
         assert_eq!(plan.shards, 16);
+        assert!(
+            near(plan.places_bytes, 9_143_000.0) && text(&plan).contains("where the store is held in it"),
+            "{plan:?}"
+        );
         // 103.6 million names of 20 characters: 31.5 bytes a rule, 66 s on two cores.
         let plan = self::plan(&Arguments { name_bytes: 20, ..wanted(103_600_000) });
         assert!(near(plan.bytes_per_rule, 31.5) && near(plan.build_seconds, 66.0), "{plan:?}");
@@ -333,6 +351,7 @@ mod tests {
         assert!(near(sql.cold_reads_per_s, 2_125.0 * 0.499), "{sql:?}");
         let packed = plan(&Arguments { layout: Layout::Packed, filter_bits: 16, ..wanted(1_000_000_000) });
         assert!(near(packed.bytes_per_rule, 9.16), "{packed:?}");
+        assert_eq!((sql.places_bytes, packed.places_bytes), (0.0, 0.0), "too large, and packed");
         assert_eq!(packed.cold_reads_per_s, 0.0, "{packed:?}");
         let tight = plan(&Arguments { memory: 1, ..wanted(1_000_000_000) });
         assert!(tight.page_cache_bytes < 0.0 && tight.pages_in_memory == 0.0);
