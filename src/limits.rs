@@ -252,6 +252,8 @@ pub const LISTS_MAX: usize = 4_096;
 
 /// Bad filters of one generation that are told one by one: a folder without any has as many as shards.
 pub const FILTERS_SAID_MAX: usize = 16;
+/// Shards of one generation that cannot be had in memory and are told one by one, likewise.
+pub const SHARDS_SAID_MAX: usize = 16;
 /// Lists that live rules may name beside those of the generation: their numbers must stay below those of failures' texts.
 pub const LIVE_LISTS_MAX: usize = 1_024;
 /// Live rules that may differ in more than their names: a new one costs a copy of them all.

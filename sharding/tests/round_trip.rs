@@ -269,7 +269,7 @@ fn duplicates_within_a_list_are_counted_and_left_out_but_not_those_of_another_li
     assert_eq!(lists[1].rules[&(Kind::Alias, Scope::Subtree)], 1);
     assert_eq!((built.report.rules, lists[1].ip_rewrites), (6, 1));
     assert_eq!(said.iter().rfind(|(stage, ..)| *stage == BuildStage::Write), Some(&(BuildStage::Write, 6, 6)));
-    assert_eq!(said.last(), Some(&(BuildStage::Sync, 32, 32)));
+    assert_eq!(said.last(), Some(&(BuildStage::Sync, 48, 48)));
     built.publish().unwrap();
     let mut reader = Reader::open(&store);
     assert_eq!(reader.class_ids("twice.example").len(), 3);

@@ -180,15 +180,12 @@ fn bad_values_are_told_with_line_key_and_remedy() {
         ("[build]\nshards = 0", "2: build.shards: 0 is out of bounds; use 1 to 4096 shards, or \"auto\""),
         ("[build]\nshards = \"many\"", "2: build.shards: `many` is no number; write a number, or \"auto\""),
         ("[build]\n\nthreads = 257", "3: build.threads: 257 is out of bounds; use 1 to 256 threads, or \"auto\""),
-        (
-            "[build]\nplaces = \"yes\"",
-            "2: build.places: invalid value: string \"yes\", expected \"auto\", true or false",
-        ),
+        ("[build]\nplaces = \"yes\"", "2: build.places: invalid value: string \"yes\"; use \"auto\", true or false"),
         (
             "[build]\nlayout = \"packed\"\nplaces = true",
             "3: build.places: a store of the layout \"packed\" has no places; use \"auto\", or the layout \"sql\"",
         ),
-        ("store_in_memory = \"yes\"", "store_in_memory"),
+        ("store_in_memory = \"yes\"", "1: store_in_memory: unknown value `yes`; use one of auto, off, always"),
         ("[build]\nfilter_bits = 12", "2: build.filter_bits: 12 bits are not to be had; use 8 or 16"),
         ("[build]\nlayout = \"zip\"", "2: build.layout: unknown value `zip`; use one of sql, packed"),
         ("[build]\nmemory = \"63 MiB\"", "2: build.memory: 66060288 bytes are out of bounds; use 64 MiB to 16 TiB"),

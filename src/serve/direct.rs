@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::kernel::{self, Resource};
 use crate::build::resources::machine_bytes;
-use crate::limits::{STORE_IN_MEMORY_PART, STORE_IN_MEMORY_ROOM_MS};
+use crate::limits::{SHARDS_SAID_MAX, STORE_IN_MEMORY_PART, STORE_IN_MEMORY_ROOM_MS};
 
 /// Whether the store is held in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,7 +92,7 @@ fn hold(generation: &Generation, bytes_max: u64, is_wanted: &impl Fn() -> bool) 
     if soft < hard && kernel::raise(Resource::Memlock, hard, hard).is_err() {
         tracing::debug!(soft, hard, "the limit of locked memory cannot be raised");
     }
-    let mut outcome = Ok(());
+    let (mut outcome, mut bad) = (Ok(()), 0);
     for shard in 0..generation.shard_count() {
         let bytes = generation.direct_bytes(shard);
         while is_wanted() && locked_bytes().saturating_add(bytes) > bytes_max {
@@ -110,7 +110,10 @@ fn hold(generation: &Generation, bytes_max: u64, is_wanted: &impl Fn() -> bool) 
             }
             // The others may be sound.
             Err(error) => {
-                tracing::warn!(generation = generation.number, shard, "SQLite goes on to read a shard: {error}");
+                bad += 1;
+                if bad <= SHARDS_SAID_MAX {
+                    tracing::warn!(generation = generation.number, shard, "SQLite goes on to read a shard: {error}");
+                }
                 outcome = Err(error.to_string());
             }
         }

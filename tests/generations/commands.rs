@@ -97,19 +97,19 @@ fn verify_tells_every_bad_file() {
     let verified = folder.json(&["verify", "--all", "--sample", "100"]);
     for (place, number) in [(0, 1), (1, 2)] {
         assert_eq!((&verified[place]["generation"], &verified[place]["rows"]), (&json!(number), &json!(300)));
-        // Three shards with a filter each, and no patterns, nor refused lines.
-        assert_eq!((&verified[place]["files"], &verified[place]["bad"]), (&json!(6), &json!([])));
+        // Three shards with a filter and places each, and no patterns, nor refused lines.
+        assert_eq!((&verified[place]["files"], &verified[place]["bad"]), (&json!(9), &json!([])));
     }
-    for file in ["dns_shard_00.db", "dns_shard_02.filter"] {
+    for file in ["dns_shard_00.db", "dns_shard_01.places", "dns_shard_02.filter"] {
         damage(&folder.file(1, file));
     }
     let bad = folder.on_store(&["verify", "1", "--rate-mib", "1000"]);
     assert_eq!(bad.code, Some(1), "{bad:?}");
-    assert_eq!(bad.err.lines().count(), 2, "{}", bad.err);
-    for file in ["dns_shard_00.db: is damaged", "dns_shard_02.filter: is damaged"] {
+    assert_eq!(bad.err.lines().count(), 3, "{}", bad.err);
+    for file in ["dns_shard_00.db: is damaged", "dns_shard_01.places: is damaged", "dns_shard_02.filter: is damaged"] {
         assert!(bad.err.contains(file), "{}", bad.err);
     }
-    assert!(bad.out.contains("2 things are wrong"), "{}", bad.out);
+    assert!(bad.out.contains("3 things are wrong"), "{}", bad.out);
     assert_eq!(folder.on_store(&["verify"]).code, Some(0), "the current one is whole");
     fs::remove_file(folder.file(1, "manifest.toml")).unwrap();
     assert!(folder.on_store(&["verify", "1"]).err.contains("cannot open the manifest"));
