@@ -15,12 +15,14 @@ use serde::{Deserialize, Serialize};
 use crate::Failure;
 
 /// How much more than its reference a stage may take. Repeated counts differ by less than 0.2 % (`bench/README.md`), so this
-/// leaves room for another choice of what is inlined, by which a change elsewhere moves small stages, and for nothing that
+/// leaves room for another choice of what is inlined, by which a change elsewhere moves small stages, and for little that
 /// anyone wrote on purpose.
 pub const TOLERANCE: f64 = 0.05;
 /// The same when another compiler, engine, C library, valgrind or processor counted than did for the reference: their own
-/// work is in the counts. Twice as much as the C library's choice of other string functions moves any stage.
-pub const TOLERANCE_ELSEWHERE: f64 = 0.25;
+/// work is in the counts. Other string functions of the C library alone move a stage by up to 7 % (measured by
+/// `glibc.cpu.hwcaps`), and a compiler moves more than those.
+pub const TOLERANCE_ELSEWHERE: f64 = 0.20;
+const _: () = assert!(TOLERANCE < TOLERANCE_ELSEWHERE, "the same tools count the same");
 
 /// What has its work in the counts, beside this repository.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -265,7 +267,7 @@ mod tests {
     #[test]
     fn what_other_tools_counted_is_told_and_held_to_a_wider_tolerance() {
         let reference = measured(&[("parse", 100.0)]);
-        for (instructions, is_held) in [(124.0, true), (126.0, false)] {
+        for (instructions, is_held) in [(119.0, true), (121.0, false)] {
             let mut now = measured(&[("parse", instructions)]);
             now.tools.rustc = "rustc 2".to_owned();
             let comparison = Comparison::of(&now, &reference);

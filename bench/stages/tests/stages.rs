@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use corewall_sharding::publish::Store;
 use corewall_stages::appliance::Appliance;
 use corewall_stages::count::count;
 use corewall_stages::fixtures::{Fixtures, Names, Sizes, StoreKind};
@@ -43,6 +44,22 @@ fn listed_names_are_in_both_layouts_and_unlisted_ones_match_no_filter() {
         for name in fixtures.names(Names::Unlisted).unwrap() {
             assert!(!appliance.may_be_listed(&appliance.asked(&name).unwrap().hashes), "{name}");
         }
+    }
+}
+
+#[test]
+fn a_name_that_a_pattern_speaks_of_is_found_by_the_scan() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixtures = Fixtures::make(folder.path(), SMALL).unwrap();
+    let store = fixtures.store(StoreKind::Patterns);
+    let patterns = Store::open(&store).unwrap().current().unwrap().patterns;
+    assert_eq!(patterns.len(), SMALL.patterns);
+    let regex = &patterns[2].regex;
+    let word = regex.strip_prefix('^').and_then(|rest| rest.strip_suffix(r"[0-9]+\.")).unwrap();
+    let mut appliance = Appliance::open(&store).unwrap();
+    for (name, matches) in [(format!("{word}12.net"), 1), (format!("x{word}12.net"), 0)] {
+        assert!(appliance.scan(&name));
+        assert_eq!(appliance.matches(), matches, "{name}");
     }
 }
 
