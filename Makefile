@@ -12,7 +12,7 @@ COREWALL := target/release/corewall
 SAMPLE := tests/data/sample.toml
 SAMPLE_LISTS := $(wildcard tests/data/*/*.txt tests/data/*/*.list tests/data/own/*)
 
-.PHONY: help run test bench bench-forward bench-failover bench-scale bench-change bench-killed bench-cold soak lint clean setup-build setup-test setup-bench FORCE
+.PHONY: help run test bench bench-forward bench-failover bench-scale bench-change bench-killed bench-cold bench-stages soak lint clean setup-build setup-test setup-bench FORCE
 
 help:
 	@sed -n '2,4s/^# *//p' Makefile
@@ -23,6 +23,7 @@ help:
 	@echo 'make bench-change    under full load: from a changed rule to the answer changed on every worker'
 	@echo 'make bench-killed    builds and rule changes killed at random moments'
 	@echo 'make bench-cold      cached answers while other names wait for a slow disk (root)'
+	@echo 'make bench-stages    instructions of each stage of a query against the accepted counts; fails when one takes more'
 	@echo 'make soak    a minute of dnsperf at full speed with answers checked'
 	@echo 'make lint    format and clippy'
 	@echo 'make clean   takes away all that was built'
@@ -58,6 +59,10 @@ bench-killed: setup-bench $(COREWALL)
 bench-cold: setup-bench $(COREWALL)
 	cargo build --release --package corewall-bench
 	bench/cold.sh
+
+bench-stages: setup-test
+	cargo build --release --package corewall-stages --bin stages
+	target/release/stages gate
 
 soak: setup-bench target/bench/built
 	bench/soak.sh

@@ -132,7 +132,7 @@ fn every_unsafe_block_gives_its_reason() {
 #[test]
 fn every_dependency_gives_its_reason_and_a_version() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for file in ["Cargo.toml", "sharding/Cargo.toml", "bench/Cargo.toml"] {
+    for file in ["Cargo.toml", "sharding/Cargo.toml", "bench/Cargo.toml", "bench/stages/Cargo.toml"] {
         let text = fs::read_to_string(root.join(file)).unwrap();
         let mut seen = 0;
         for section in text.split("\n[").filter(|section| section.contains("dependencies]\n")) {
