@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Failure;
 
-/// How much more than its reference a stage may take. Repeated counts differ by less than 0.2 % (`bench/README.md`), so this
+/// How much more than its reference a stage may take. Repeated counts differ by less than 0.3 % (`bench/README.md`), so this
 /// leaves room for another choice of what is inlined, by which a change elsewhere moves small stages, and for little that
 /// anyone wrote on purpose.
 pub const TOLERANCE: f64 = 0.05;
