@@ -83,6 +83,8 @@ impl Commands {
             live_seq: report.live.last_seq,
             queries_waiting: report.queries_waiting,
             tcp_connections: report.tcp_connections,
+            udp_received: report.totals.value("udp_received"),
+            tcp_received: report.totals.value("tcp_received"),
             cache: report.cache,
         };
         Ok(Status {

@@ -160,6 +160,12 @@ pub struct WorkerStatus {
     pub queries_waiting: u64,
     /// TCP connections with clients.
     pub tcp_connections: u64,
+    /// Datagrams that have come to it since the start.
+    #[serde(default)]
+    pub udp_received: u64,
+    /// Messages that have come to it over TCP since the start.
+    #[serde(default)]
+    pub tcp_received: u64,
     /// Its cache.
     pub cache: CacheUse,
 }

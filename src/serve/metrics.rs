@@ -102,6 +102,11 @@ impl Totals {
         self.0.iter().copied()
     }
 
+    /// One of them; 0 when there is none of this name.
+    pub fn value(&self, name: &str) -> u64 {
+        self.each().find(|(known, _)| *known == name).map_or(0, |(_, value)| value)
+    }
+
     /// `name=value` of everything that is not zero.
     pub fn line(&self) -> String {
         let parts: Vec<String> =
@@ -161,5 +166,6 @@ mod tests {
             totals.add(&Totals::of(&sockets, &queries));
         }
         assert_eq!(totals.line(), "udp_received=7 blocked=2");
+        assert_eq!(["udp_received", "blocked", "parks", "no_such"].map(|name| totals.value(name)), [7, 2, 0, 0]);
     }
 }
