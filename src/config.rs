@@ -34,6 +34,8 @@ use crate::decide::settings::OnStoreError;
 use crate::lists::{AdblockModifiers, Format};
 use crate::serve::direct::StoreInMemory;
 use crate::serve::filters::FilterPlacement;
+use crate::serve::placement::Smt;
+use crate::serve::steering::SteeringOption;
 use crate::serve::wait::Wait;
 
 /// Where the configuration is looked for when no `--config` is given.
@@ -48,6 +50,14 @@ pub const DEFAULT_TOML: &str = include_str!("config.default.toml");
 pub struct Config {
     /// The cores that get a worker each.
     pub cores: Cores,
+    /// Whether hyper-threads count as cores.
+    pub smt: Smt,
+    /// Where the threads run that read the store for workers.
+    pub reader_cores: Cores,
+    /// Where all other threads run.
+    pub control_cores: Cores,
+    /// Which worker a packet goes to.
+    pub steering: SteeringOption,
     /// Addresses that are answered on, UDP and TCP.
     #[serde(deserialize_with = "value::listen")]
     pub listen: Vec<SocketAddr>,
@@ -138,6 +148,10 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             cores: Cores::Auto,
+            smt: Smt::Use,
+            reader_cores: Cores::Auto,
+            control_cores: Cores::Auto,
+            steering: SteeringOption::Auto,
             listen: vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5353)],
             store: PathBuf::from("/var/lib/corewall"),
             control_socket: Some(PathBuf::from("/run/corewall/control.sock")),

@@ -215,6 +215,14 @@ pub const TTL_S_MAX: u32 = 86_400;
 
 /// Cores that a configuration may name: more than any machine has, so that a slip of the finger is seen.
 pub const CORES_MAX: usize = 1_024;
+/// Interfaces upon interfaces (a VLAN on a bond on a card) that are looked through for the one which receives: more than are
+/// ever built.
+pub const INTERFACE_LAYERS_MAX: usize = 8;
+/// Labels of a name by which it is steered to a worker: each is ten steps of a program that runs for every packet. What is behind
+/// them is left out, so that reverse names of IPv6 go by their address alone.
+pub const STEERING_LABELS_MAX: usize = 32;
+/// Words of four octets of a name by which it is steered to a worker, beside its last four octets: nearly all names are shorter.
+pub const STEERING_WORDS_MAX: usize = 32;
 /// Listen addresses of a configuration: each is a UDP and a TCP socket on every core.
 pub const LISTEN_ADDRESSES_MAX: usize = 16;
 /// Milliseconds until the next upstream server is tried: under 10 no server on another network would be in time.

@@ -12,8 +12,11 @@ use super::{ConfigArgument, Failure, print};
 use crate::config::{Config, ConfigError, Hosts};
 use crate::decide::rulebook::RuleBook;
 use crate::lists;
-use crate::serve::cores;
+use crate::serve::cores::{self, CoresError};
 use crate::serve::patterns::PatternDatabase;
+use crate::serve::placement::Placement;
+use crate::serve::steering;
+use crate::serve::topology::Machine;
 
 /// Validate configuration and store.
 #[derive(Debug, Args)]
@@ -44,10 +47,10 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
         problems.push(at(&["hosts_files"], Some(error.index), error.message()));
         Hosts::default()
     });
-    if let Err(error) = cores::resolve(config.cores.named()) {
-        let message = error.to_string();
-        problems.push(at(&["cores"], None, message.strip_prefix("cores: ").unwrap_or(&message).to_owned()));
-    }
+    let threads = describe_threads(&config).unwrap_or_else(|error| {
+        problems.push(at(&[error.option()], None, error.message()));
+        String::new()
+    });
     let summary = match summarise(&config, arguments.full) {
         Ok(summary) => summary,
         Err(message) => {
@@ -59,7 +62,8 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Failure> {
         return Err(Failure { messages: problems, code: 2 });
     }
     let source = file.as_deref().map_or("the defaults".to_owned(), |file| file.display().to_string());
-    print(format_args!("configuration: {source}\n{}{}{summary}", describe(&config), describe_hosts(&hosts)))
+    let hosts = describe_hosts(&hosts);
+    print(format_args!("configuration: {source}\n{}{threads}{hosts}{summary}", describe(&config)))
 }
 
 /// Opens the store as a server would, and tells what is in it.
@@ -140,6 +144,15 @@ fn describe_hosts(hosts: &Hosts) -> String {
         }
     }
     text
+}
+
+/// Which thread would run where, and how packets would come to the workers.
+fn describe_threads(config: &Config) -> Result<String, CoresError> {
+    let machine = Machine::here();
+    let placement = Placement::resolve(config.placement(), &machine, cores::allowed()?)?;
+    let choices = steering::choose(config.steering, &config.listen, &placement.workers, &machine);
+    let steered = choices.iter().map(|choice| format!("packets are steered to {choice}"));
+    Ok(placement.describe().into_iter().chain(steered).map(|line| format!("  {line}\n")).collect())
 }
 
 fn describe(config: &Config) -> String {

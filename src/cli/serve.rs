@@ -9,7 +9,9 @@ use tracing_subscriber::EnvFilter;
 
 use super::{ConfigArgument, Failure};
 use crate::config::{self, Config, ConfigError, CookieSecret, Hosts, HostsError};
+use crate::serve::placement::Placement;
 use crate::serve::reload::Wanted;
+use crate::serve::topology::Machine;
 use crate::serve::{self, Plan, ServeError, cores};
 
 /// Answer queries until SIGTERM; SIGHUP goes over to the newest configuration and generation.
@@ -83,9 +85,12 @@ fn say_refused(hosts: &Hosts) {
 /// What the configuration asks to be served, on this machine.
 fn plan_of(config: &Config, hosts: &Hosts, hints: bool) -> Result<Plan, cores::CoresError> {
     let settings = Arc::new(config.settings_with(hosts));
+    let placement = Placement::resolve(config.placement(), &Machine::here(), cores::allowed()?)?;
+    let reader_cores = placement.readers.clone();
     Ok(Plan {
-        cores: cores::resolve(config.cores.named())?,
+        placement,
         listen: config.listen.clone(),
+        steering: config.steering,
         wait: config.wait,
         log: config.log.as_str().to_owned(),
         control_socket: config.control_socket.clone(),
@@ -99,6 +104,7 @@ fn plan_of(config: &Config, hosts: &Hosts, hints: bool) -> Result<Plan, cores::C
             filter_placement: config.filter_placement,
             store_readers: config.store_readers,
             store_in_memory: config.store_in_memory,
+            reader_cores,
         },
     })
 }

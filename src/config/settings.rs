@@ -10,6 +10,7 @@ use crate::decide::local::LocalRecords;
 use crate::decide::rebinding::Rebinding;
 use crate::decide::settings::{Policy, PolicyId, Settings};
 use crate::lists;
+use crate::serve::placement::Wishes;
 
 impl Config {
     /// What `decide` needs to know, hosts files aside.
@@ -75,6 +76,16 @@ impl Config {
         let zones = self.forward.iter().flat_map(|forward| &forward.zone);
         let exceptions: Vec<_> = self.rebinding_exceptions.iter().chain(zones).copied().collect();
         Rebinding::refused_except(&exceptions, trusted.collect())
+    }
+
+    /// Which thread is to run where.
+    pub fn placement(&self) -> Wishes<'_> {
+        Wishes {
+            cores: self.cores.named(),
+            reader_cores: self.reader_cores.named(),
+            control_cores: self.control_cores.named(),
+            smt: self.smt,
+        }
     }
 
     /// The lists to build a store from.

@@ -118,6 +118,13 @@ fn bad_values_are_told_with_line_key_and_remedy() {
         ("cores = \"3-1\"", "1: cores: the range `3-1` runs backwards; write \"1-3\""),
         ("cores = [1, 1]", "1: cores: core 1 is named twice; name each core once"),
         ("cores = \"0-9999\"", "1: cores: core 9999 is out of bounds; use numbers from 0 to 1023"),
+        ("smt = \"off\"", "1: smt: unknown value `off`; use one of use, skip"),
+        (
+            "reader_cores = \"none\"",
+            "1: reader_cores: `none` names no cores; write \"auto\", \"0-7\", \"0,2\" or a list of numbers",
+        ),
+        ("control_cores = [2, 2]", "1: control_cores: core 2 is named twice; name each core once"),
+        ("steering = \"rss\"", "1: steering: unknown value `rss`; use one of auto, cpu, flow, name"),
         (
             "\n\nlisten = [\"127.0.0.1\"]",
             "3: listen: `127.0.0.1` is no address with a port; write it as 127.0.0.1:5353 or [::1]:5353",

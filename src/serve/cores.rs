@@ -1,16 +1,19 @@
-//! Which cores the workers run on: what the configuration names, held against what this machine and this process have.
+//! Cores as the configuration names them, held against what this machine and this process have.
 //!
-//! Invariant: every core that [`resolve`] returns exists and is one that this process may run on.
+//! Invariant: what [`among`] returns exists and is what this process may run on.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use crate::limits::WORKERS_MAX;
 
-/// Cores that no worker can run on.
+/// Cores that cannot be used as the configuration says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CoresError {
     /// Not on this machine, or not for this process.
     Impossible {
+        /// The option that names them.
+        option: &'static str,
         /// Those that cannot be used.
         wanted: Vec<usize>,
         /// Those that can.
@@ -18,49 +21,68 @@ pub enum CoresError {
     },
     /// More than [`WORKERS_MAX`].
     TooMany(usize),
+    /// Two hyper-threads of one physical core, which is to have one worker.
+    Siblings([usize; 2]),
     /// The kernel does not tell which cores this process may use.
     Unknown,
 }
 
-impl fmt::Display for CoresError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl CoresError {
+    /// The option that is to be changed.
+    pub fn option(&self) -> &'static str {
         match self {
-            Self::Impossible { wanted, allowed } => write!(
-                f,
-                "cores: cannot use core {}: this process may run on {}; name only those, or widen the process's affinity \
+            Self::Impossible { option, .. } => option,
+            Self::TooMany(_) | Self::Siblings(_) | Self::Unknown => "cores",
+        }
+    }
+
+    /// What is wrong with it.
+    pub fn message(&self) -> String {
+        match self {
+            Self::Impossible { wanted, allowed, .. } => format!(
+                "cannot use core {}: this process may run on {}; name only those, or widen the process's affinity \
                  (taskset, systemd CPUAffinity=, the container's cpuset)",
                 list(wanted),
                 list(allowed)
             ),
             Self::TooMany(count) => {
-                write!(f, "cores: {count} cores are more than the {WORKERS_MAX} that one process serves; name fewer")
+                format!("{count} cores are more than the {WORKERS_MAX} that one process serves; name fewer")
             }
+            Self::Siblings([one, other]) => format!(
+                "{one} and {other} are hyper-threads of one core, and smt = \"skip\" gives a core one worker: name one of \
+                 them, or set smt = \"use\""
+            ),
             Self::Unknown => {
-                write!(f, "cores: the kernel does not say which cores this process may use (sched_getaffinity failed)")
+                "the kernel does not say which cores this process may use (sched_getaffinity failed)".to_owned()
             }
         }
     }
 }
 
-impl std::error::Error for CoresError {}
-
-/// The cores to use on this machine: those `named`, in that order, or without any every core that this process may run on.
-pub fn resolve(named: Option<&[usize]>) -> Result<Vec<usize>, CoresError> {
-    let ids = core_affinity::get_core_ids().filter(|ids| !ids.is_empty()).ok_or(CoresError::Unknown)?;
-    let allowed: Vec<usize> = ids.into_iter().map(|core| core.id).collect();
-    among(named, &allowed)
+impl fmt::Display for CoresError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.option(), self.message())
+    }
 }
 
-fn among(named: Option<&[usize]>, allowed: &[usize]) -> Result<Vec<usize>, CoresError> {
-    let Some(named) = named else { return Ok(allowed.iter().copied().take(WORKERS_MAX).collect()) };
-    let impossible: Vec<usize> = named.iter().copied().filter(|core| !allowed.contains(core)).collect();
-    if !impossible.is_empty() {
-        return Err(CoresError::Impossible { wanted: impossible, allowed: allowed.to_vec() });
+impl std::error::Error for CoresError {}
+
+/// The cores that this process may run on, as they were when this was first asked: later its own threads are pinned, and know no
+/// others.
+pub fn allowed() -> Result<&'static [usize], CoresError> {
+    static ALLOWED: OnceLock<Vec<usize>> = OnceLock::new();
+    let cores = ALLOWED
+        .get_or_init(|| core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect());
+    if cores.is_empty() { Err(CoresError::Unknown) } else { Ok(cores) }
+}
+
+/// The cores that an option names, in that order.
+pub fn among(option: &'static str, named: &[usize], allowed: &[usize]) -> Result<Vec<usize>, CoresError> {
+    let wanted: Vec<usize> = named.iter().copied().filter(|core| !allowed.contains(core)).collect();
+    if wanted.is_empty() {
+        return Ok(named.to_vec());
     }
-    if named.len() > WORKERS_MAX {
-        return Err(CoresError::TooMany(named.len()));
-    }
-    Ok(named.to_vec())
+    Err(CoresError::Impossible { option, wanted, allowed: allowed.to_vec() })
 }
 
 /// Numbers as an operator writes them: `0-3,8`.
@@ -89,22 +111,18 @@ mod tests {
     const ALLOWED: [usize; 5] = [0, 1, 2, 3, 6];
 
     #[test]
-    fn without_names_every_core_that_the_process_may_use_has_a_worker() {
-        assert_eq!(among(None, &ALLOWED), Ok(ALLOWED.to_vec()));
-        assert!(!resolve(None).unwrap().is_empty());
-    }
-
-    #[test]
     fn named_cores_keep_their_order() {
-        assert_eq!(among(Some(&[6, 0]), &ALLOWED), Ok(vec![6, 0]));
+        assert_eq!(among("cores", &[6, 0], &ALLOWED), Ok(vec![6, 0]));
+        assert!(!allowed().unwrap().is_empty());
     }
 
     #[test]
     fn an_impossible_core_names_the_possible_ones() {
-        let error = among(Some(&[0, 4, 5, 7]), &ALLOWED).unwrap_err();
-        assert_eq!(error, CoresError::Impossible { wanted: vec![4, 5, 7], allowed: ALLOWED.to_vec() });
-        assert!(error.to_string().contains("cannot use core 4,5,7: this process may run on 0-3,6"), "{error}");
-        assert!(resolve(Some(&[usize::MAX])).is_err());
+        let error = among("reader_cores", &[0, 4, 5, 7], &ALLOWED).unwrap_err();
+        let (wanted, allowed) = (vec![4, 5, 7], ALLOWED.to_vec());
+        assert_eq!(error, CoresError::Impossible { option: "reader_cores", wanted, allowed });
+        let text = error.to_string();
+        assert!(text.starts_with("reader_cores: cannot use core 4,5,7: this process may run on 0-3,6"), "{text}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::probe::ProbeError;
+use super::steering::Steering;
 use crate::control::socket::SocketError;
 use crate::limits::START_MS_MAX;
 
@@ -21,6 +22,15 @@ pub enum ServeError {
         address: SocketAddr,
         /// `UDP` or `TCP`.
         transport: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel does not take the program that was asked for.
+    Steering {
+        /// For which address.
+        address: SocketAddr,
+        /// What was asked for.
+        steering: Steering,
         /// Why.
         source: io::Error,
     },
@@ -77,6 +87,20 @@ impl fmt::Display for ServeError {
                          `sysctl net.ipv4.ip_unprivileged_port_start={port}`"
                     ),
                     _ => Ok(()),
+                }
+            }
+            Self::Steering { address, steering, source } => {
+                write!(f, "the kernel does not steer packets to {address} by {steering}: {source}")?;
+                match source.raw_os_error() {
+                    Some(libc::ENOMEM) => write!(
+                        f,
+                        "; its program wants 20 KiB: `sysctl net.core.optmem_max=20480`, or set steering = \"flow\""
+                    ),
+                    _ => write!(
+                        f,
+                        "; set steering = \"flow\", or run where SO_ATTACH_REUSEPORT_CBPF is there and allowed (Linux 4.5; some \
+                         sandboxes have it not)"
+                    ),
                 }
             }
             Self::Slow { serving, workers } => write!(

@@ -6,7 +6,6 @@
 //! is said, once, with what has become of it.
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -17,10 +16,9 @@ use corewall_sharding::filters::{Filters, VERIFY_THREADS_MAX};
 use corewall_sharding::publish::{FILTER_BYTES_AT_OPENING, Generation};
 use serde::{Deserialize, Serialize};
 
+use super::topology::Machine;
 use crate::limits::FILTERS_SAID_MAX;
 
-/// Where the kernel tells which cores are near which memory.
-const NODES: &str = "/sys/devices/system/node";
 /// Where the kernel tells how much of this process's memory is in huge pages.
 const SMAPS_ROLLUP: &str = "/proc/self/smaps_rollup";
 
@@ -70,7 +68,7 @@ impl FilterPlaces {
     /// For workers on these cores.
     pub fn new(placement: FilterPlacement, cores: &[usize]) -> Self {
         let nodes = match placement {
-            FilterPlacement::Node => nodes(Path::new(NODES)),
+            FilterPlacement::Node => Machine::here().nodes().into_iter().map(|node| node.cores).collect(),
             _ => Vec::new(),
         };
         Self::over(placement, cores, &nodes)
@@ -246,28 +244,10 @@ pub fn huge_page_bytes() -> Option<u64> {
     Some(kib.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1_024)
 }
 
-/// The cores of each NUMA node, in the order of their numbers; nothing where the kernel tells of none.
-fn nodes(folder: &Path) -> Vec<Vec<usize>> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    let number = |name: &str| name.strip_prefix("node")?.parse::<usize>().ok();
-    let mut numbers: Vec<usize> =
-        entries.filter_map(Result::ok).filter_map(|entry| number(entry.file_name().to_str()?)).collect();
-    numbers.sort_unstable();
-    let cores = |number| fs::read_to_string(folder.join(format!("node{number}/cpulist"))).ok();
-    numbers.into_iter().filter_map(cores).map(|text| cores_of(text.trim())).collect()
-}
-
-/// `0-3,8` as the kernel writes it; what is not of that form is passed over.
-fn cores_of(list: &str) -> Vec<usize> {
-    let range = |part: &str| {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        Some(first.parse::<usize>().ok()?..=last.parse().ok()?)
-    };
-    list.split(',').filter_map(range).flatten().collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use corewall_sharding::build::{BuildOptions, Builder};
     use corewall_sharding::filters::FilterCounts;
     use corewall_sharding::publish::Store;
@@ -364,16 +344,5 @@ mod tests {
         assert_eq!(of_cores(&places, &[0, 1, 9]), [0, 0, 1]);
         let unknown = FilterPlaces::over(FilterPlacement::Node, &[0, 1], &[]);
         assert_eq!((unknown.copies(), of_cores(&unknown, &[0, 1])), (Some(1), vec![0, 0]));
-    }
-
-    #[test]
-    fn nodes_are_read_as_the_kernel_tells_them() {
-        let folder = tempfile::tempdir().unwrap();
-        for (node, list) in [("node10", "8,10-11\n"), ("node2", "0-3\n"), ("node3", "\n"), ("power", "9\n")] {
-            fs::create_dir(folder.path().join(node)).unwrap();
-            fs::write(folder.path().join(node).join("cpulist"), list).unwrap();
-        }
-        assert_eq!(nodes(folder.path()), [vec![0, 1, 2, 3], vec![], vec![8, 10, 11]]);
-        assert!(nodes(&folder.path().join("nowhere")).is_empty());
     }
 }

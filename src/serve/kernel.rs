@@ -1,5 +1,5 @@
 //! The few system calls that neither the standard library nor glommio offers safely: readiness of many sockets at once (twice),
-//! a timer among them, packet information, process limits, a thread's CPU time and cores, a trial ring.
+//! a timer among them, packet information, what steers packets, process limits, a thread's CPU time and cores, a trial ring.
 //!
 //! Invariant: with `udp.rs` this is the only file of `serve` with `unsafe` in it (`tests/architecture.rs` holds that), and
 //! nothing unsafe leaves it: every function takes and returns owned or borrowed descriptors and plain values.
@@ -54,21 +54,31 @@ pub fn thread_cpu_time() -> Duration {
     }
 }
 
-/// Lets the calling thread run on every core that the process may use but `core`, or on that one too if there is no other.
-pub fn leave_core(core: usize) -> io::Result<()> {
+/// Lets the calling thread, and those that it starts from now on, run on these cores alone.
+pub fn run_on(cores: &[usize]) -> io::Result<()> {
     let bytes = size_of::<libc::cpu_set_t>();
     // SAFETY: a set of processors is plain bits, and all of them clear is a valid one.
-    let mut cores: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    let process = libc::pid_t::try_from(std::process::id()).unwrap_or(0);
-    // SAFETY: `cores` is writable and has `bytes` bytes. The process's number is that of its first thread, which is not pinned.
-    check(unsafe { libc::sched_getaffinity(process, bytes, &mut cores) })?;
-    // SAFETY: counting reads the set alone.
-    if unsafe { libc::CPU_COUNT(&cores) } > 1 && core < 8 * bytes {
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    for &core in cores.iter().filter(|core| **core < 8 * bytes) {
         // SAFETY: the bit of `core` lies within the set.
-        unsafe { libc::CPU_CLR(core, &mut cores) };
+        unsafe { libc::CPU_SET(core, &mut set) };
     }
-    // SAFETY: `cores` has `bytes` bytes that the kernel only reads; 0 is the calling thread.
-    check(unsafe { libc::sched_setaffinity(0, bytes, &cores) }).map(drop)
+    // SAFETY: `set` has `bytes` bytes that the kernel only reads; 0 is the calling thread.
+    check(unsafe { libc::sched_setaffinity(0, bytes, &set) }).map(drop)
+}
+
+/// Has this program choose the socket for each packet to the group of sockets (SO_REUSEPORT) that this one is of. The kernel
+/// keeps a copy.
+pub fn steer(socket: &impl AsFd, program: &[libc::sock_filter]) -> io::Result<()> {
+    let too_long = |_| io::Error::from_raw_os_error(libc::EINVAL);
+    let len = program.len().try_into().map_err(too_long)?;
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF);
+    let bytes = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    // SAFETY: the descriptor is open for as long as it is borrowed; `program` has `bytes` bytes and points at `len`
+    // instructions that are borrowed for the call, all of which the kernel only reads.
+    check(unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, option, (&raw const program).cast(), bytes) })
+        .map(drop)
 }
 
 /// Sets a small io_uring up and closes it again.

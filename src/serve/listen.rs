@@ -1,6 +1,7 @@
 //! Taking the addresses that are listened on: a UDP and a TCP socket on each, for each worker.
 //!
-//! Invariant: an address that another server has is an error, also where SO_REUSEPORT would let both have it; what one TCP
+//! Invariants: an address that another server has is an error, also where SO_REUSEPORT would let both have it; the sockets of
+//! an address are bound, and listen, in the order of the workers' cores, for what steers packets counts them so; what one TCP
 //! client makes the kernel hold is bounded.
 
 use std::io;
@@ -10,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{ServeError, udp};
+use super::steering::{Choice, Programs};
+use super::{ServeError, kernel, udp};
 use crate::limits::{ADDRESS_FREE_MS_MAX, TCP_RECEIVE_BUFFER_BYTES, TCP_SEND_BUFFER_BYTES};
 
 /// Connections that the kernel completes before they are accepted.
@@ -26,7 +28,7 @@ pub struct Sockets {
     pub tcp: Vec<TcpListener>,
 }
 
-/// Binds every socket of every worker, in the order of the cores: what steers datagrams to sockets counts them so.
+/// Binds every socket of every worker.
 pub fn listen(addresses: &[SocketAddr], workers: usize) -> Result<Vec<Sockets>, ServeError> {
     let failed = |address, transport| move |source| ServeError::Listen { address, transport, source };
     let until = Instant::now() + Duration::from_millis(ADDRESS_FREE_MS_MAX);
@@ -40,6 +42,30 @@ pub fn listen(addresses: &[SocketAddr], workers: usize) -> Result<Vec<Sockets>, 
         Ok(Sockets { udp: udp.collect::<Result<_, _>>()?, tcp: tcp.collect::<Result<_, _>>()? })
     };
     (0..workers).map(of_worker).collect()
+}
+
+/// Has the packets for each address steered as was chosen for it.
+pub fn steer(sockets: &[Sockets], choices: &[Choice], cores: &[usize]) -> Result<(), ServeError> {
+    let seed = rand::random();
+    // A program is the whole group's; its first socket is as good as any.
+    let Some(Sockets { udp, tcp }) = sockets.first() else { return Ok(()) };
+    for ((choice, udp), tcp) in choices.iter().zip(udp).zip(tcp) {
+        let programs = Programs::of(choice.steering, cores, seed);
+        let udp = programs.udp.map_or(Ok(()), |program| kernel::steer(udp, &program));
+        let steered = udp.and_then(|()| programs.tcp.map_or(Ok(()), |program| kernel::steer(tcp, &program)));
+        match steered {
+            Ok(()) => tracing::info!("packets are steered to {choice}"),
+            Err(source) if choice.is_told => {
+                let Choice { address, steering, .. } = *choice;
+                return Err(ServeError::Steering { address, steering, source });
+            }
+            Err(error) => tracing::warn!(
+                "packets to {} are steered by flow: the kernel refuses a program for it ({error})",
+                choice.address
+            ),
+        }
+    }
+    Ok(())
 }
 
 /// Takes an address, and tries again until then while somebody has it: the kernel closes the sockets of a server that has just

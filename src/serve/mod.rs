@@ -22,13 +22,16 @@ pub mod live;
 pub mod metrics;
 pub mod outbox;
 pub mod patterns;
+pub mod placement;
 pub mod probe;
 pub mod reload;
 pub mod saved;
+pub mod steering;
 pub mod store;
 mod tasks;
 pub mod tcp;
 pub mod top_names;
+pub mod topology;
 mod turn;
 pub mod udp;
 pub mod upstream;
@@ -47,7 +50,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use corewall_sharding::publish::Store;
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
+use glommio::{CpuSet, ExecutorJoinHandle, LocalExecutorBuilder, PoolPlacement};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -55,10 +58,13 @@ pub use self::error::ServeError;
 
 use self::direct::DirectWork;
 use self::filters::{FilterWork, Readiness};
-use self::listen::{Sockets, listen};
+use self::listen::{Sockets, listen, steer};
 use self::metrics::Totals;
+use self::placement::Placement;
 use self::reload::{Commander, Knowledge, Order, Orders, Wanted};
+use self::steering::SteeringOption;
 use self::top_names::TopNames;
+use self::topology::Machine;
 use self::wait::Wait;
 use self::worker::Worker;
 use crate::control;
@@ -78,10 +84,12 @@ const RING_BYTES: usize = 64 * 1024;
 /// What to serve, ready to use.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// One worker runs on each; see [`cores::resolve`].
-    pub cores: Vec<usize>,
+    /// Which thread runs where.
+    pub placement: Placement,
     /// Addresses, each over UDP and TCP.
     pub listen: Vec<SocketAddr>,
+    /// How packets are steered to workers.
+    pub steering: SteeringOption,
     /// What a worker does when nothing is asked.
     pub wait: Wait,
     /// What is logged, as the configuration says it; the caller has set it up.
@@ -102,8 +110,10 @@ impl Plan {
         let cache_bytes = |plan: &Plan| plan.wanted.settings.cache.bytes;
         let eviction = |plan: &Plan| plan.wanted.settings.cache.eviction;
         let changed = [
-            ("`cores`", self.cores != newer.cores),
+            ("`cores`", self.placement.workers != newer.placement.workers),
+            ("`control_cores`", self.placement.control != newer.placement.control),
             ("`listen`", self.listen != newer.listen),
+            ("`steering`", self.steering != newer.steering),
             ("`wait`", self.wait != newer.wait),
             ("`log`", self.log != newer.log),
             ("`control_socket`", self.control_socket != newer.control_socket),
@@ -174,10 +184,14 @@ pub fn catch_signals() -> Result<CaughtSignals, ServeError> {
 pub fn run(plan: Plan, reread: Reread, signals: CaughtSignals) -> Result<(), ServeError> {
     let started = Instant::now();
     let (sender, events) = mpsc::sync_channel(CONTROL_EVENTS_MAX);
-    forward_signals(signals, sender.clone())?;
+    forward_signals(signals, sender.clone(), &plan.placement)?;
     check(&plan)?;
-    probe::probe(plan.cores.len(), plan.wanted.tcp.connections).map_err(ServeError::Probe)?;
-    let sockets = listen(&plan.listen, plan.cores.len())?;
+    let workers = &plan.placement.workers;
+    probe::probe(workers.len(), plan.wanted.tcp.connections).map_err(ServeError::Probe)?;
+    let sockets = listen(&plan.listen, workers.len())?;
+    plan.placement.describe().iter().for_each(|line| tracing::info!("{line}"));
+    let choices = steering::choose(plan.steering, &plan.listen, workers, &Machine::here());
+    steer(&sockets, &choices, workers)?;
     // Whoever connects from now on is answered when all workers serve.
     let control_socket =
         plan.control_socket.as_deref().map(ControlSocket::bind).transpose().map_err(ServeError::Control)?;
@@ -202,6 +216,8 @@ pub fn run(plan: Plan, reread: Reread, signals: CaughtSignals) -> Result<(), Ser
         Load::Unusable(reason) => return Err(ServeError::Store(reason)),
         Load::Stopped => return Ok(()),
     };
+    // Not before: until the workers answer, reading the store may have all cores. Threads that are started later inherit it.
+    run_on(&server.plan.placement.control);
     let outcome = server.start(sockets, &knowledge).and_then(|start| {
         if start == Course::Stopped {
             return Ok(());
@@ -222,7 +238,8 @@ pub fn run(plan: Plan, reread: Reread, signals: CaughtSignals) -> Result<(), Ser
 
 fn check(plan: &Plan) -> Result<(), ServeError> {
     let refused = |reason: &str| Err(ServeError::Plan(reason.to_owned()));
-    if plan.cores.is_empty() || plan.cores.len() > WORKERS_MAX {
+    let workers = plan.placement.workers.len();
+    if workers == 0 || workers > WORKERS_MAX {
         return refused("cores: there must be at least one, and at most 256");
     }
     if plan.listen.is_empty() || plan.listen.len() > LISTEN_ADDRESSES_MAX {
@@ -231,9 +248,18 @@ fn check(plan: &Plan) -> Result<(), ServeError> {
     Ok(())
 }
 
-fn forward_signals(signals: CaughtSignals, events: SyncSender<Event>) -> Result<(), ServeError> {
+/// Keeps the calling thread, and those that it starts, on these cores.
+fn run_on(cores: &[usize]) {
+    if let Err(error) = kernel::run_on(cores) {
+        tracing::warn!("a thread is not kept on its cores {}: {error}", cores::list(cores));
+    }
+}
+
+fn forward_signals(signals: CaughtSignals, events: SyncSender<Event>, placement: &Placement) -> Result<(), ServeError> {
     let CaughtSignals(mut signals) = signals;
+    let cores = placement.control.clone();
     let forward = move || {
+        run_on(&cores);
         for signal in signals.forever() {
             // The control thread is gone only when the process ends.
             let _ = events.send(Event::Signal(signal));
@@ -273,7 +299,7 @@ impl Server {
     /// Reads the store, on a thread of its own: it may take long, and neither SIGTERM nor a worker's end is to wait for it.
     /// When one of them comes first the thread, which changes nothing, ends with the process.
     fn load(&mut self, wanted: Wanted, filters: Readiness) -> Result<Load, ServeError> {
-        let (sender, cores, rules) = (self.sender.clone(), self.plan.cores.clone(), self.rules.clone());
+        let (sender, cores, rules) = (self.sender.clone(), self.plan.placement.workers.clone(), self.rules.clone());
         let load = move || {
             let read = || {
                 let store = wanted.store.as_deref().map(Store::open).transpose().map_err(|error| error.to_string())?;
@@ -325,23 +351,23 @@ impl Server {
 
     fn start(&mut self, sockets: Vec<Sockets>, knowledge: &Arc<Knowledge>) -> Result<Course, ServeError> {
         let failed = |source| ServeError::System { doing: "make a pair of sockets", source };
-        let queues =
-            self.plan.cores.iter().map(|&core| reload::orders(core)).collect::<io::Result<Vec<_>>>().map_err(failed)?;
+        let cores = self.plan.placement.workers.clone();
+        let queues = cores.iter().map(|&core| reload::orders(core)).collect::<io::Result<Vec<_>>>().map_err(failed)?;
         let (commanders, orders): (Vec<_>, Vec<_>) = queues.into_iter().unzip();
         self.commanders = Arc::new(commanders);
-        let cores = self.plan.cores.iter().copied();
         for (index, ((sockets, orders), core)) in sockets.into_iter().zip(orders).zip(cores).enumerate() {
+            let failed = |error| ServeError::Worker { core, reason: format!("its executor did not start: {error}") };
             let (knowledge, wait) = (knowledge.clone(), self.plan.wait);
             let saved = self.plan.save_dir.as_ref().map(|directory| saved::path_of(directory, index));
             let report = Report { events: self.sender.clone(), index, is_made: false };
-            let thread = LocalExecutorBuilder::new(Placement::Fixed(core))
+            let thread = LocalExecutorBuilder::new(glommio::Placement::Fixed(core))
                 .name("worker")
                 .io_memory(RING_BYTES)
                 // Its thread for blocking calls would else compete for this very core.
-                .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
+                .blocking_thread_pool_placement(self.beside_workers().map_err(failed)?)
                 .preempt_timer(turn::PREEMPT_NEVER)
                 .spawn(move || work(knowledge, core, sockets, orders, wait, saved, report))
-                .map_err(|error| ServeError::Worker { core, reason: format!("its executor did not start: {error}") })?;
+                .map_err(failed)?;
             self.threads.push(Some(thread));
         }
         let until = Instant::now() + Duration::from_millis(START_MS_MAX);
@@ -359,8 +385,14 @@ impl Server {
         Ok(Course::Serving)
     }
 
+    /// Where the thread of an executor runs that makes its blocking calls.
+    fn beside_workers(&self) -> glommio::Result<PoolPlacement, ()> {
+        let control = &self.plan.placement.control;
+        Ok(PoolPlacement::Fenced(1, CpuSet::online()?.filter(|location| control.contains(&location.cpu))))
+    }
+
     fn say_ready(&self, knowledge: &Knowledge, started: Instant) {
-        let Plan { cores, listen, .. } = &self.plan;
+        let Plan { placement: Placement { workers: cores, .. }, listen, .. } = &self.plan;
         let addresses: Vec<String> = listen.iter().map(SocketAddr::to_string).collect();
         let line = format!(
             "ready: {} worker{} on core{} {}; {} sockets (udp+tcp) on {}; {}; started in {} ms",
@@ -526,7 +558,7 @@ impl Server {
         if let Some(thread) = self.threads.get_mut(worker) {
             drop(thread.take());
         }
-        ServeError::Worker { core: self.plan.cores.get(worker).copied().unwrap_or_default(), reason }
+        ServeError::Worker { core: self.plan.placement.workers.get(worker).copied().unwrap_or_default(), reason }
     }
 
     /// Lets every worker answer what it has taken in, for a bounded time.

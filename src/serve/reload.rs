@@ -22,6 +22,7 @@ use super::filters::{FilterPlacement, FilterPlaces, FilterWork, Readiness, prepa
 use super::live::{self, LiveRules, LiveStep};
 use super::metrics::{ServerReport, WorkerReport};
 use super::patterns::{PatternDatabase, PatternScanner};
+use super::placement::ReaderCores;
 use super::store::StoreReader;
 use super::store::readers::{Bell, ReaderSettings, Readers};
 use super::tcp::TcpLimits;
@@ -48,6 +49,8 @@ pub struct Wanted {
     pub store_readers: usize,
     /// Whether the store is locked in memory and read without SQLite.
     pub store_in_memory: StoreInMemory,
+    /// Where these threads run.
+    pub reader_cores: ReaderCores,
 }
 
 /// Everything immutable that the workers share.
@@ -64,16 +67,17 @@ pub struct Knowledge {
     filter_places: FilterPlaces,
     store_readers: usize,
     store_in_memory: StoreInMemory,
+    reader_cores: ReaderCores,
 }
 
 impl Knowledge {
     /// Opens the newest generation of `store`, which is the wanted one, and makes it ready for workers on these cores, its filters as far as
     /// `filters` says. Errors say what to do.
     pub fn load(wanted: &Wanted, store: Option<&Store>, cores: &[usize], filters: Readiness) -> Result<Self, String> {
-        let Wanted { settings, tcp, mmap, filter_placement, store_readers, store_in_memory, .. } = wanted;
+        let Wanted { settings, tcp, mmap, filter_placement, store_readers, store_in_memory, reader_cores, .. } = wanted;
         let filter_places = FilterPlaces::new(*filter_placement, cores);
-        let (settings, tcp, mmap, store_readers) = (settings.clone(), *tcp, *mmap, *store_readers);
-        let store_in_memory = *store_in_memory;
+        let (settings, tcp, mmap, store_in_memory) = (settings.clone(), *tcp, *mmap, *store_in_memory);
+        let (store_readers, reader_cores) = (*store_readers, reader_cores.clone());
         let Some(store) = store else {
             let (rules, patterns) = (Arc::new(RuleBook::empty(&settings)), Arc::new(PatternDatabase::empty()));
             let live = Arc::new(LiveRules::none(rules, None, settings.clone(), Compiler::Child));
@@ -87,6 +91,7 @@ impl Knowledge {
                 filter_places,
                 store_readers,
                 store_in_memory,
+                reader_cores,
             });
         };
         let generation = store.current_unverified(filter_places.copies()).map_err(|error| error.to_string())?;
@@ -99,7 +104,7 @@ impl Knowledge {
         let (live, patterns) = (Arc::new(live), Arc::new(patterns));
         let generation = Some(generation);
         let knowledge =
-            Self { settings, tcp, live, patterns, generation, mmap, filter_places, store_readers, store_in_memory };
+            Self { settings, tcp, live, patterns, generation, mmap, filter_places, store_readers, store_in_memory, reader_cores };
         // Every worker will do the same: better to fail here, once and before anything has changed.
         knowledge.open_store(None)?;
         knowledge.open_patterns()?;
@@ -127,8 +132,12 @@ impl Knowledge {
         let Some((core, bell)) = worker.filter(|_| self.store_readers > 0) else {
             return StoreReader::open(generation, self.mmap).map_err(|error| error.to_string());
         };
-        let settings =
-            ReaderSettings { threads: self.store_readers, core, wait_ms_max: self.settings.store_wait_ms_max };
+        let settings = ReaderSettings {
+            threads: self.store_readers,
+            core,
+            cores: self.reader_cores.of_worker(core),
+            wait_ms_max: self.settings.store_wait_ms_max,
+        };
         let readers = Readers::start(generation, settings, bell)
             .map_err(|error| format!("cannot start a thread that reads the store: {error}"))?;
         StoreReader::open_in_memory(generation, readers).map_err(|error| error.to_string())

@@ -117,12 +117,14 @@ impl AsRawFd for Bell {
 }
 
 /// What the threads are started with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ReaderSettings {
     /// How many.
     pub threads: usize,
     /// The worker's core, in their names.
     pub core: usize,
+    /// Where they run.
+    pub cores: Vec<usize>,
     /// How long anybody waits for what they read.
     pub wait_ms_max: u64,
 }
@@ -151,11 +153,11 @@ impl Readers {
         let (done, findings) = mpsc::sync_channel(STORE_READS_MAX);
         let to_do = Arc::new(Mutex::new(to_do));
         for number in 0..settings.threads {
-            let (generation, core) = (generation.clone(), settings.core);
+            let (generation, core, cores) = (generation.clone(), settings.core, settings.cores.clone());
             let (to_do, done, bell) = (to_do.clone(), done.clone(), bell.theirs.clone());
             let run = move || {
-                if let Err(error) = kernel::leave_core(core) {
-                    tracing::debug!("a reader thread stays on its worker's core {core}: {error}");
+                if let Err(error) = kernel::run_on(&cores) {
+                    tracing::warn!("a reader thread stays on its worker's core {core}: {error}");
                 }
                 let shards = (0..generation.shard_count()).map(|_| None).collect();
                 Reader { generation, shards, to_do, done, bell, is_failing: false }.run();

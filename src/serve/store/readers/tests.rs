@@ -21,7 +21,7 @@ fn generation(folder: &std::path::Path) -> Arc<Generation> {
 }
 
 fn start(generation: &Arc<Generation>, threads: usize, bell: &Bell) -> Readers {
-    Readers::start(generation, ReaderSettings { threads, core: 0, wait_ms_max: 60_000 }, bell).unwrap()
+    Readers::start(generation, ReaderSettings { threads, core: 0, cores: vec![0], wait_ms_max: 60_000 }, bell).unwrap()
 }
 
 /// A worker's end whose errands nobody does: as with a disk that hangs.
@@ -100,7 +100,7 @@ fn what_cannot_be_read_is_a_failure_and_not_an_empty_result() {
 fn what_nobody_can_wait_for_any_more_is_not_read() {
     let folder = tempfile::tempdir().unwrap();
     let (generation, bell) = (generation(folder.path()), Bell::new().unwrap());
-    let settings = ReaderSettings { threads: 1, core: 0, wait_ms_max: 0 };
+    let settings = ReaderSettings { threads: 1, core: 0, cores: vec![0], wait_ms_max: 0 };
     let mut readers = Readers::start(&generation, settings, &bell).unwrap();
     readers.ask(Ticket::of_test(0), rows(&["ads.example"])).unwrap();
     let (tickets, found) = next(&mut readers, &bell);
