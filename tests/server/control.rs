@@ -40,7 +40,7 @@ fn told(site: &Site, arguments: &[&str]) -> String {
 }
 
 /// The same as JSON.
-fn json(site: &Site, arguments: &[&str]) -> Value {
+pub fn json(site: &Site, arguments: &[&str]) -> Value {
     let printed = told(site, &[arguments, &["--json"]].concat());
     serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{arguments:?}: {error}\n{printed}"))
 }

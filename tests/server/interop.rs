@@ -6,6 +6,7 @@ use std::fs;
 use std::process::Command;
 
 use crate::corewall::{Server, Site};
+use crate::namespace::is_inside;
 use crate::nsd::{Nsd, ZONE};
 use crate::tool::{self, Printed, Tool};
 
@@ -194,8 +195,6 @@ fn any_and_chaos_questions_are_answered_as_every_program_can_read() {
     server.stop();
 }
 
-/// Says to this program that it runs in namespaces of its own.
-const INSIDE: &str = "COREWALL_TEST_INSIDE";
 /// The test below, as the test program calls it.
 const GLIBC_TEST: &str = "interop::the_resolver_of_glibc_gets_right_answers";
 
@@ -203,29 +202,13 @@ const GLIBC_TEST: &str = "interop::the_resolver_of_glibc_gets_right_answers";
 /// its own in that place.
 #[test]
 fn the_resolver_of_glibc_gets_right_answers() {
-    if std::env::var_os(INSIDE).is_some() {
-        return ask_by_glibc();
-    }
     let folder = tempfile::tempdir().unwrap();
     let resolv_conf = folder.path().join("resolv.conf");
     fs::write(&resolv_conf, "nameserver 127.0.0.1\n").unwrap();
     let prepare = "ip link set lo up && mount --bind \"$0\" /etc/resolv.conf";
-    let inside = |script: &str| {
-        let mut command = Command::new("unshare");
-        command.args(["--map-root-user", "--net", "--mount", "sh", "-c", script]).arg(&resolv_conf);
-        command
-    };
-    let Some(tried) = tool::output(inside(prepare), "util-linux") else { return };
-    if !tried.status.success() {
-        let reason = String::from_utf8_lossy(&tried.stderr);
-        return println!("SKIPPED: no network and mount namespace to be had here (`unshare -rnm`, `ip`): {reason}");
+    if is_inside(GLIBC_TEST, prepare, resolv_conf.to_str().unwrap()) {
+        ask_by_glibc();
     }
-    let mut command = inside(&format!("{prepare} && exec \"$@\""));
-    command.arg(std::env::current_exe().unwrap()).args(["--exact", GLIBC_TEST, "--nocapture"]).env(INSIDE, "1");
-    let output = command.output().unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
-    print!("{said}");
 }
 
 fn ask_by_glibc() {

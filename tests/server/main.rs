@@ -7,6 +7,7 @@
 
 mod client;
 mod corewall;
+mod namespace;
 mod nsd;
 mod ports;
 mod process;
@@ -34,6 +35,7 @@ mod rules;
 mod saved;
 mod slow_disk;
 mod start;
+mod steering;
 mod stop;
 mod tcp;
 mod upstream_tcp;
