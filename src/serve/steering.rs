@@ -95,7 +95,7 @@ fn queues_match(address: IpAddr, workers: &[usize], machine: &Machine) -> Result
     if workers.len() < 2 {
         return Err("there is one worker".to_owned());
     }
-    let interfaces = machine.interfaces_of(address);
+    let interfaces = machine.interfaces_of(address)?;
     if interfaces.is_empty() {
         return Err("no interface with receive queues has this address".to_owned());
     }

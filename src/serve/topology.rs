@@ -20,8 +20,8 @@ const RECEIVING_INTERRUPTS: [&str; 2] = ["rx", "input"];
 #[derive(Clone, Debug)]
 pub struct Machine {
     root: PathBuf,
-    /// Interfaces with their addresses.
-    addresses: Vec<(String, IpAddr)>,
+    /// Interfaces with their addresses, or why they are not known.
+    addresses: Result<Vec<(String, IpAddr)>, String>,
 }
 
 /// The NUMA node of some cores.
@@ -45,19 +45,23 @@ pub struct Queue {
 impl Machine {
     /// This one.
     pub fn here() -> Self {
-        // Without them nothing is known of where packets arrive, which whoever asks for it is told.
-        let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
         let named = |interface: if_addrs::Interface| {
             // `eth0:1` is another address of `eth0`.
             let name = interface.name.split(':').next().unwrap_or_default().to_owned();
             (name, interface.addr.ip())
         };
-        Self { root: PathBuf::from("/"), addresses: interfaces.into_iter().map(named).collect() }
+        let addresses = match if_addrs::get_if_addrs() {
+            Ok(interfaces) => Ok(interfaces.into_iter().map(named).collect()),
+            Err(error) => Err(format!(
+                "it cannot be asked which interface has this address: {error}; sandboxes must allow AF_NETLINK"
+            )),
+        };
+        Self { root: PathBuf::from("/"), addresses }
     }
 
     /// One whose `/sys` and `/proc` are below this folder.
     pub fn at(root: &Path, addresses: Vec<(String, IpAddr)>) -> Self {
-        Self { root: root.to_owned(), addresses }
+        Self { root: root.to_owned(), addresses: Ok(addresses) }
     }
 
     /// The hyper-threads of a core's physical core, that core among them.
@@ -83,13 +87,16 @@ impl Machine {
 
     /// The interfaces that packets for an address come in by: the one that has it, or for a wildcard address all that are up and
     /// have receive queues.
-    pub fn interfaces_of(&self, address: IpAddr) -> Vec<String> {
+    ///
+    /// # Errors
+    /// The kernel does not tell which interface has which address.
+    pub fn interfaces_of(&self, address: IpAddr) -> Result<Vec<String>, String> {
         if address.is_unspecified() {
             let is_used = |name: &String| self.has_queues(name) && !self.is_down(name);
-            return self.names("sys/class/net").into_iter().filter(is_used).collect();
+            return Ok(self.names("sys/class/net").into_iter().filter(is_used).collect());
         }
-        let owners = self.addresses.iter().filter(|(_, of)| *of == address);
-        owners.map(|(name, _)| name.clone()).collect()
+        let owners = self.addresses.as_ref().map_err(String::clone)?.iter().filter(|(_, of)| *of == address);
+        Ok(owners.map(|(name, _)| name.clone()).collect())
     }
 
     /// The receive queues by which the packets of an interface arrive: its own, or those of the interfaces below it (of a bridge,

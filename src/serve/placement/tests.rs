@@ -105,3 +105,16 @@ fn a_machine_that_tells_nothing_of_itself_is_placed_all_the_same() {
     let placement = Placement::resolve(wishes, &Fake::new().machine(), &[0, 1]).unwrap();
     assert_eq!(placement.describe(), ["workers on core 0", "reader threads on core 1", "control threads on core 1"]);
 }
+
+#[test]
+fn a_placement_is_told_as_the_readme_shows() {
+    let cores: Vec<String> = (0..8).map(|core| format!("{core},{}", core + 8)).collect();
+    let cores: Vec<&str> = cores.iter().map(String::as_str).collect();
+    let fake = Fake::new().physical_cores(&cores).nodes(&["0-3,8-11", "4-7,12-15"]);
+    let allowed: Vec<usize> = (0..16).collect();
+    let wishes = Wishes { cores: Some(&[0, 1, 2, 4, 5, 6]), ..NAMED };
+    let readme = include_str!("../../../README.md");
+    for line in Placement::resolve(wishes, &fake.machine(), &allowed).unwrap().describe() {
+        assert!(readme.contains(&format!("\n  {line}\n")), "{line}");
+    }
+}
