@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ pub const BATCH_MAX: usize = 128;
 pub const DATAGRAM_BYTES_MAX: usize = 1_500;
 /// Socket buffers, so that a burst of a whole window fits; the kernel caps it at `net.core.rmem_max`.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+/// One wait for room to send.
+const ROOM_WAIT: Duration = Duration::from_millis(1);
 
 /// Whether receiving waits for the first datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +106,7 @@ impl Batch {
         self.count = 0;
         self.lengths.fill(DATAGRAM_BYTES_MAX);
         self.peer_lengths.fill(size_of::<libc::sockaddr_storage>() as libc::socklen_t);
-        self.make_headers(capacity, true);
+        self.make_headers(0..capacity, true);
         // SAFETY: `make_headers` has just pointed the first `capacity` headers at buffers and addresses of this batch with
         // their true sizes; nothing of them moves before the call returns.
         let received = unsafe {
@@ -131,12 +134,35 @@ impl Batch {
     }
 
     /// Sends the batch, back to where each datagram came from when `to_peers`, else to the connected peer. Returns how
-    /// many the kernel took; none when its buffer is full.
+    /// many the kernel took; fewer than all when its buffer is full.
     pub fn send(&mut self, socket: &UdpSocket, to_peers: bool) -> io::Result<usize> {
-        self.make_headers(self.count, to_peers);
-        // SAFETY: as in `receive`; the kernel only reads the octets, `count` of them within each buffer.
+        self.send_from(0, socket, to_peers)
+    }
+
+    /// Sends all of the batch to where each datagram came from, and waits for room where there is none. Returns how many
+    /// the kernel took: one that it refuses, such as an answer to port 0, holds up none of the others.
+    pub fn send_all(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+        let (mut next, mut taken) = (0, 0);
+        while next < self.count {
+            match self.send_from(next, socket, true) {
+                Ok(0) => wait_writable(socket)?,
+                Ok(sent) => {
+                    next += sent;
+                    taken += sent;
+                }
+                // The kernel tells a reason only when it took none: it is that of the first datagram.
+                Err(_) => next += 1,
+            }
+        }
+        Ok(taken)
+    }
+
+    fn send_from(&mut self, first: usize, socket: &UdpSocket, to_peers: bool) -> io::Result<usize> {
+        self.make_headers(first..self.count, to_peers);
+        let headers = &mut self.headers[first..self.count];
+        // SAFETY: as in `receive`; the kernel only reads the octets of these headers, each within its buffer.
         let sent = unsafe {
-            libc::sendmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), self.count as u32, libc::MSG_DONTWAIT as _)
+            libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), headers.len() as u32, libc::MSG_DONTWAIT as _)
         };
         if sent >= 0 {
             return Ok(sent as usize);
@@ -149,8 +175,8 @@ impl Batch {
         }
     }
 
-    fn make_headers(&mut self, count: usize, with_peers: bool) {
-        for index in 0..count {
+    fn make_headers(&mut self, places: Range<usize>, with_peers: bool) {
+        for index in places {
             self.parts[index] =
                 libc::iovec { iov_base: self.buffers[index].as_mut_ptr().cast(), iov_len: self.lengths[index] };
             let header = &mut self.headers[index].msg_hdr;
@@ -191,8 +217,18 @@ pub fn wait_readable(sockets: &[UdpSocket], wait: Duration) -> io::Result<()> {
         .iter()
         .map(|socket| libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 })
         .collect();
+    poll(&mut polled, wait)
+}
+
+/// Waits until `socket` takes datagrams; after [`ROOM_WAIT`] the caller may try all the same, for a queue below it may
+/// have been full.
+fn wait_writable(socket: &UdpSocket) -> io::Result<()> {
+    poll(&mut [libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 }], ROOM_WAIT)
+}
+
+fn poll(polled: &mut [libc::pollfd], wait: Duration) -> io::Result<()> {
     let wait = libc::timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos() as _ };
-    // SAFETY: the pointer and the length are those of a live vector, the time is a local; no signal mask is given.
+    // SAFETY: the pointer and the length are those of a live slice, the time is a local; no signal mask is given.
     let ready = unsafe { libc::ppoll(polled.as_mut_ptr(), polled.len() as _, &wait, std::ptr::null()) };
     if ready < 0 {
         let error = io::Error::last_os_error();
@@ -233,5 +269,28 @@ mod tests {
             assert_eq!((answer.len(), answer[0], answer[1], answer[20]), (21, 9, index as u8, 7));
         }
         assert_eq!(answers.receive(&client, Wait::Never).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_datagram_that_the_kernel_refuses_holds_up_none_of_the_others() {
+        let server = listen("127.0.0.1:0".parse().unwrap(), Duration::from_secs(5)).unwrap();
+        let client = connect(server.local_addr().unwrap()).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut asked = Batch::new(5);
+        for octet in 0..5u8 {
+            asked.push(&[octet; 20]).unwrap();
+        }
+        assert_eq!(asked.send(&client, false).unwrap(), 5);
+        let mut seen = Batch::new(5);
+        assert_eq!(seen.receive(&server, Wait::First).unwrap(), 5);
+        // An address of zeros has port 0, which nothing can be sent to: the first and the fourth are refused.
+        for index in [0, 3] {
+            seen.peers[index] = Batch::new(1).peers[0];
+        }
+        assert!(seen.send(&server, true).is_err());
+        assert_eq!(seen.send_all(&server).unwrap(), 3);
+        let mut answers = Batch::new(5);
+        assert_eq!(answers.receive(&client, Wait::First).unwrap(), 3);
+        assert_eq!([0, 1, 2].map(|index| answers.datagram(index)[0]), [1, 2, 4]);
     }
 }

@@ -21,6 +21,8 @@ const STOP_WAIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(5);
 /// Wait for one answer while a server starts.
 const ANSWER_WAIT: Duration = Duration::from_millis(100);
+/// Longer than the kernel needs to close the sockets of a process that has ended.
+const FREE_WAIT: Duration = Duration::from_secs(5);
 /// A query for the SOA of the root.
 const ROOT_SOA_QUERY: &[u8] = &[0x5a, 0x5a, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 1];
 
@@ -121,6 +123,33 @@ impl Drop for Server {
     }
 }
 
+/// Waits until nobody is bound to the UDP port of `address`, which the next server is to have for itself.
+///
+/// A process that has ended may hold its port for some 50 ms yet: what an io_uring refers to is closed by a thread of the
+/// kernel. Next to it another server could bind by SO_REUSEPORT, and every question that the kernel gave the dead socket
+/// would be lost: all of them, with a client of one port. A server that somebody left running is noticed as well.
+pub fn await_free(address: SocketAddr) -> io::Result<()> {
+    await_free_within(address, FREE_WAIT)
+}
+
+fn await_free_within(address: SocketAddr, wait: Duration) -> io::Result<()> {
+    let asked = Instant::now();
+    loop {
+        // The standard library binds without SO_REUSEPORT, so a port that anybody has is refused.
+        match UdpSocket::bind(address) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+                return Err(io::Error::new(error.kind(), format!("{address} cannot be listened on: {error}")));
+            }
+            Err(_) if asked.elapsed() >= wait => {
+                let advice = "stop what listens there (`ss -lunp` shows it), or choose another address";
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, format!("UDP {address} is in use: {advice}")));
+            }
+            Err(_) => thread::sleep(PAUSE),
+        }
+    }
+}
+
 fn copy_output(output: impl Read, mut log: File, ready: &mpsc::Sender<()>) {
     for line in BufReader::new(output).lines() {
         let Ok(line) = line else { return };
@@ -168,6 +197,17 @@ mod tests {
     fn a_server_that_fails_tells_what_it_said() {
         let error = shell("echo cannot bind >&2; exit 3").err().unwrap().to_string();
         assert!(error.contains("cannot bind"), "{error}");
+    }
+
+    #[test]
+    fn a_port_is_free_once_its_last_socket_is_closed_be_it_one_that_would_share() {
+        let held = crate::datagrams::listen("127.0.0.1:0".parse().unwrap(), Duration::from_secs(1)).unwrap();
+        let address = held.local_addr().unwrap();
+        let error = await_free_within(address, Duration::ZERO).unwrap_err();
+        assert!(error.kind() == io::ErrorKind::AddrInUse && error.to_string().contains("ss -lunp"), "{error}");
+        let closing = thread::spawn(move || drop(held));
+        await_free(address).unwrap();
+        closing.join().unwrap();
     }
 
     #[test]

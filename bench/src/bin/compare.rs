@@ -222,6 +222,7 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
 
 fn start_reflector(options: &Options) -> Result<Server, Box<dyn Error>> {
     // Cargo puts the binaries of one package side by side.
+    server::await_free(options.listen)?;
     let mut command = Command::new(std::env::current_exe()?.with_file_name("reflector"));
     command.args(["--listen", &options.listen.to_string(), "--core", &options.server_core.to_string()]);
     Ok(Server::start(command, &options.work.join("reflector.log"))?)

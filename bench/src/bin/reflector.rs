@@ -69,7 +69,7 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
             octets[2] |= 0x80;
             *length = (*length + usize::from(options.answer_bytes)).min(DATAGRAM_BYTES_MAX);
         }
-        answers += batch.send(&socket, true)? as u64;
+        answers += batch.send_all(&socket)? as u64;
         batches += 1;
     }
     println!("answers {answers} in {batches} batches, {:.1} each", answers as f64 / batches.max(1) as f64);
