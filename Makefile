@@ -16,8 +16,8 @@ SAMPLE_LISTS := $(wildcard tests/data/*/*.txt tests/data/*/*.list tests/data/own
 
 help:
 	@sed -n '2,4s/^# *//p' Makefile
-	@echo 'make bench   CPU per answer against a bare reflector, in turns; results in bench/results'
-	@echo 'make bench-forward   CPU per forwarded and per cached answer against Unbound, in turns'
+	@echo 'make bench   CPU per answer of a bare reflector, Corewall and other DNS servers, in turns; results in bench/results'
+	@echo 'make bench-forward   the same for forwarded and cached answers alone, at fixed rates too'
 	@echo 'make bench-failover  lost questions and latency while one of two upstreams fails'
 	@echo 'make bench-scale     a store of a hundred million rules: build, start, random listed names (needs 10 GB of disk)'
 	@echo 'make bench-change    under full load: from a changed rule to the answer changed on every worker'
@@ -37,9 +37,8 @@ test: setup-test
 bench: setup-bench target/bench/built
 	target/release/compare
 
-bench-forward: setup-bench $(COREWALL)
-	cargo build --release --package corewall-bench
-	target/release/forward
+bench-forward: setup-bench target/bench/built
+	target/release/compare --mixes forwarded,cached --rates 0,25000,10000 --out bench/results/forward.json
 
 bench-failover: setup-bench $(COREWALL)
 	cargo build --release --package corewall-bench

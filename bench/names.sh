@@ -6,6 +6,7 @@
 #   union.txt        the rules: names to block, one a line (format plain)
 #   blocked.names    questions of the mix "blocked": listed names, expected 0.0.0.0
 #   cached.names     questions of the mix "cached": unlisted names, expected the address of their top-level domain
+#   popular.names    questions for unlisted popular names, the most popular one first
 #   mix.dnsperf      a third each of blocked, popular and never-seen names, as dnsperf reads them
 #   mix.names        a sample of the same with the expected answers
 #   root.zone        the upstream's zone: an address for each top-level domain (see nsd/wildcard.sh)
@@ -71,8 +72,12 @@ cat "$raw/free" "$raw/top" | awk -F. '{ print $NF }' | LC_ALL=C sort -u |
 } > "$out/root.zone"
 expected() { awk 'NR == FNR { address[$1] = $2; next } { n = split($1, labels, "."); print $1, "A", address[labels[n]] }' "$raw/tlds" -; }
 
-spread "$names" "$out/union.txt" | scatter | awk '{ print $1, "A blocked" }' > "$out/blocked.names"
+# Without what only looks like a trigger of a response policy zone: other servers would not take it for a name to block.
+grep -v '\.rpz-[a-z-]*$' "$out/union.txt" > "$raw/listed"
+spread "$names" "$raw/listed" | scatter | awk '{ print $1, "A blocked" }' > "$out/blocked.names"
 spread "$names" "$raw/free" | scatter | expected > "$out/cached.names"
+
+awk 'NR == FNR { listed[$1]; next } !($1 in listed) && !seen[$1]++' "$out/union.txt" "$raw/top" | expected > "$out/popular.names"
 
 # The mix is long, so that a minute at full speed does not ask for the same unlisted name twice.
 third=${MIX_THIRD:-1000000}

@@ -3,7 +3,6 @@
 //! Invariant: one [`FreshNames`] never makes the same name twice, and the address of a name is that of [`FreshNames::zone`].
 //! An answer given for another name has another address, but for one time in [`SUBTREES`].
 
-use std::fmt::Write;
 use std::net::Ipv4Addr;
 
 use crate::questions::{PacketOptions, Questions, Random};
@@ -22,6 +21,12 @@ pub struct FreshNames {
 impl FreshNames {
     /// So many new questions for an address.
     pub fn take(&mut self, count: usize, options: PacketOptions) -> Result<Questions, String> {
+        let text = self.lines(count);
+        Questions::parse(&text, options).map_err(|(line, reason)| format!("made-up question {line}: {reason}"))
+    }
+
+    /// The same as lines of a file of questions.
+    pub fn lines(&mut self, count: usize) -> String {
         let mut text = String::new();
         for _ in 0..count {
             let number = self.next;
@@ -29,19 +34,26 @@ impl FreshNames {
             // Mixed, so that neighbours in time do not lie in neighbouring subtrees.
             let subtree = (Random::new(number).next() % u64::from(SUBTREES)) as u32;
             let address = address(subtree);
-            writeln!(text, "n{number:x}.w{subtree:04x}.{APEX} A {address}").map_err(|error| error.to_string())?;
+            text += &format!("n{number:x}.w{subtree:04x}.{APEX} A {address}\n");
         }
-        Questions::parse(&text, options).map_err(|(line, reason)| format!("made-up question {line}: {reason}"))
+        text
+    }
+
+    /// The question for a name that is not there, always the same for one number.
+    pub fn absent_line(number: usize) -> String {
+        // No wildcard is right below the apex, so nothing but a subtree is there.
+        format!("n{number:x}.absent.{APEX} A nxdomain\n")
     }
 
     /// The root zone that answers all of them, as a master file.
     pub fn zone() -> String {
-        let mut text =
-            "$TTL 86400\n. IN SOA a.invalid. hostmaster.invalid. 1 3600 900 604800 60\n. IN NS a.invalid.\n".to_owned();
-        for subtree in 0..SUBTREES {
-            text += &format!("*.w{subtree:04x}.{APEX}. IN A {}\n", address(subtree));
-        }
-        text
+        "$TTL 86400\n. IN SOA a.invalid. hostmaster.invalid. 1 3600 900 604800 60\n. IN NS a.invalid.\n".to_owned()
+            + &Self::records()
+    }
+
+    /// The same without what a zone begins with, to be added to another one of the root.
+    pub fn records() -> String {
+        (0..SUBTREES).map(|subtree| format!("*.w{subtree:04x}.{APEX}. IN A {}\n", address(subtree))).collect()
     }
 }
 

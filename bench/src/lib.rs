@@ -9,6 +9,8 @@ pub mod name_model;
 
 pub mod fresh_names;
 
+pub mod mixes;
+
 pub mod answer;
 
 pub mod datagrams;
@@ -21,6 +23,12 @@ pub mod load;
 
 pub mod server;
 
-pub mod forwarders;
+pub mod contenders;
+
+pub mod dnsperf;
+
+pub mod big_store;
 
 pub mod figures;
+
+pub mod comparison;

@@ -35,6 +35,8 @@ pub enum Until {
     Elapsed(Duration),
     /// When each question has been asked once.
     EachAsked,
+    /// When each has been asked once, or after this time: for names that may not come again.
+    EachAskedWithin(Duration),
 }
 
 /// How to ask.
@@ -56,7 +58,7 @@ pub struct LoadOptions {
     pub spin: bool,
     /// Any answer to the question is right.
     pub any_answer: bool,
-    /// Process whose cost is measured.
+    /// Process whose cost is measured, with those that it has started when it leads a process group.
     pub server_pid: Option<u32>,
     /// Only its threads whose name begins so.
     pub server_thread: Option<String>,
@@ -128,8 +130,11 @@ pub struct LoadReport {
 pub fn run(questions: &Questions, options: &LoadOptions, until: Until) -> io::Result<LoadReport> {
     let mut load = Load::new(questions, options)?;
     let client_before = process::cpu_ns(std::process::id(), None)?;
-    let server_cpu =
-        || options.server_pid.map(|pid| process::cpu_ns(pid, options.server_thread.as_deref())).transpose();
+    let cpu_of = |pid| match &options.server_thread {
+        Some(thread) => process::cpu_ns(pid, Some(thread)),
+        None => process::server_cpu_ns(pid),
+    };
+    let server_cpu = || options.server_pid.map(cpu_of).transpose();
     let server_before = server_cpu()?;
     let started = Instant::now();
     load.ask_until(started, until)?;
@@ -236,10 +241,10 @@ impl<'a> Load<'a> {
             let now = Instant::now();
             let elapsed = now - started;
             let asked_max = match until {
-                Until::Elapsed(limit) if elapsed >= limit => return Ok(()),
-                Until::EachAsked if self.next >= self.questions.len() => return Ok(()),
+                Until::Elapsed(limit) | Until::EachAskedWithin(limit) if elapsed >= limit => return Ok(()),
+                Until::EachAsked | Until::EachAskedWithin(_) if self.next >= self.questions.len() => return Ok(()),
                 Until::Elapsed(_) => usize::MAX,
-                Until::EachAsked => self.questions.len(),
+                Until::EachAsked | Until::EachAskedWithin(_) => self.questions.len(),
             };
             // Question `number` is due at `number / rate`, the first one at once.
             let due = self.options.rate.map_or(usize::MAX, |rate| (elapsed.as_secs_f64() * rate as f64) as usize + 1);
@@ -525,6 +530,17 @@ mod tests {
         assert_eq!((first.answered, second.answered, report.answered), (20, 20, 40));
         // The last of the first phase waits for nineteen others, those of the second for at least twenty.
         assert!(first.us_max >= 19_000.0 && second.us_p50 >= 20_000.0 && report.us_max >= 39_000.0, "{report:?}");
+    }
+
+    #[test]
+    fn names_that_may_not_come_again_end_a_run_as_its_time_does() {
+        let text: String = (0..30).map(|number| format!("a{number}.test A blocked\n")).collect();
+        let questions = Questions::parse(&text, PacketOptions::default()).unwrap();
+        let (address, server) = serve(30);
+        let within = |seconds| Until::EachAskedWithin(Duration::from_secs(seconds));
+        assert_eq!(run(&questions, &options(address), within(0)).unwrap().sent, 0);
+        assert_eq!(run(&questions, &options(address), within(60)).unwrap().answered, 30);
+        server.join().unwrap();
     }
 
     #[test]

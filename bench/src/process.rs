@@ -55,6 +55,13 @@ pub fn group_cpu_ns(group: u32) -> io::Result<u64> {
     Ok(total)
 }
 
+/// What a server has cost so far, in nanoseconds on a CPU: all threads of `pid`, and of the processes that it has started when it
+/// leads a process group.
+pub fn server_cpu_ns(pid: u32) -> io::Result<u64> {
+    let own = cpu_ns(pid, None)?;
+    Ok(group_cpu_ns(pid)?.max(own))
+}
+
 /// Memory of `pid` now.
 pub fn memory(pid: u32) -> io::Result<Memory> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -96,6 +103,7 @@ mod tests {
     fn our_own_cost_is_read() {
         let pid = std::process::id();
         assert!(cpu_ns(pid, None).unwrap() > 0);
+        assert!(server_cpu_ns(pid).unwrap() > 0 && server_cpu_ns(u32::MAX).is_err());
         assert!(memory(pid).unwrap().rss_kib > 0);
         assert!(cpu_ns(pid, Some("no such thread")).is_err());
     }
@@ -108,9 +116,10 @@ mod tests {
         let mut child = command.args(["-c", script]).process_group(0).stdout(Stdio::piped()).spawn().unwrap();
         child.stdout.take().unwrap().read_exact(&mut [0; 5]).unwrap();
         let (group, leader) = (group_cpu_ns(child.id()).unwrap(), cpu_ns(child.id(), None).unwrap());
+        let server = server_cpu_ns(child.id()).unwrap();
         Command::new("kill").args(["-KILL", "--", &format!("-{}", child.id())]).status().unwrap();
         child.wait().unwrap();
-        assert!(group > leader, "{group} {leader}");
+        assert!(group > leader && server >= group, "{group} {leader} {server}");
         assert_eq!(group_cpu_ns(u32::MAX).unwrap(), 0);
     }
 

@@ -245,7 +245,8 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    fn shuffle<T>(&mut self, items: &mut [T]) {
+    /// Puts the items in an order by chance.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for end in (1..items.len()).rev() {
             let other = (u128::from(self.next()) * (end as u128 + 1)) >> 64;
             items.swap(end, other as usize);

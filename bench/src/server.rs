@@ -11,6 +11,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::answer;
+use crate::questions::Questions;
+
 /// The configuration under which Corewall is measured.
 const COREWALL_CONFIG: &str = include_str!("../corewall.toml.in");
 /// Longer than any start that the project would accept.
@@ -75,6 +78,29 @@ impl Server {
             thread::sleep(PAUSE);
         }
         Err(io::Error::other(format!("{command:?} did not answer on {address}")))
+    }
+
+    /// Waits until the first of `questions` is answered rightly on `address`.
+    pub fn await_right(&self, address: SocketAddr, questions: &Questions) -> io::Result<()> {
+        let socket = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+        socket.set_read_timeout(Some(ANSWER_WAIT))?;
+        socket.connect(address)?;
+        let question = questions.question(0);
+        let section = questions.question_section(question);
+        let (asked, mut answer, mut last) = (Instant::now(), [0; 512], "no answer".to_owned());
+        while asked.elapsed() < READY_WAIT {
+            if socket.send(questions.packet(question)).is_ok()
+                && let Ok(length) = socket.recv(&mut answer)
+            {
+                match answer::check(&answer[..length], section, question.rtype, question.expect) {
+                    Ok(()) => return Ok(()),
+                    Err(wrong) => last = wrong.to_string(),
+                }
+            }
+            thread::sleep(PAUSE);
+        }
+        let question = section.escape_ascii();
+        Err(io::Error::other(format!("{address} does not answer {question} rightly within {READY_WAIT:?}: {last}")))
     }
 
     /// The process.

@@ -14,12 +14,13 @@ use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
+use corewall_bench::contenders::{self, Contender, Site};
 use corewall_bench::figures::{Host, first_line};
-use corewall_bench::forwarders::{self, Forwarder, Site};
 use corewall_bench::fresh_names::FreshNames;
 use corewall_bench::load::{self, LoadOptions, LoadReport, PhaseReport, Until};
 use corewall_bench::process;
@@ -29,6 +30,8 @@ use serde::Serialize;
 
 /// Strategies that are measured when none is named, as far as the binary knows them.
 const STRATEGIES: [&str; 4] = ["fastest", "ordered", "round-robin", "parallel"];
+/// Cache, Corewall's default.
+const CACHE_KIB: u64 = 64 << 10;
 /// Longer than Corewall waits for upstreams: a question without even a SERVFAIL by then is lost.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Client sockets: SO_REUSEPORT spreads them over the workers.
@@ -144,21 +147,23 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
         corewall: options.corewall.clone(),
         store: PathBuf::new(),
         rules: PathBuf::new(),
+        blocked: Arc::default(),
         work: options.work.clone(),
         cores: options.cores.clone(),
         listen: options.listen,
         upstreams: options.upstreams.clone(),
         strategy: None,
+        cache_kib: CACHE_KIB,
     };
-    forwarders::build_small_store(&mut site)?;
-    let nsd = forwarders::find_program("nsd").ok_or("nsd is missing; on Debian: apt-get install nsd")?;
+    contenders::build_small_store(&mut site)?;
+    let nsd = contenders::find_program("nsd").ok_or("nsd is missing; on Debian: apt-get install nsd")?;
     let zone = options.work.join("root.zone");
     fs::write(&zone, FreshNames::zone())?;
     let mut results = Results {
         host: Host::here(),
-        corewall: Forwarder::Corewall.version(&site)?,
+        corewall: Contender::Corewall.version(&site)?.unwrap_or_default(),
         nsd: first_line(Command::new(nsd).arg("-v")),
-        config: Forwarder::Corewall.told_config(&site),
+        config: Contender::Corewall.told_config(&site).unwrap_or_default(),
         seconds: options.seconds,
         ratio_max: options.ratio_max,
         runs: Vec::new(),
@@ -191,7 +196,7 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
 
 /// Those that were asked for, else those that the binary knows, else its default alone.
 fn strategies(options: &Options, site: &Site) -> Result<Vec<Option<String>>, Box<dyn Error>> {
-    if !forwarders::is_config_right(site)? {
+    if !contenders::is_config_right(site)? {
         return Err(format!("{} refuses the configuration of this measurement", site.corewall.display()).into());
     }
     let asked = &options.strategies;
@@ -199,7 +204,7 @@ fn strategies(options: &Options, site: &Site) -> Result<Vec<Option<String>>, Box
         if asked.is_empty() { STRATEGIES.to_vec() } else { asked.iter().map(String::as_str).collect() };
     let mut known = Vec::new();
     for strategy in wanted {
-        if forwarders::is_config_right(&Site { strategy: Some(strategy.to_owned()), ..site.clone() })? {
+        if contenders::is_config_right(&Site { strategy: Some(strategy.to_owned()), ..site.clone() })? {
             known.push(Some(strategy.to_owned()));
         } else if !asked.is_empty() {
             return Err(format!("{} knows no strategy `{strategy}`", site.corewall.display()).into());
@@ -229,7 +234,7 @@ impl Trial<'_> {
             .iter()
             .map(|&address| self.start_upstream(address))
             .collect::<Result<Vec<_>, _>>()?;
-        let corewall = Forwarder::Corewall.start(self.site)?;
+        let corewall = Contender::Corewall.start(self.site)?;
         let packets = PacketOptions { recursion_desired: true, seed: 1, ..Default::default() };
         let phase = Duration::from_secs(self.options.seconds);
         let count = |time: Duration| usize::try_from(self.rate * time.as_secs());

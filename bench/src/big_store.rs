@@ -1,0 +1,68 @@
+//! The stores of ten million rules: made-up names like those of real lists, built once and used again.
+
+use std::error::Error;
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::process::Command;
+
+use crate::contenders::{self, Site};
+use crate::mixes::{self, Amount};
+
+/// What a folder's stores were made from stands in this file, which is written last.
+const MADE: &str = "made";
+
+/// The layouts that are measured, the first being the default.
+pub const LAYOUTS: [&str; 2] = ["sql", "packed"];
+
+/// Makes list, names to ask and a store for each layout in `folder` unless they are there, and returns the names.
+pub fn prepare(folder: &Path, rules: u64, amount: &Amount, site: &Site) -> Result<String, Box<dyn Error>> {
+    let asked = mixes::store_names(amount);
+    let made_from = format!("{rules} {asked} {}", LAYOUTS.join(","));
+    let names = folder.join("asked.txt");
+    if fs::read_to_string(folder.join(MADE)).is_ok_and(|made| made == made_from) {
+        return Ok(fs::read_to_string(names)?);
+    }
+    println!("stores of {rules} rules: making the list");
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    fs::create_dir_all(folder)?;
+    let rules = rules.to_string();
+    write_rules(&folder.join("rules.txt"), &["--names", &rules])?;
+    // A tenth more than are needed: some come twice.
+    write_rules(&names, &["--names", &rules, "--sample", &(asked + asked / 10).to_string()])?;
+    let folder = fs::canonicalize(folder)?;
+    for layout in LAYOUTS {
+        println!("stores of {rules} rules: building, layout {layout}");
+        contenders::build_store(&site_of(&folder, layout, site), &["--layout", layout])?;
+    }
+    fs::write(folder.join(MADE), made_from)?;
+    Ok(fs::read_to_string(names)?)
+}
+
+/// The site with the store of this layout, and as small a cache as can be: a name is asked once.
+pub fn site_of(folder: &Path, layout: &str, site: &Site) -> Site {
+    Site { store: folder.join(layout), rules: folder.join("rules.txt"), cache_kib: CACHE_KIB_MIN, ..site.clone() }
+}
+
+/// The smallest cache that Corewall takes.
+const CACHE_KIB_MIN: u64 = 64;
+
+/// Reads a store's files, so that they are in the page cache.
+pub fn read_all(store: &Path) -> io::Result<()> {
+    for file in fs::read_dir(store.join("current"))? {
+        let path = file?.path();
+        if path.is_file() {
+            io::copy(&mut File::open(path)?, &mut io::sink())?;
+        }
+    }
+    Ok(())
+}
+
+fn write_rules(path: &Path, arguments: &[&str]) -> Result<(), Box<dyn Error>> {
+    // Cargo puts the binaries of one package side by side.
+    let mut command = Command::new(std::env::current_exe()?.with_file_name("rules"));
+    let status = command.args(arguments).stdout(File::create(path)?).status()?;
+    if status.success() { Ok(()) } else { Err(format!("{command:?} failed: {status}").into()) }
+}
