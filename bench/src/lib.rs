@@ -32,3 +32,5 @@ pub mod big_store;
 pub mod figures;
 
 pub mod comparison;
+
+pub mod chart;

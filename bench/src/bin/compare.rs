@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use corewall_bench::big_store;
+use corewall_bench::chart;
 use corewall_bench::comparison::{COREWALL, Comparison, Measurement, Turn};
 use corewall_bench::contenders::{self, Contender, PEERS, Site};
 use corewall_bench::dnsperf::{self, DnsperfOptions, DnsperfReport};
@@ -57,7 +58,7 @@ struct Options {
     /// Folder for configurations and logs of the servers
     #[arg(long, default_value = "target/bench/compare")]
     work: PathBuf,
-    /// File for the figures
+    /// File for the figures; the chart lies beside it
     #[arg(long, default_value = "bench/results/compare.json")]
     out: PathBuf,
     /// Mixes to measure
@@ -151,8 +152,10 @@ fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     upstream.stop()?;
     comparison.conclude();
     fs::write(&options.out, serde_json::to_string_pretty(&comparison)? + "\n")?;
+    let drawing = options.out.with_extension("svg");
+    chart::draw(&comparison, &drawing)?;
     print!("{}", comparison.to_text());
-    println!("figures: {}", options.out.display());
+    println!("figures: {}, chart: {}", options.out.display(), drawing.display());
     Ok(comparison.is_good())
 }
 
