@@ -104,7 +104,7 @@ pub struct LoadReport {
     pub lost: u64,
     /// Datagrams that answered no open question: late, doubled or forged.
     pub stray: u64,
-    /// Answers a second.
+    /// Answers a second while questions were sent.
     pub qps: f64,
     /// Latency in microseconds.
     pub us_p50: f64,
@@ -139,6 +139,8 @@ pub fn run(questions: &Questions, options: &LoadOptions, until: Until) -> io::Re
     let started = Instant::now();
     load.ask_until(started, until)?;
     let seconds = started.elapsed().as_secs_f64();
+    // Those that come afterwards, and the wait for lost ones, say nothing of how many a second the server answers.
+    let in_time = load.report.answered + load.report.wrong;
     load.drain(started)?;
     let elapsed = started.elapsed().as_secs_f64();
     let server_after = server_cpu()?;
@@ -151,7 +153,7 @@ pub fn run(questions: &Questions, options: &LoadOptions, until: Until) -> io::Re
     }
     let answers = (report.answered + report.wrong) as f64;
     report.seconds = seconds;
-    report.qps = answers / elapsed;
+    report.qps = in_time as f64 / seconds;
     report.us_p50 = load.latencies.us_at(0.5);
     report.us_p99 = load.latencies.us_at(0.99);
     report.us_p999 = load.latencies.us_at(0.999);
@@ -494,6 +496,8 @@ mod tests {
         assert_eq!((report.sent, report.answered, report.wrong, report.lost, report.stray), (103, 100, 1, 2, 0));
         assert_eq!(report.wrong_reasons[&Wrong::Address], 1);
         assert!(!report.is_clean() && report.us_p50 > 0.0);
+        // The second that was waited for the lost ones does not count.
+        assert!(report.qps > 101.0, "{}", report.qps);
     }
 
     #[test]
