@@ -19,6 +19,8 @@ pub mod latency;
 
 pub mod process;
 
+pub mod arrivals;
+
 pub mod load;
 
 pub mod server;

@@ -2,7 +2,8 @@
 //!
 //! Invariant: every question sent ends in exactly one of answered, wrong or lost; an answer that fits no open question is
 //! counted as stray and changes nothing. With a rate the loop is open as far as the window reaches: latency counts from the
-//! moment when a question was due, so a server that holds up the next questions is not spared their wait.
+//! moment when a question was due, so a server that holds up the next questions is not spared their wait; `window_full` tells
+//! whether the window ever held one up.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::answer::{self, Wrong};
+use crate::arrivals::Arrivals;
 use crate::datagrams::{self, BATCH_MAX, Batch, Wait};
 use crate::latency::Latencies;
 use crate::process::{self, Memory};
@@ -104,6 +106,10 @@ pub struct LoadReport {
     pub lost: u64,
     /// Datagrams that answered no open question: late, doubled or forged.
     pub stray: u64,
+    /// Times that a question was due and found no room in the window: above none, the loop was not open.
+    pub window_full: u64,
+    /// Microseconds from when a question was due until it was sent, which is this tool's own share of its latency.
+    pub us_late_p99: f64,
     /// Answers a second while questions were sent.
     pub qps: f64,
     /// Latency in microseconds.
@@ -128,7 +134,17 @@ pub struct LoadReport {
 
 /// Asks `questions` as `options` say. The calling thread does all the work; pin it first.
 pub fn run(questions: &Questions, options: &LoadOptions, until: Until) -> io::Result<LoadReport> {
-    let mut load = Load::new(questions, options)?;
+    run_arriving(questions, options, until, options.rate.map(Arrivals::evenly))
+}
+
+/// The same with due times of the caller's choice; none means as many questions as the window lets through.
+pub fn run_arriving(
+    questions: &Questions,
+    options: &LoadOptions,
+    until: Until,
+    arrivals: Option<Arrivals>,
+) -> io::Result<LoadReport> {
+    let mut load = Load::new(questions, options, arrivals)?;
     let client_before = process::cpu_ns(std::process::id(), None)?;
     let cpu_of = |pid| match &options.server_thread {
         Some(thread) => process::cpu_ns(pid, Some(thread)),
@@ -158,6 +174,7 @@ pub fn run(questions: &Questions, options: &LoadOptions, until: Until) -> io::Re
     report.us_p99 = load.latencies.us_at(0.99);
     report.us_p999 = load.latencies.us_at(0.999);
     report.us_max = load.latencies.us_max();
+    report.us_late_p99 = load.lateness.us_at(0.99);
     report.client_cpu_us_per_answer = client_ns as f64 / 1e3 / answers.max(1.0);
     report.server_cpu_us_per_answer = server_ns.map(|ns| ns / 1e3 / answers.max(1.0));
     report.server_cores_used = server_ns.map(|ns| ns / 1e9 / elapsed);
@@ -204,6 +221,7 @@ impl Phase {
 struct Load<'a> {
     questions: &'a Questions,
     options: &'a LoadOptions,
+    arrivals: Option<Arrivals>,
     sockets: Vec<UdpSocket>,
     clients: Vec<Client>,
     batch: Batch,
@@ -213,11 +231,12 @@ struct Load<'a> {
     next: usize,
     report: LoadReport,
     latencies: Latencies,
+    lateness: Latencies,
     phases: Vec<Phase>,
 }
 
 impl<'a> Load<'a> {
-    fn new(questions: &'a Questions, options: &'a LoadOptions) -> io::Result<Self> {
+    fn new(questions: &'a Questions, options: &'a LoadOptions, arrivals: Option<Arrivals>) -> io::Result<Self> {
         let sockets = options.sockets.clamp(1, SOCKETS_MAX);
         let window = (options.window / sockets).clamp(1, WINDOW_MAX);
         let client = || Client { slots: vec![Slot::default(); window], free: (0..window as u16).rev().collect() };
@@ -225,6 +244,7 @@ impl<'a> Load<'a> {
         Ok(Self {
             questions,
             options,
+            arrivals,
             sockets: (0..sockets).map(|_| datagrams::connect(options.server)).collect::<io::Result<_>>()?,
             clients: (0..sockets).map(|_| client()).collect(),
             batch: Batch::new(batch),
@@ -233,6 +253,7 @@ impl<'a> Load<'a> {
             next: 0,
             report: LoadReport::default(),
             latencies: Latencies::default(),
+            lateness: Latencies::default(),
             phases: (0..=options.phase_ends.len()).map(|_| Phase::default()).collect(),
         })
     }
@@ -248,20 +269,22 @@ impl<'a> Load<'a> {
                 Until::Elapsed(_) => usize::MAX,
                 Until::EachAsked | Until::EachAskedWithin(_) => self.questions.len(),
             };
-            // Question `number` is due at `number / rate`, the first one at once.
-            let due = self.options.rate.map_or(usize::MAX, |rate| (elapsed.as_secs_f64() * rate as f64) as usize + 1);
-            let may_ask = asked_max.min(due);
+            let now_ns = elapsed.as_nanos() as u64;
             let mut moved = 0;
             for client in 0..self.clients.len() {
                 moved += self.receive(client, started)?;
-                moved += self.send(client, started, may_ask)?;
+                moved += self.send(client, started, asked_max, now_ns)?;
+            }
+            if self.arrivals.is_some() && self.may_ask(asked_max, now_ns) {
+                let is_full = self.clients.iter().all(|client| client.free.is_empty());
+                self.report.window_full += u64::from(is_full);
             }
             if now - swept >= SWEEP_EVERY {
                 self.sweep(elapsed);
                 swept = now;
             }
             if moved == 0 && !self.options.spin {
-                let next_due = Duration::from_nanos(due_ns(self.options.rate, self.next).unwrap_or_default());
+                let next_due = Duration::from_nanos(self.due_ns(self.next).unwrap_or_default());
                 // Without a rate, or when all is late, only an answer lets the loop go on.
                 let wait = next_due.saturating_sub(started.elapsed()).min(WAIT_MAX);
                 datagrams::wait_readable(&self.sockets, if wait.is_zero() { WAIT_MAX } else { wait })?;
@@ -282,12 +305,22 @@ impl<'a> Load<'a> {
         Ok(())
     }
 
-    fn send(&mut self, client: usize, started: Instant, asked_max: usize) -> io::Result<usize> {
+    /// Nanoseconds from the start until question `number` is due; none when questions are never due.
+    fn due_ns(&self, number: usize) -> Option<u64> {
+        self.arrivals.as_ref().map(|arrivals| arrivals.due_ns(number))
+    }
+
+    /// Whether there is a next question and it is due.
+    fn may_ask(&self, asked_max: usize, now_ns: u64) -> bool {
+        self.next < asked_max && self.due_ns(self.next).is_none_or(|due_ns| due_ns <= now_ns)
+    }
+
+    fn send(&mut self, client: usize, started: Instant, asked_max: usize, now_ns: u64) -> io::Result<usize> {
         let first = self.next;
-        let Client { slots, free } = &mut self.clients[client];
         self.batch.clear();
         self.batch_slots.clear();
-        while self.next < asked_max && !self.batch.is_full() {
+        while self.may_ask(asked_max, now_ns) && !self.batch.is_full() {
+            let Client { slots, free } = &mut self.clients[client];
             let Some(number) = free.pop() else { break };
             let slot = &mut slots[usize::from(number)];
             let index = self.next % self.questions.len();
@@ -306,14 +339,15 @@ impl<'a> Load<'a> {
         let sent_ns = started.elapsed().as_nanos() as u64;
         let sent = self.batch.send(&self.sockets[client], false);
         let sent = unless_refused(sent, &self.report)?;
-        for (place, &number) in self.batch_slots[..sent].iter().enumerate() {
-            let slot = &mut slots[usize::from(number)];
-            let due_ns = due_ns(self.options.rate, first + place).unwrap_or(sent_ns);
+        for place in 0..sent {
+            let due_ns = self.due_ns(first + place).unwrap_or(sent_ns);
+            let slot = &mut self.clients[client].slots[usize::from(self.batch_slots[place])];
             (slot.is_open, slot.sent_ns, slot.due_ns) = (true, sent_ns, due_ns);
+            self.lateness.record(sent_ns.saturating_sub(due_ns));
         }
         // What the kernel did not take is asked again later.
         self.next -= self.batch_slots.len() - sent;
-        free.extend(self.batch_slots[sent..].iter().rev());
+        self.clients[client].free.extend(self.batch_slots[sent..].iter().rev());
         self.report.sent += sent as u64;
         Ok(sent)
     }
@@ -383,11 +417,6 @@ impl<'a> Load<'a> {
     }
 }
 
-/// Nanoseconds from the start until question `number` is due; none without a rate.
-fn due_ns(rate: Option<u64>, number: usize) -> Option<u64> {
-    rate.map(|rate| (number as u128 * 1_000_000_000 / u128::from(rate.max(1))) as u64)
-}
-
 /// The phase that a question belongs to; there is one more than there are ends.
 fn phase_of<'a>(phases: &'a mut [Phase], ends: &[Duration], due_ns: u64) -> &'a mut Phase {
     let number = ends.iter().position(|end| u128::from(due_ns) < end.as_nanos()).unwrap_or(ends.len());
@@ -424,6 +453,12 @@ impl LoadReport {
             self.us_p999,
             self.us_max
         );
+        if self.window_full > 0 {
+            text += &format!(
+                "the window was full {} times when a question was due: the loop was not open\n",
+                self.window_full
+            );
+        }
         if let (Some(us), Some(cores)) = (self.server_cpu_us_per_answer, self.server_cores_used) {
             text += &format!("server: {us:.2} us CPU per answer, {cores:.2} cores");
             if let Some(memory) = self.server_memory {
@@ -534,6 +569,8 @@ mod tests {
         assert_eq!((first.answered, second.answered, report.answered), (20, 20, 40));
         // The last of the first phase waits for nineteen others, those of the second for at least twenty.
         assert!(first.us_max >= 19_000.0 && second.us_p50 >= 20_000.0 && report.us_max >= 39_000.0, "{report:?}");
+        // A window of one is no open loop, and the report says so; the wait for it is this tool's, not the server's.
+        assert!(report.window_full > 0 && report.us_late_p99 >= 30_000.0, "{report:?}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use corewall_bench::arrivals::Arrivals;
 use corewall_bench::load::{self, LoadOptions, Until};
 use corewall_bench::process;
 use corewall_bench::questions::{PacketOptions, Questions};
@@ -42,6 +43,9 @@ struct Options {
     /// Questions a second at most
     #[arg(long)]
     rate: Option<u64>,
+    /// Questions of that rate come at random moments drawn from --seed, as those of many clients do, not at equal distances
+    #[arg(long, requires = "rate")]
+    poisson: bool,
     /// Milliseconds after which a question is lost
     #[arg(long, default_value_t = 2_000)]
     timeout_ms: u64,
@@ -116,7 +120,11 @@ fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
         }
     }
     let until = if options.each_once { Until::EachAsked } else { Until::Elapsed(Duration::from_secs(options.seconds)) };
-    let report = load::run(&questions, &load_options, until)?;
+    let arrivals = options.rate.map(|rate| match options.poisson {
+        true => Arrivals::poisson(rate, options.seed),
+        false => Arrivals::evenly(rate),
+    });
+    let report = load::run_arriving(&questions, &load_options, until, arrivals)?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {

@@ -30,6 +30,9 @@ struct Options {
     /// Octets added to each datagram: 16 are the size of one A record
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(0..=512))]
     answer_bytes: u16,
+    /// Spins while nothing comes instead of sleeping: the floor under a server that does so
+    #[arg(long)]
+    spin: bool,
     /// Stops by itself after this time
     #[arg(long)]
     seconds: Option<u64>,
@@ -54,9 +57,10 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let mut batch = Batch::new(usize::from(options.batch));
     let (mut answers, mut batches) = (0u64, 0u64);
     let started = Instant::now();
+    let wait = if options.spin { Wait::Never } else { Wait::First };
     println!("ready on {} core {} batch {}", socket.local_addr()?, options.core, options.batch);
     while !stop.load(Ordering::Relaxed) {
-        let received = batch.receive(&socket, Wait::First)?;
+        let received = batch.receive(&socket, wait)?;
         if received == 0 {
             // Only an idle moment looks at the clock.
             if options.seconds.is_some_and(|seconds| started.elapsed() >= Duration::from_secs(seconds)) {
