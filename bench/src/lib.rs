@@ -31,8 +31,12 @@ pub mod dnsperf;
 
 pub mod big_store;
 
+pub mod sides;
+
 pub mod figures;
 
 pub mod comparison;
 
 pub mod chart;
+
+pub mod line_chart;

@@ -62,6 +62,26 @@ pub fn server_cpu_ns(pid: u32) -> io::Result<u64> {
     Ok(group_cpu_ns(pid)?.max(own))
 }
 
+/// Nanoseconds on a CPU of each thread of `pid` whose name begins with `thread`, in the order in which they were started.
+pub fn threads_cpu_ns(pid: u32, thread: &str) -> io::Result<Vec<u64>> {
+    let mut tasks: Vec<u32> = fs::read_dir(format!("/proc/{pid}/task"))?
+        .filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|task| {
+            let name = fs::read_to_string(format!("/proc/{pid}/task/{task}/comm"));
+            name.is_ok_and(|name| name.starts_with(thread))
+        })
+        .collect();
+    tasks.sort_unstable();
+    tasks
+        .into_iter()
+        .map(|task| {
+            let schedstat = fs::read_to_string(format!("/proc/{pid}/task/{task}/schedstat"))?;
+            let on_cpu = schedstat.split_ascii_whitespace().next().and_then(|ns| ns.parse().ok());
+            on_cpu.ok_or_else(|| io::Error::other(format!("thread {task} has a schedstat without a time: {schedstat}")))
+        })
+        .collect()
+}
+
 /// Memory of `pid` now.
 pub fn memory(pid: u32) -> io::Result<Memory> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -106,6 +126,9 @@ mod tests {
         assert!(server_cpu_ns(pid).unwrap() > 0 && server_cpu_ns(u32::MAX).is_err());
         assert!(memory(pid).unwrap().rss_kib > 0);
         assert!(cpu_ns(pid, Some("no such thread")).is_err());
+        assert!(threads_cpu_ns(pid, "no such thread").unwrap().is_empty());
+        let threads = threads_cpu_ns(pid, "").unwrap();
+        assert!(threads.iter().sum::<u64>() > 0 && threads.len() > 1, "{threads:?}");
     }
 
     #[test]
