@@ -19,6 +19,8 @@ pub mod latency;
 
 pub mod process;
 
+pub mod cores;
+
 pub mod arrivals;
 
 pub mod load;

@@ -8,7 +8,8 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::load::{self, LoadOptions, LoadReport, Until};
 use crate::process;
@@ -21,6 +22,11 @@ const WARM_UP_PASSES: usize = 3;
 const WARM_UP_WINDOW: usize = 32;
 /// Longer than a first answer takes that has to come from upstream.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// After this a port that is still held is somebody else's.
+const FREE_WAIT: Duration = Duration::from_secs(5);
+/// Between two looks at it.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Where servers are started, and with what.
 #[derive(Clone, Debug)]
@@ -63,6 +69,7 @@ impl Place {
 
     /// One reflector on each of `cores`, all on one address.
     pub fn start_floor(&self, cores: &[usize], spin: bool) -> Result<Vec<Server>, Box<dyn Error>> {
+        self.await_free()?;
         let start = |core: &usize| {
             // Cargo puts the binaries of one package side by side.
             let mut command = self.command(&std::env::current_exe()?.with_file_name("reflector"));
@@ -77,6 +84,7 @@ impl Place {
 
     /// Corewall with a worker on each of `cores`.
     pub fn start_corewall(&self, cores: &[usize], options: &CorewallOptions) -> Result<Server, Box<dyn Error>> {
+        self.await_free()?;
         let cores: Vec<String> = cores.iter().map(ToString::to_string).collect();
         let (store, union) = (fs::canonicalize(&self.store)?, fs::canonicalize(self.names.join("union.txt"))?);
         let (listen, upstream) = (self.listen.to_string(), self.upstream.to_string());
@@ -138,6 +146,28 @@ impl Place {
             server_pid: None,
             server_thread: None,
             phase_ends: Vec::new(),
+        }
+    }
+
+    /// Waits until nobody listens on the address any more: the kernel may still be closing the last server's socket.
+    pub fn await_free(&self) -> Result<(), Box<dyn Error>> {
+        if self.namespace.is_none() {
+            return Ok(server::await_free(self.listen)?);
+        }
+        // Sockets of another namespace can be listed there, not bound here: ADDRESS:PORT in hexadecimal digits, and the state.
+        let port = format!(":{:04X}", self.listen.port());
+        let asked = Instant::now();
+        loop {
+            let listed = self.command(Path::new("cat")).args(["/proc/net/udp", "/proc/net/udp6"]).output()?;
+            let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+            let holds = |line: &str| line.split_ascii_whitespace().nth(1).is_some_and(|local| local.ends_with(&port));
+            if !listed.lines().any(holds) {
+                return Ok(());
+            }
+            if asked.elapsed() > FREE_WAIT {
+                return Err(format!("port {} is still held in the servers' namespace", self.listen.port()).into());
+            }
+            thread::sleep(PAUSE);
         }
     }
 
