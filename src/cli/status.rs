@@ -29,6 +29,7 @@ fn text(status: &Status) -> String {
         &"over udp",
         &"over tcp",
         &"connections",
+        &"UDP replies",
         &"cached answers",
         &"cache used",
     ])];
@@ -44,6 +45,7 @@ fn text(status: &Status) -> String {
             &worker.udp_received,
             &worker.tcp_received,
             &worker.tcp_connections,
+            &worker.udp_sent,
             &worker.cache.entries,
             &bytes_text(worker.cache.bytes_used),
         ]));

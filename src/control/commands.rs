@@ -85,6 +85,8 @@ impl Commands {
             tcp_connections: report.tcp_connections,
             udp_received: report.totals.value("udp_received"),
             tcp_received: report.totals.value("tcp_received"),
+            udp_sent: report.totals.value("udp_sent"),
+            udp_batches: report.totals.value("udp_batches"),
             cache: report.cache,
         };
         Ok(Status {

@@ -166,6 +166,12 @@ pub struct WorkerStatus {
     /// Messages that have come to it over TCP since the start.
     #[serde(default)]
     pub tcp_received: u64,
+    /// Replies that it has sent over UDP since the start: how the kernel spreads clients over workers.
+    #[serde(default)]
+    pub udp_sent: u64,
+    /// System calls in which it received the questions for them.
+    #[serde(default)]
+    pub udp_batches: u64,
     /// Its cache.
     pub cache: CacheUse,
 }

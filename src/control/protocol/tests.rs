@@ -166,6 +166,8 @@ fn answers_and_refusals_go_there_and_back() {
             tcp_connections: 2,
             udp_received: 9,
             tcp_received: 3,
+            udp_sent: 6,
+            udp_batches: 3,
             cache: CacheUse { entries: 3, bytes_used: 4, bytes: 5 },
         }],
         counters: BTreeMap::from([("received".to_owned(), u64::MAX)]),
