@@ -103,6 +103,8 @@ where
         .light_line_style(TRANSPARENT)
         .x_desc(labels.across)
         .y_desc(labels.upright)
+        .axis_desc_style(("sans-serif", 18))
+        .label_style(("sans-serif", 15))
         .x_label_formatter(&plain)
         .y_label_formatter(&plain)
         .draw()?;
@@ -113,7 +115,12 @@ where
             .label(&line.name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], style));
     }
-    chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.3)).draw()?;
+    chart
+        .configure_series_labels()
+        .label_font(("sans-serif", 15))
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
     Ok(())
 }
 

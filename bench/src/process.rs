@@ -62,24 +62,20 @@ pub fn server_cpu_ns(pid: u32) -> io::Result<u64> {
     Ok(group_cpu_ns(pid)?.max(own))
 }
 
-/// Nanoseconds on a CPU of each thread of `pid` whose name begins with `thread`, in the order in which they were started.
-pub fn threads_cpu_ns(pid: u32, thread: &str) -> io::Result<Vec<u64>> {
-    let mut tasks: Vec<u32> = fs::read_dir(format!("/proc/{pid}/task"))?
-        .filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|task| {
-            let name = fs::read_to_string(format!("/proc/{pid}/task/{task}/comm"));
-            name.is_ok_and(|name| name.starts_with(thread))
-        })
-        .collect();
-    tasks.sort_unstable();
-    tasks
-        .into_iter()
-        .map(|task| {
-            let schedstat = fs::read_to_string(format!("/proc/{pid}/task/{task}/schedstat"))?;
-            let on_cpu = schedstat.split_ascii_whitespace().next().and_then(|ns| ns.parse().ok());
-            on_cpu.ok_or_else(|| io::Error::other(format!("thread {task} has a schedstat without a time: {schedstat}")))
-        })
-        .collect()
+/// Nanoseconds on a CPU of that thread of `pid` whose name begins with `thread` and that may run on `core` alone: helpers of a
+/// worker bear its name too, and are pinned to nothing.
+pub fn pinned_cpu_ns(pid: u32, thread: &str, core: usize) -> io::Result<u64> {
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let task = task?.path();
+        let read = |file| fs::read_to_string(task.join(file)).unwrap_or_default();
+        let status = read("status");
+        let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        if read("comm").starts_with(thread) && allowed.is_some_and(|allowed| allowed.trim() == core.to_string()) {
+            let on_cpu = read("schedstat").split_ascii_whitespace().next().and_then(|ns| ns.parse().ok());
+            return on_cpu.ok_or_else(|| io::Error::other(format!("{} tells no time", task.display())));
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::NotFound, format!("process {pid} has no thread `{thread}` on core {core} alone")))
 }
 
 /// Memory of `pid` now.
@@ -126,9 +122,6 @@ mod tests {
         assert!(server_cpu_ns(pid).unwrap() > 0 && server_cpu_ns(u32::MAX).is_err());
         assert!(memory(pid).unwrap().rss_kib > 0);
         assert!(cpu_ns(pid, Some("no such thread")).is_err());
-        assert!(threads_cpu_ns(pid, "no such thread").unwrap().is_empty());
-        let threads = threads_cpu_ns(pid, "").unwrap();
-        assert!(threads.iter().sum::<u64>() > 0 && threads.len() > 1, "{threads:?}");
     }
 
     #[test]
@@ -151,6 +144,13 @@ mod tests {
         let core = core_affinity::get_core_ids().unwrap()[0].id;
         let allowed = on_core(core, || core_affinity::get_core_ids().unwrap().len()).unwrap();
         assert_eq!(allowed, 1);
+        let worked = on_core(core, || {
+            let before = pinned_cpu_ns(std::process::id(), "", core)?;
+            while pinned_cpu_ns(std::process::id(), "", core)? == before {}
+            io::Result::Ok(before)
+        });
+        assert!(worked.unwrap().is_ok());
+        assert!(pinned_cpu_ns(std::process::id(), "", 100_000).is_err());
         assert!(on_core(100_000, || ()).is_err());
     }
 

@@ -233,6 +233,7 @@ fn settings(options: &Options, cores: &[usize]) -> (Vec<Setting>, Vec<String>) {
 /// The servers of one measurement.
 struct Running {
     servers: Vec<Server>,
+    cores: Vec<usize>,
     side: Side,
     corewall: PathBuf,
     control: PathBuf,
@@ -263,13 +264,17 @@ impl Running {
                 vec![place.start_corewall(cores, &with)?]
             }
         };
-        Ok(Self { servers, side, corewall: options.corewall.clone(), control })
+        Ok(Self { servers, cores: cores.to_vec(), side, corewall: options.corewall.clone(), control })
     }
 
     /// Nanoseconds on a CPU, each worker's.
     fn workers_ns(&self) -> Result<Vec<u64>, Box<dyn Error>> {
         Ok(match self.side {
-            Side::Corewall => process::threads_cpu_ns(self.servers[0].pid(), WORKER_THREAD)?,
+            Side::Corewall => {
+                let pid = self.servers[0].pid();
+                let each = self.cores.iter().map(|core| process::pinned_cpu_ns(pid, WORKER_THREAD, *core));
+                each.collect::<Result<_, _>>()?
+            }
             Side::Floor => {
                 let each = self.servers.iter().map(|server| process::cpu_ns(server.pid(), None));
                 each.collect::<Result<_, _>>()?
@@ -325,10 +330,6 @@ fn measure(
     running.stop()?;
 
     let workers = setting.worker_cores.len();
-    if ns_after.len() != workers {
-        let counted = ns_after.len();
-        return Err(format!("{counted} threads called `{WORKER_THREAD}` answer where {workers} were configured").into());
-    }
     let worker_ns: Vec<f64> =
         ns_after.iter().zip(&ns_before).map(|(after, before)| after.saturating_sub(*before) as f64).collect();
     let answers = reports.iter().map(|report| report.answered + report.wrong).sum::<u64>() as f64;
