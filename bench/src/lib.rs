@@ -35,6 +35,10 @@ pub mod big_store;
 
 pub mod sides;
 
+pub mod link;
+
+pub mod kxdpgun;
+
 pub mod figures;
 
 pub mod comparison;

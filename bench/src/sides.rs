@@ -1,15 +1,13 @@
 //! Floor and Corewall as the tools start them: on the same cores and the same address, one after the other.
 //!
-//! Invariant: what is started here ends with the value that stands for it. A *place* says where; with a network namespace in it
-//! the servers run there, and the load is expected to run on the other side of a link.
+//! Invariant: what is started here ends with the value that stands for it.
 
 use std::error::Error;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::load::{self, LoadOptions, LoadReport, Until};
 use crate::process;
@@ -22,11 +20,6 @@ const WARM_UP_PASSES: usize = 3;
 const WARM_UP_WINDOW: usize = 32;
 /// Longer than a first answer takes that has to come from upstream.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// After this a port that is still held is somebody else's.
-const FREE_WAIT: Duration = Duration::from_secs(5);
-/// Between two looks at it.
-const PAUSE: Duration = Duration::from_millis(5);
 
 /// Where servers are started, and with what.
 #[derive(Clone, Debug)]
@@ -43,8 +36,8 @@ pub struct Place {
     pub listen: SocketAddr,
     /// Address of the upstream.
     pub upstream: SocketAddr,
-    /// Network namespace of the servers; none for ours.
-    pub namespace: Option<String>,
+    /// The only core that any thread of a server may run on; none leaves those that are no workers to the kernel.
+    pub confined_to: Option<usize>,
 }
 
 /// What Corewall is started with beside its place.
@@ -69,7 +62,7 @@ impl Place {
 
     /// One reflector on each of `cores`, all on one address.
     pub fn start_floor(&self, cores: &[usize], spin: bool) -> Result<Vec<Server>, Box<dyn Error>> {
-        self.await_free()?;
+        server::await_free(self.listen)?;
         let start = |core: &usize| {
             // Cargo puts the binaries of one package side by side.
             let mut command = self.command(&std::env::current_exe()?.with_file_name("reflector"));
@@ -84,7 +77,7 @@ impl Place {
 
     /// Corewall with a worker on each of `cores`.
     pub fn start_corewall(&self, cores: &[usize], options: &CorewallOptions) -> Result<Server, Box<dyn Error>> {
-        self.await_free()?;
+        server::await_free(self.listen)?;
         let cores: Vec<String> = cores.iter().map(ToString::to_string).collect();
         let (store, union) = (fs::canonicalize(&self.store)?, fs::canonicalize(self.names.join("union.txt"))?);
         let (listen, upstream) = (self.listen.to_string(), self.upstream.to_string());
@@ -105,7 +98,7 @@ impl Place {
 
     /// Asks each name until all are answered from the cache, then stops the upstream. Both run on `core`.
     pub fn warm_up(&self, questions: &Questions, core: usize) -> Result<(), Box<dyn Error>> {
-        let mut command = self.command(Path::new("taskset"));
+        let mut command = Command::new("taskset");
         command.args(["-c", &core.to_string(), "bench/nsd/wildcard.sh"]);
         command.arg(format!("{}@{}", self.upstream.ip(), self.upstream.port()));
         command.arg(self.names.join("root.zone"));
@@ -149,33 +142,11 @@ impl Place {
         }
     }
 
-    /// Waits until nobody listens on the address any more: the kernel may still be closing the last server's socket.
-    pub fn await_free(&self) -> Result<(), Box<dyn Error>> {
-        if self.namespace.is_none() {
-            return Ok(server::await_free(self.listen)?);
-        }
-        // Sockets of another namespace can be listed there, not bound here: ADDRESS:PORT in hexadecimal digits, and the state.
-        let port = format!(":{:04X}", self.listen.port());
-        let asked = Instant::now();
-        loop {
-            let listed = self.command(Path::new("cat")).args(["/proc/net/udp", "/proc/net/udp6"]).output()?;
-            let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-            let holds = |line: &str| line.split_ascii_whitespace().nth(1).is_some_and(|local| local.ends_with(&port));
-            if !listed.lines().any(holds) {
-                return Ok(());
-            }
-            if asked.elapsed() > FREE_WAIT {
-                return Err(format!("port {} is still held in the servers' namespace", self.listen.port()).into());
-            }
-            thread::sleep(PAUSE);
-        }
-    }
-
-    /// A command in the servers' namespace. `ip` becomes the program, so the process is the server's.
-    pub fn command(&self, program: &Path) -> Command {
-        let Some(namespace) = &self.namespace else { return Command::new(program) };
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", namespace]).arg(program);
+    /// `taskset` becomes the program, so the process is the server's.
+    fn command(&self, program: &Path) -> Command {
+        let Some(core) = self.confined_to else { return Command::new(program) };
+        let mut command = Command::new("taskset");
+        command.args(["-c", &core.to_string()]).arg(program);
         command
     }
 }
@@ -192,7 +163,7 @@ pub fn on_core(
 mod tests {
     use super::*;
 
-    fn place(namespace: Option<&str>) -> Place {
+    fn place(confined_to: Option<usize>) -> Place {
         Place {
             corewall: "/no/corewall".into(),
             names: "/no/names".into(),
@@ -200,15 +171,15 @@ mod tests {
             work: "/no/work".into(),
             listen: "127.0.0.1:5399".parse().unwrap(),
             upstream: "127.0.0.1:5398".parse().unwrap(),
-            namespace: namespace.map(str::to_owned),
+            confined_to,
         }
     }
 
     #[test]
-    fn a_server_of_a_namespace_is_started_in_it() {
-        let told = |namespace| format!("{:?}", place(namespace).command(Path::new("reflector")));
+    fn a_confined_server_is_started_on_its_core() {
+        let told = |core| format!("{:?}", place(core).command(Path::new("reflector")));
         assert_eq!(told(None), r#""reflector""#);
-        assert_eq!(told(Some("far")), r#""ip" "netns" "exec" "far" "reflector""#);
+        assert_eq!(told(Some(3)), r#""taskset" "-c" "3" "reflector""#);
     }
 
     #[test]

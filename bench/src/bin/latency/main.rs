@@ -218,7 +218,7 @@ fn run(options: &Options) -> Result<Results, Box<dyn Error>> {
         work: options.work.clone(),
         listen: options.listen,
         upstream: options.upstream,
-        namespace: None,
+        confined_to: None,
     };
     place.check()?;
     let mut turns = Vec::new();

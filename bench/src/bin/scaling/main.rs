@@ -169,7 +169,7 @@ fn run(options: &Options) -> Result<Results, Box<dyn Error>> {
         listen: options.listen,
         // Blocked names need none.
         upstream: SocketAddr::from(([127, 0, 0, 1], 9)),
-        namespace: None,
+        confined_to: None,
     };
     place.check()?;
     let questions = place.questions("blocked", options.names_max)?;
