@@ -12,7 +12,7 @@ COREWALL := target/release/corewall
 SAMPLE := tests/data/sample.toml
 SAMPLE_LISTS := $(wildcard tests/data/*/*.txt tests/data/*/*.list tests/data/own/*)
 
-.PHONY: help run test bench bench-forward bench-failover bench-scale bench-change bench-killed bench-cold bench-stages soak lint clean setup-build setup-test setup-bench FORCE
+.PHONY: help run test bench bench-forward bench-failover bench-scale bench-change bench-killed bench-cold bench-stages bench-latency bench-scaling bench-veth bench-portable soak lint clean setup-build setup-test setup-bench FORCE
 
 help:
 	@sed -n '2,4s/^# *//p' Makefile
@@ -24,6 +24,10 @@ help:
 	@echo 'make bench-killed    builds and rule changes killed at random moments'
 	@echo 'make bench-cold      cached answers while other names wait for a slow disk (root)'
 	@echo 'make bench-stages    instructions of each stage of a query against the accepted counts; fails when one takes more'
+	@echo 'make bench-latency   latency at parts of the capacity in an open loop, against the floor; idle CPU'
+	@echo 'make bench-scaling   the same load on 1, 2, 4, 8, 16 workers, as far as there are cores'
+	@echo 'make bench-veth      past what one core answers: kxdpgun over a link between network namespaces (root)'
+	@echo 'make bench-portable  an archive that runs these measurements on a machine without a toolchain'
 	@echo 'make soak    a minute of dnsperf at full speed with answers checked'
 	@echo 'make lint    format and clippy'
 	@echo 'make clean   takes away all that was built'
@@ -62,6 +66,18 @@ bench-cold: setup-bench $(COREWALL)
 bench-stages: setup-test
 	cargo build --release --package corewall-stages --bin stages
 	target/release/stages gate
+
+bench-latency: setup-bench target/bench/built
+	target/release/latency
+
+bench-scaling: setup-bench target/bench/built
+	target/release/scaling
+
+bench-veth: setup-bench target/bench/built
+	target/release/saturate
+
+bench-portable: setup-bench target/bench/built
+	bench/portable.sh
 
 soak: setup-bench target/bench/built
 	bench/soak.sh

@@ -46,6 +46,8 @@ const FLOOR: &str = "floor";
 const PAUSE: Duration = Duration::from_millis(20);
 /// Datagrams on the link that show that kxdpgun has begun.
 const BEGUN_DATAGRAMS: u64 = 1_000;
+/// What kxdpgun says when the device still has the program of the run before.
+const BUSY: &str = "resource is busy";
 /// Longer than kxdpgun takes to begin.
 const BEGIN_WAIT: Duration = Duration::from_secs(10);
 /// Checked questions a second beside kxdpgun's.
@@ -78,7 +80,11 @@ struct Options {
     #[arg(long, default_value_t = 50_000)]
     names_max: usize,
     /// Questions a second, rising
-    #[arg(long, value_delimiter = ',', default_value = "50000,75000,100000,125000,150000,200000,250000,300000")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "50000,100000,125000,150000,175000,200000,225000,250000,300000"
+    )]
     rates: Vec<u64>,
     /// Corewall's option `wait`; without it the binary's default
     #[arg(long)]
@@ -303,19 +309,18 @@ impl<'a> Gun<'a> {
 
     fn shoot(&self, server: &Server, rate: u64, is_floor: bool) -> Result<Offer, Box<dyn Error>> {
         let log = self.place.work.join("kxdpgun.log");
-        let log_file = fs::File::create(&log)?;
-        let arrived_before = arrived()?;
         let server_before = process::group_cpu_ns(server.pid())?.max(process::cpu_ns(server.pid(), None)?);
-        let mut gun =
-            Ended(self.gun(rate).stdin(Stdio::null()).stdout(log_file.try_clone()?).stderr(log_file).spawn()?);
         let said = || fs::read_to_string(&log).unwrap_or_default();
         let waited = Instant::now();
-        while arrived()? < arrived_before + BEGUN_DATAGRAMS {
-            if gun.0.try_wait()?.is_some() || waited.elapsed() > BEGIN_WAIT {
+        let mut gun = loop {
+            if let Some(gun) = self.begin(rate, &log)? {
+                break gun;
+            }
+            // The kernel takes a program and its socket off the device some time after they were closed.
+            if !said().contains(BUSY) || waited.elapsed() > BEGIN_WAIT {
                 return Err(format!("kxdpgun sends nothing; AF_XDP may not be allowed here:\n{}", said()).into());
             }
-            thread::sleep(PAUSE);
-        }
+        };
         let sample = Ended(self.sample(is_floor)?);
         // The core is looked at while all runs: what starts and ends beside it is not counted.
         let time = Duration::from_secs(self.options.seconds);
@@ -339,6 +344,25 @@ impl<'a> Gun<'a> {
             shots,
             sample,
         })
+    }
+
+    /// kxdpgun when it has begun to send; none when it has ended before.
+    fn begin(&self, rate: u64, log: &Path) -> Result<Option<Ended>, Box<dyn Error>> {
+        let log_file = fs::File::create(log)?;
+        let arrived_before = arrived()?;
+        let mut command = self.gun(rate);
+        let mut gun = Ended(command.stdin(Stdio::null()).stdout(log_file.try_clone()?).stderr(log_file).spawn()?);
+        let waited = Instant::now();
+        while waited.elapsed() < BEGIN_WAIT {
+            if arrived()? >= arrived_before + BEGUN_DATAGRAMS {
+                return Ok(Some(gun));
+            }
+            if gun.0.try_wait()?.is_some() {
+                return Ok(None);
+            }
+            thread::sleep(PAUSE);
+        }
+        Ok(None)
     }
 
     fn gun(&self, rate: u64) -> Command {
