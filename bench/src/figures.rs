@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// The machine and the commit of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Host {
-    /// `git describe` of the working tree.
+    /// `git describe` of the working tree, or what COREWALL_BENCH_COMMIT says where binaries have come without one.
     pub commit: String,
     /// Release of the kernel.
     pub kernel: String,
@@ -26,7 +26,8 @@ impl Host {
     /// This machine, now.
     pub fn here() -> Self {
         Self {
-            commit: first_line(Command::new("git").args(["describe", "--always", "--dirty"])),
+            commit: std::env::var("COREWALL_BENCH_COMMIT")
+                .unwrap_or_else(|_| first_line(Command::new("git").args(["describe", "--always", "--dirty"]))),
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().into(),
             cpu: cpu_model(),
             date: first_line(Command::new("date").args(["-u", "+%F"])),

@@ -83,7 +83,9 @@ pub fn within(namespace: &str, program: &Path) -> Command {
 
 fn ip(arguments: &[&str]) -> Command {
     let mut command = Command::new("ip");
-    command.args(arguments);
+    // Administrators' programs, such as this one and kxdpgun, may not be where a user's shell looks.
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.args(arguments).env("PATH", format!("{path}:/usr/sbin:/sbin"));
     command
 }
 

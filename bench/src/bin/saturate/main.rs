@@ -171,8 +171,12 @@ fn enclose(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
             break status;
         }
         if stop.load(Ordering::Relaxed) {
-            Command::new("kill").args(["-TERM", "--", &format!("-{}", inside.id())]).status()?;
+            let group = format!("-{}", inside.id());
+            let end = |signal| Command::new("kill").args([signal, "--", &group]).stderr(Stdio::null()).status();
+            end("-TERM")?;
             inside.wait()?;
+            // kxdpgun shoots on until its time is over. That nobody is left is no error.
+            end("-KILL")?;
             return Err("stopped".into());
         }
         thread::sleep(PAUSE);
