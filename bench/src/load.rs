@@ -419,7 +419,7 @@ impl<'a> Load<'a> {
 
 /// The phase that a question belongs to; there is one more than there are ends.
 fn phase_of<'a>(phases: &'a mut [Phase], ends: &[Duration], due_ns: u64) -> &'a mut Phase {
-    let number = ends.iter().position(|end| u128::from(due_ns) < end.as_nanos()).unwrap_or(ends.len());
+    let number = ends.partition_point(|end| end.as_nanos() <= u128::from(due_ns));
     &mut phases[number]
 }
 
