@@ -10,6 +10,7 @@
 //! [`Core::answer`] of one batch nothing else is called.
 
 use super::cache::{CacheKey, EntryId, KeyHash};
+use super::filter::Lookup;
 use super::question::{self, Question, Rejection};
 use super::settings::{PolicyId, Settings};
 use super::step::{DropReason, Now, Origin, Step, Transport};
@@ -26,6 +27,8 @@ struct Arrival {
     from: Origin,
     /// Valid with the outcomes `Admitted`, `NotAllowed` and `Chaos`.
     question: Question,
+    /// Of a name that is not in the cache: what the filters say of it.
+    lookup: Lookup,
     outcome: Outcome,
 }
 
@@ -53,7 +56,7 @@ impl Arrivals {
     pub(super) fn new() -> Self {
         let nobody = ([0; 4], 0).into();
         let from = Origin { client: nobody, local: None, transport: Transport::Udp, token: 0 };
-        let arrival = || Arrival { from, question: Question::EMPTY, outcome: Outcome::None };
+        let arrival = || Arrival { from, question: Question::EMPTY, lookup: Lookup::new(), outcome: Outcome::None };
         Self((0..BATCH_DATAGRAMS).map(|_| arrival()).collect())
     }
 }
@@ -93,17 +96,28 @@ impl Core {
         *outcome = Outcome::Admitted { policy, is_singled_out, hash };
     }
 
-    /// Has what the answer to message `index` will be read from fetched, once all of the batch have been heard. On the hot path.
-    pub fn look_ahead(&mut self, index: usize) {
-        if let Some(Arrival { outcome: Outcome::Admitted { hash, .. }, .. }) = self.arrivals.0.get(index) {
-            self.cache.prefetch_entry(*hash);
-        }
+    /// Has what the answer to message `index` will be read from fetched, once all of the batch have been heard. What is not cached
+    /// is asked of the filters: true when [`Self::lookup_ahead`] then has rows that the store may fetch too. On the hot path.
+    pub fn look_ahead(&mut self, index: usize) -> bool {
+        let Some(Arrival { question, lookup, outcome, .. }) = self.arrivals.0.get_mut(index) else { return false };
+        let Outcome::Admitted { hash, .. } = *outcome else { return false };
+        !self.cache.prefetch_entry(hash) && lookup.probe(&self.rules, &question.name)
+    }
+
+    /// What is to be read for message `index`, as far as the filters know.
+    pub fn lookup_ahead(&self, index: usize) -> Option<&Lookup> {
+        self.arrivals.0.get(index).map(|arrival| &arrival.lookup)
+    }
+
+    /// Has the copy of the filters asked that lies at this place.
+    pub(super) fn set_place_ahead(&mut self, place: usize) {
+        self.arrivals.0.iter_mut().for_each(|arrival| arrival.lookup.set_place(place));
     }
 
     /// Stage 3 and all that follow, for message `index` of the batch; `datagram` is what was heard. `out` is as in
     /// [`Self::on_datagram`]. On the hot path.
     pub fn answer(&mut self, now: Now, index: usize, datagram: &[u8], out: &mut [u8]) -> Step {
-        let Some(Arrival { from, question, outcome }) = self.arrivals.0.get_mut(index) else { return lost() };
+        let Some(Arrival { from, question, outcome, .. }) = self.arrivals.0.get_mut(index) else { return lost() };
         let from = *from;
         let outcome = std::mem::replace(outcome, Outcome::None);
         match outcome {

@@ -208,6 +208,7 @@ impl Core {
     /// worker. Of a place that there is not, every answer is "maybe".
     pub fn set_filter_place(&mut self, place: usize) {
         self.lookup.set_place(place);
+        self.set_place_ahead(place);
     }
 
     /// The rules at hand.

@@ -103,8 +103,18 @@ impl Knowledge {
         live.load(live::entries_after(store, generation.manifest.overlay_seq)?)?;
         let (live, patterns) = (Arc::new(live), Arc::new(patterns));
         let generation = Some(generation);
-        let knowledge =
-            Self { settings, tcp, live, patterns, generation, mmap, filter_places, store_readers, store_in_memory, reader_cores };
+        let knowledge = Self {
+            settings,
+            tcp,
+            live,
+            patterns,
+            generation,
+            mmap,
+            filter_places,
+            store_readers,
+            store_in_memory,
+            reader_cores,
+        };
         // Every worker will do the same: better to fail here, once and before anything has changed.
         knowledge.open_store(None)?;
         knowledge.open_patterns()?;

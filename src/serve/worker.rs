@@ -391,8 +391,12 @@ impl Worker {
                 self.core.hear(now, datagram, received.from, received.bytes);
             }
         }
-        for datagram in 0..count {
-            self.core.look_ahead(datagram);
+        let mut wanted = [false; BATCH_DATAGRAMS];
+        for (datagram, wanted) in wanted.iter_mut().enumerate().take(count) {
+            *wanted = self.core.look_ahead(datagram);
+        }
+        if wanted.contains(&true) {
+            self.fetch_rows(&wanted);
         }
         for datagram in 0..count {
             if let Some(octets) = receive.octets(datagram) {
@@ -403,6 +407,16 @@ impl Worker {
         self.drain(now);
         self.flush_listener(index);
         count
+    }
+
+    /// Has the rows fetched that these messages of a batch will be judged by, where they lie in memory. On the hot path.
+    fn fetch_rows(&self, wanted: &[bool; BATCH_DATAGRAMS]) {
+        let lookups = || {
+            let wanted = wanted.iter().enumerate().filter(|(_, is_wanted)| **is_wanted);
+            wanted.filter_map(|(datagram, _)| self.core.lookup_ahead(datagram))
+        };
+        lookups().for_each(|lookup| self.store.prefetch_places(lookup));
+        lookups().for_each(|lookup| self.store.prefetch_rows(lookup));
     }
 
     fn take_datagram(&mut self, now: Now, index: usize, datagram: usize, octets: &[u8]) {
