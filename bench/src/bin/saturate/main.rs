@@ -192,7 +192,7 @@ fn check_machine(options: &Options) -> Result<(), Box<dyn Error>> {
         return Err("network namespaces and AF_XDP want root".into());
     }
     for (program, package) in [("ip", "iproute2"), ("taskset", "util-linux"), ("kxdpgun", "knot-dnsutils")] {
-        if corewall_bench::forwarders::find_program(program).is_none() {
+        if corewall_bench::contenders::find_program(program).is_none() {
             return Err(format!("{program} is missing; on Debian: apt-get install {package}").into());
         }
     }
