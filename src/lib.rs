@@ -11,3 +11,4 @@ pub mod limits;
 pub mod lists;
 pub mod rdata;
 pub mod serve;
+pub mod tune;

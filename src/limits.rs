@@ -465,3 +465,10 @@ pub const START_MS_MAX: u64 = 30_000;
 /// Milliseconds that a stopping worker waits for the upstream answers of the queries it has taken in.
 pub const STOP_MS_MAX: u64 = 2_000;
 const _: () = assert!(STOP_MS_MAX * 1_000 > UPSTREAM_ANSWER_US_MAX, "every query can end");
+
+/// Milliseconds that a program which `corewall tune` asks may take: `zfs` on a suspended pool would wait for ever.
+pub const PROGRAM_MS_MAX: u64 = 10_000;
+/// Bytes of its output that are read: `ethtool -x` of the largest table takes some 20 KB.
+pub const PROGRAM_OUTPUT_BYTES_MAX: u64 = 1 << 20;
+/// Bytes of one file of `/proc` or `/sys` that are read: `/proc/interrupts` of 512 cores takes some MB.
+pub const MACHINE_FILE_BYTES_MAX: u64 = 16 << 20;

@@ -19,6 +19,7 @@ pub mod serve;
 mod status;
 mod stop;
 mod store;
+pub mod tune;
 mod upstreams;
 pub mod verify;
 
@@ -64,6 +65,8 @@ enum Command {
     Export(Box<export::Arguments>),
     /// Tell what a store of so many rules takes: disk, memory, time to build, reads from the disk.
     Plan(Box<plan::Arguments>),
+    /// Hold this machine against what a busy server should have, and tell what mends the difference.
+    Tune(Box<tune::Arguments>),
     /// Tell how the running server is: generation, workers, caches, counters.
     Status(ControlArguments),
     /// Look into the caches of the running server, or make it forget.
@@ -139,6 +142,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Prune(arguments) => prune::run(*arguments),
         Command::Export(arguments) => export::run(*arguments),
         Command::Plan(arguments) => plan::run(*arguments),
+        Command::Tune(arguments) => tune::run(*arguments),
         Command::Status(control) => status::run(control),
         Command::Cache(arguments) => cache::run(*arguments),
         Command::Upstreams(control) => upstreams::run(control),

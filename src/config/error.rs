@@ -63,7 +63,8 @@ impl ConfigError {
         Self { file: file.to_path_buf(), line: None, key: String::new(), message }
     }
 
-    pub(super) fn from_toml(file: &Path, text: &str, error: &toml::de::Error) -> Self {
+    /// What the deserialiser says of `text`, the content of `file`.
+    pub(crate) fn from_toml(file: &Path, text: &str, error: &toml::de::Error) -> Self {
         let span = error.span().unwrap_or(0..0);
         let document = DeTable::parse(text);
         let key = document.as_ref().ok().and_then(|root| key_at(root.get_ref(), &span)).unwrap_or_default();

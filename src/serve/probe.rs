@@ -10,7 +10,7 @@ use std::io;
 use super::kernel;
 
 /// Bytes of memory that the executor must be allowed to lock, for its rings.
-const MEMLOCK_BYTES_MIN: u64 = 512 * 1024;
+pub(crate) const MEMLOCK_BYTES_MIN: u64 = 512 * 1024;
 /// Files that one worker may hold open at most beside its TCP clients' connections: sockets, shards, upstream connections.
 const FILES_PER_WORKER: u64 = 4_096;
 /// Where the kernel says who may use io_uring: 0 everyone, 1 a group, 2 nobody.
@@ -74,11 +74,16 @@ impl std::error::Error for ProbeError {}
 /// Tries what the workers, each with so many connections with TCP clients, will need.
 pub fn probe(workers: usize, tcp_connections: usize) -> Result<(), ProbeError> {
     raise_memlock()?;
-    raise_files((FILES_PER_WORKER + tcp_connections as u64).saturating_mul(workers as u64));
+    raise_files(files_wanted(workers, tcp_connections));
     match kernel::set_up_ring() {
         Ok(()) => Ok(()),
         Err(error) => Err(judge(error, disabled_level())),
     }
+}
+
+/// Open files that so many workers ask for.
+pub(crate) fn files_wanted(workers: usize, tcp_connections: usize) -> u64 {
+    (FILES_PER_WORKER + tcp_connections as u64).saturating_mul(workers as u64)
 }
 
 /// What a refusal means, with the value of `kernel.io_uring_disabled` where there is one.
