@@ -7,7 +7,7 @@ const NAMED: Wishes<'_> = Wishes { cores: None, reader_cores: None, control_core
 
 /// Two NUMA nodes of two physical cores with two threads each.
 fn fake() -> Fake {
-    Fake::new().physical_cores(&["0,4", "1,5", "2,6", "3,7"]).nodes(&["0-1,4-5", "2-3,6-7"])
+    Fake::default().physical_cores(&["0,4", "1,5", "2,6", "3,7"]).nodes(&["0-1,4-5", "2-3,6-7"])
 }
 
 fn place(wishes: Wishes<'_>, allowed: &[usize]) -> Placement {
@@ -102,7 +102,7 @@ fn a_machine_of_one_core_has_everything_there_and_one_of_too_many_as_many_as_may
 #[test]
 fn a_machine_that_tells_nothing_of_itself_is_placed_all_the_same() {
     let wishes = Wishes { cores: Some(&[0]), smt: Smt::Skip, ..NAMED };
-    let placement = Placement::resolve(wishes, &Fake::new().machine(), &[0, 1]).unwrap();
+    let placement = Placement::resolve(wishes, &Fake::default().machine(), &[0, 1]).unwrap();
     assert_eq!(placement.describe(), ["workers on core 0", "reader threads on core 1", "control threads on core 1"]);
 }
 
@@ -110,7 +110,7 @@ fn a_machine_that_tells_nothing_of_itself_is_placed_all_the_same() {
 fn a_placement_is_told_as_the_readme_shows() {
     let cores: Vec<String> = (0..8).map(|core| format!("{core},{}", core + 8)).collect();
     let cores: Vec<&str> = cores.iter().map(String::as_str).collect();
-    let fake = Fake::new().physical_cores(&cores).nodes(&["0-3,8-11", "4-7,12-15"]);
+    let fake = Fake::default().physical_cores(&cores).nodes(&["0-3,8-11", "4-7,12-15"]);
     let allowed: Vec<usize> = (0..16).collect();
     let wishes = Wishes { cores: Some(&[0, 1, 2, 4, 5, 6]), ..NAMED };
     let readme = include_str!("../../../README.md");

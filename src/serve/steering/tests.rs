@@ -18,7 +18,7 @@ fn auto(fake: &Fake, address: &str, cores: &[usize]) -> (Steering, String) {
 /// A card with four queues on the cores 0 to 3.
 fn four_queues() -> Fake {
     let interrupts = [("eth0-TxRx-0", "0"), ("eth0-TxRx-1", "1"), ("eth0-TxRx-2", "2"), ("eth0-TxRx-3", "3")];
-    Fake::new().nic("eth0", 60, &interrupts).queues("eth0", &["0"; 4]).address("eth0", "192.0.2.1")
+    Fake::default().nic("eth0", 60, &interrupts).queues("eth0", &["0"; 4]).address("eth0", "192.0.2.1")
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn a_core_without_a_queue_and_a_queue_without_a_worker_steer_by_flow_and_are_nam
 
 #[test]
 fn one_queue_that_is_handed_on_to_all_workers_steers_by_core() {
-    let fake = Fake::new().nic("eth0", 5, &[("virtio0-input.0", "0")]).queues("eth0", &["3"]);
+    let fake = Fake::default().nic("eth0", 5, &[("virtio0-input.0", "0")]).queues("eth0", &["3"]);
     assert_eq!(auto(&fake, "0.0.0.0:53", &[0, 1]).0, Steering::Cpu);
     assert_eq!(auto(&fake, "0.0.0.0:53", &[0, 1, 2]).0, Steering::Flow);
 }
@@ -76,7 +76,7 @@ fn what_is_asked_for_is_not_weighed() {
         (SteeringOption::Flow, Steering::Flow),
         (SteeringOption::Name, Steering::Name),
     ] {
-        let choices = choose(option, &addresses(&["127.0.0.1:53"]), &[0, 1], &Fake::new().machine());
+        let choices = choose(option, &addresses(&["127.0.0.1:53"]), &[0, 1], &Fake::default().machine());
         assert!(choices[0].steering == steering && choices[0].is_told, "{choices:?}");
     }
 }

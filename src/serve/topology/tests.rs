@@ -12,12 +12,14 @@ pub struct Fake {
     interrupts: String,
 }
 
-impl Fake {
+impl Default for Fake {
     /// One of which nothing is known.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self { folder: tempfile::tempdir().unwrap(), addresses: Vec::new(), interrupts: String::new() }
     }
+}
 
+impl Fake {
     /// With this file.
     pub fn file(self, path: &str, text: &str) -> Self {
         let path = self.folder.path().join(path);
@@ -89,13 +91,13 @@ fn cores(queues: &[Queue]) -> Vec<Vec<usize>> {
 
 #[test]
 fn hyper_threads_and_nodes_are_read_as_the_kernel_tells_them() {
-    let fake = Fake::new().physical_cores(&["0,4", "1,5", "2-3"]).nodes(&["0-3", "", "8,10-11"]);
+    let fake = Fake::default().physical_cores(&["0,4", "1,5", "2-3"]).nodes(&["0-3", "", "8,10-11"]);
     let fake = fake.file("sys/devices/system/node/power", "9\n");
     let machine = fake.machine();
     assert_eq!([4, 3, 9].map(|core| machine.siblings(core)), [vec![0, 4], vec![2, 3], vec![9]]);
     let nodes: Vec<(usize, Vec<usize>)> = machine.nodes().into_iter().map(|node| (node.number, node.cores)).collect();
     assert_eq!(nodes, [(0, vec![0, 1, 2, 3]), (1, vec![]), (2, vec![8, 10, 11])]);
-    assert!(Fake::new().machine().nodes().is_empty());
+    assert!(Fake::default().machine().nodes().is_empty());
 }
 
 #[test]
@@ -114,7 +116,7 @@ fn a_queue_is_on_the_core_that_it_interrupts_whatever_the_driver_calls_it() {
         &[("ena-mgmnt@pci:0000:00:05.0", "9"), ("eth0-Tx-Rx-0", "2"), ("eth0-Tx-Rx-1", "3")],
     ];
     for card in cards {
-        let fake = Fake::new().nic("eth0", 98, card).queues("eth0", &["0", "0"]);
+        let fake = Fake::default().nic("eth0", 98, card).queues("eth0", &["0", "0"]);
         assert_eq!(cores(&fake.machine().queues_of("eth0").unwrap()), [[2], [3]], "{card:?}");
     }
 }
@@ -122,7 +124,7 @@ fn a_queue_is_on_the_core_that_it_interrupts_whatever_the_driver_calls_it() {
 #[test]
 fn a_virtio_card_has_its_interrupts_on_the_device_above() {
     let fake =
-        Fake::new().nic("pci", 40, &[("virtio3-input.0", "5"), ("virtio3-output.0", "6")]).queues("eth0", &["0"]);
+        Fake::default().nic("pci", 40, &[("virtio3-input.0", "5"), ("virtio3-output.0", "6")]).queues("eth0", &["0"]);
     let root = fake.folder.path();
     fs::create_dir(root.join("sys/devices/pci0/pci/virtio3")).unwrap();
     symlink(root.join("sys/devices/pci0/pci/virtio3"), root.join("sys/class/net/eth0/device")).unwrap();
@@ -131,13 +133,13 @@ fn a_virtio_card_has_its_interrupts_on_the_device_above() {
 
 #[test]
 fn where_packets_are_handed_on_those_cores_count() {
-    let fake = Fake::new().nic("eth0", 5, &[("eth0-rx-0", "0")]).queues("eth0", &["00000000,0000000e"]);
+    let fake = Fake::default().nic("eth0", 5, &[("eth0-rx-0", "0")]).queues("eth0", &["00000000,0000000e"]);
     assert_eq!(cores(&fake.machine().queues_of("eth0").unwrap()), [[1, 2, 3]]);
 }
 
 #[test]
 fn a_bond_and_a_vlan_on_it_have_the_queues_of_their_cards() {
-    let fake = Fake::new().nic("eth0", 5, &[("eth0-rx-0", "0")]).queues("eth0", &["0"]);
+    let fake = Fake::default().nic("eth0", 5, &[("eth0-rx-0", "0")]).queues("eth0", &["0"]);
     let fake = fake.nic("eth1", 8, &[("eth1-rx-0", "1")]).queues("eth1", &["0"]);
     let fake = fake.file("sys/class/net/bond0/lower_eth0/x", "").file("sys/class/net/bond0/lower_eth1/x", "");
     let machine = fake.file("sys/class/net/bond0.7/lower_bond0/x", "");
@@ -146,7 +148,7 @@ fn a_bond_and_a_vlan_on_it_have_the_queues_of_their_cards() {
 
 #[test]
 fn what_is_not_told_is_said_to_be_so() {
-    let fake = Fake::new().nic("eth0", 5, &[("eth0-rx-0", "0")]).queues("eth0", &["0", "0"]);
+    let fake = Fake::default().nic("eth0", 5, &[("eth0-rx-0", "0")]).queues("eth0", &["0", "0"]);
     let fake = fake.queues("lo", &["0"]).file("sys/class/net/loop0/lower_loop0/x", "");
     let error = |interface| fake.machine().queues_of(interface).unwrap_err();
     assert_eq!(error("eth0"), "the kernel does not tell which core the receive queue rx-0 of eth0 interrupts");
@@ -156,7 +158,7 @@ fn what_is_not_told_is_said_to_be_so() {
 
 #[test]
 fn an_address_is_on_its_interface_and_a_wildcard_on_all_that_receive() {
-    let fake = Fake::new().nic("eth0", 5, &[]).nic("eth1", 8, &[]).nic("eth2", 9, &[]);
+    let fake = Fake::default().nic("eth0", 5, &[]).nic("eth1", 8, &[]).nic("eth2", 9, &[]);
     let fake = fake.file("sys/class/net/eth1/operstate", "down\n").queues("lo", &["0"]).address("lo", "127.0.0.1");
     let machine = fake.address("eth1", "192.0.2.1").address("eth1", "2001:db8::1");
     let of = |address: &str| machine.machine().interfaces_of(address.parse().unwrap()).unwrap();
