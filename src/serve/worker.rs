@@ -4,44 +4,40 @@
 //! worker for one event and never across an await); after every event all that `decide` has made ready is carried out; the
 //! clock is read once a batch. The tasks that bring the events are in [`super::tasks`].
 
+mod change;
 mod upstream;
+mod waiting;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use corewall_sharding::name::Name;
 
-use super::answer_here::carry_out;
+use super::answer_here::{carry_out, fetch_ahead};
 use super::clock::{Clock, unix_s};
 use super::kernel::{Alarm, Epoll, Events, Interest, PollSet};
-use super::live::LiveStep;
 use super::metrics::{ServerReport, SocketCounters, Totals, WorkerReport};
 use super::patterns::PatternScanner;
 use super::reload::Knowledge;
-use super::saved;
 use super::store::StoreReader;
 use super::store::readers::Bell;
 use super::tcp::Connections;
 use super::udp::{ReceiveBatch, SendBatch};
 use super::upstream::pool::Pool;
 use super::upstream::ports::Ports;
-use super::wait::{Asleep, Park, Tag};
+use super::wait::{Park, Tag};
 use crate::control::protocol::{CacheUse, WorkerServer};
 use crate::decide::cache::{Flush, FlushCursor, FlushProgress};
 use crate::decide::upstream::{ServerId, ServerReport as UpstreamReport};
 use crate::decide::{Core, Now, Origin, Ready, SendId, Step, Ticket, Transport, Undelivered};
 use crate::limits::{
-    BATCH_DATAGRAMS, BATCHES_IN_A_ROW_MAX, DATAGRAM_BYTES_MAX, MESSAGE_BYTES_MAX, NAP_MS_MAX, PARK_US_MIN,
-    QUERIES_WAITING_MAX, READY_SOCKETS_MAX, UPSTREAM_FAILURES_MAX,
+    BATCH_DATAGRAMS, BATCHES_IN_A_ROW_MAX, DATAGRAM_BYTES_MAX, MESSAGE_BYTES_MAX, QUERIES_WAITING_MAX,
+    READY_SOCKETS_MAX, UPSTREAM_FAILURES_MAX,
 };
-
-/// Lengths of a nap after which it ends although the alarm did not ring. It always does; a server should not hang on that.
-const NAPS_BEFORE_ALARM_IS_LOST: u16 = 10;
 
 /// Rounds that may pass, while nothing waits for an upstream, before the other sockets are looked at: at a third of a microsecond
 /// for a round that finds nothing, TCP clients wait 5 us for a worker that spins.
@@ -277,14 +273,6 @@ impl Worker {
         &mut self.connections
     }
 
-    /// Lets traffic on a socket that another task reads end this worker's nap.
-    pub fn watch_for_others(&self, socket: &impl std::os::fd::AsRawFd) {
-        if let Err(error) = self.epoll.add(socket, Tag::Task.into(), Interest::Change) {
-            // The nap then ends a millisecond late for this socket, no more.
-            tracing::debug!("a socket cannot be waited for: {error}");
-        }
-    }
-
     /// Looks at the UDP sockets and the time, once; naps before when nothing is known to be there and `may_nap`. On the hot
     /// path.
     pub fn round(&mut self, receive: &mut ReceiveBatch, may_nap: bool) -> Round {
@@ -313,58 +301,6 @@ impl Worker {
         round
     }
 
-    /// Waits until any socket is ready or the alarm rings, and hears what upstreams say.
-    fn nap(&mut self) -> Round {
-        let mut wait_ms = NAP_MS_MAX;
-        if self.is_alarm_set || self.alarm.set(wait_ms).is_ok() {
-            self.is_alarm_set = true;
-            self.counters.naps.add(1);
-            wait_ms = wait_ms.saturating_mul(NAPS_BEFORE_ALARM_IS_LOST);
-        }
-        if let Err(error) = self.polled.wait(wait_ms) {
-            return self.cannot_wait(&error);
-        }
-        for listener in &mut self.listeners {
-            listener.may_hold_more = self.polled.is_ready(listener.number);
-        }
-        if self.polled.is_ready(self.epoll_number) { self.look() } else { Round::default() }
-    }
-
-    /// Asks the kernel which sockets but the listening ones are ready, and hears what upstreams say.
-    fn look(&mut self) -> Round {
-        self.unasked_rounds = 0;
-        let mut round = Round::default();
-        if let Err(error) = self.epoll.wait(&mut self.events, 0) {
-            return self.cannot_wait(&error);
-        }
-        let now = self.clock.now();
-        for index in 0..self.events.count() {
-            match self.events.tag(index).map(Tag::from) {
-                Some(Tag::Port(port)) => round.was_busy |= self.hear(now, port),
-                Some(Tag::Readers) => {
-                    self.take_findings(now);
-                    round.was_busy = true;
-                }
-                Some(Tag::Task) => round.is_others_turn = true,
-                None => {}
-            }
-        }
-        round
-    }
-
-    #[cold]
-    fn cannot_wait(&mut self, error: &io::Error) -> Round {
-        tracing::error!("waiting for sockets failed: {error}");
-        // Look at every listening socket instead, and let the executor wait.
-        self.listeners.iter_mut().for_each(|listener| listener.may_hold_more = true);
-        Round { is_others_turn: true, ..Round::default() }
-    }
-
-    /// The other tasks have had their turn: naps may go on for their whole length again.
-    pub fn others_had_their_turn(&mut self) {
-        self.is_alarm_set = false;
-    }
-
     /// Receives a batch from one listening socket and answers what can be answered. On the hot path.
     fn receive(&mut self, index: usize, receive: &mut ReceiveBatch) -> usize {
         let Some(listener) = self.listeners.get_mut(index) else { return 0 };
@@ -391,13 +327,7 @@ impl Worker {
                 self.core.hear(now, datagram, received.from, received.bytes);
             }
         }
-        let mut wanted = [false; BATCH_DATAGRAMS];
-        for (datagram, wanted) in wanted.iter_mut().enumerate().take(count) {
-            *wanted = self.core.look_ahead(datagram);
-        }
-        if wanted.contains(&true) {
-            self.fetch_rows(&wanted);
-        }
+        fetch_ahead(&mut self.core, count, &self.store);
         for datagram in 0..count {
             if let Some(octets) = receive.octets(datagram) {
                 self.take_datagram(now, index, datagram, octets);
@@ -407,16 +337,6 @@ impl Worker {
         self.drain(now);
         self.flush_listener(index);
         count
-    }
-
-    /// Has the rows fetched that these messages of a batch will be judged by, where they lie in memory. On the hot path.
-    fn fetch_rows(&self, wanted: &[bool; BATCH_DATAGRAMS]) {
-        let lookups = || {
-            let wanted = wanted.iter().enumerate().filter(|(_, is_wanted)| **is_wanted);
-            wanted.filter_map(|(datagram, _)| self.core.lookup_ahead(datagram))
-        };
-        lookups().for_each(|lookup| self.store.prefetch_places(lookup));
-        lookups().for_each(|lookup| self.store.prefetch_rows(lookup));
     }
 
     fn take_datagram(&mut self, now: Now, index: usize, datagram: usize, octets: &[u8]) {
@@ -580,88 +500,6 @@ impl Worker {
         self.counters.udp_sent.add(report.sent);
         self.counters.udp_dropped.add(report.dropped);
         self.counters.udp_failed.add(report.failed);
-    }
-
-    /// For how long nothing but new traffic can make work, so that the worker may park: until the next deadline, when that is
-    /// worth a timer. Not while an upstream is asked or the store is read, for nobody watches for that meanwhile.
-    pub fn may_park(&mut self) -> Option<Asleep> {
-        let now = self.clock.now();
-        self.ports.close_retired(now);
-        if self.is_stopping || self.is_waited_for() {
-            return None;
-        }
-        let asleep = match self.core.next_deadline() {
-            None => Asleep::UntilWoken,
-            Some(due) if due > now.plus_us(PARK_US_MIN) => Asleep::AtMost(Duration::from_micros(due.0 - now.0)),
-            Some(_) => return None,
-        };
-        self.parked_until = self.core.next_deadline().unwrap_or(Now(u64::MAX));
-        self.counters.parks.add(1);
-        Some(asleep)
-    }
-
-    /// Goes over to another generation and configuration, between two batches. Opens the shards first: if one cannot be
-    /// opened everything stays as it is.
-    pub fn switch(&mut self, knowledge: &Knowledge) -> Result<(), String> {
-        let live = knowledge.live.now();
-        let store = knowledge.open_store(Some((self.core_number, &self.bell)))?;
-        let patterns = knowledge.open_patterns()?.with_live(&live.patterns)?;
-        self.core.switch(knowledge.settings.clone(), live.change.rules.clone());
-        self.core.set_filter_place(knowledge.filter_place(self.core_number));
-        self.live_version = live.change.version;
-        // It may have been set since the start.
-        self.core.set_wall_clock(self.clock.now(), unix_s());
-        self.connections.set_limits(knowledge.tcp);
-        let mut old = std::mem::replace(&mut self.store, store);
-        self.patterns = patterns;
-        (self.generation, self.rule_count) = (knowledge.generation(), knowledge.rule_count());
-        // What was being read for them is asked of the new generation.
-        let now = self.clock.now();
-        self.end_reads(now, old.abandon_reads());
-        self.settle(now);
-        self.store_dir = knowledge.store_dir();
-        Ok(())
-    }
-
-    /// Takes over rules that were added or removed by hand, between two batches; cached answers are judged again.
-    pub fn change_live(&mut self, step: &LiveStep) -> Result<(), String> {
-        if self.generation != step.generation {
-            return Err("it serves another generation; reload first".to_owned());
-        }
-        // One that another order has overtaken holds nothing new.
-        if step.change.version > self.live_version {
-            self.patterns.set_live(&step.patterns)?;
-            self.core.change_live(&step.change, step.change.version == self.live_version + 1);
-            self.live_version = step.change.version;
-        }
-        Ok(())
-    }
-
-    /// Takes in the popular answers of the process before, if their file is there and whole.
-    pub fn load_cache(&mut self, path: &Path) {
-        match saved::load(path) {
-            Ok(Some((saved_unix_s, cache))) => {
-                let elapsed_s = saved::elapsed_s(saved_unix_s, unix_s());
-                let taken = self.core.load(self.clock.now(), elapsed_s, cache);
-                tracing::info!(answers = taken, "saved answers taken from {}", path.display());
-            }
-            Ok(None) => {}
-            Err(reason) => {
-                tracing::warn!("starting without the saved answers of {}: {reason}", path.display());
-            }
-        }
-    }
-
-    /// Saves the popular answers for the next process.
-    pub fn save_cache(&self, path: &Path) {
-        let cache = self.core.save(self.clock.now());
-        match saved::save(path, unix_s(), &cache) {
-            Ok(()) => tracing::info!(answers = cache.entries.len(), "answers saved in {}", path.display()),
-            Err(error) => tracing::warn!(
-                "answers cannot be saved in {}: {error}; make `cache.save_dir` a folder that this user may write to",
-                path.display()
-            ),
-        }
     }
 
     /// Takes nothing new from now on but what the kernel holds already.

@@ -3,7 +3,7 @@
 //! Everything that this package calls on the way of a query is called here, so that this file alone follows when the
 //! appliance changes.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use corewall::decide::rulebook::RuleBook;
 use corewall::decide::settings::{Group, Settings};
 use corewall::decide::wire::{CLASS_IN, rtype};
 use corewall::decide::{Core, Now, Origin, Ready, Step, Transport};
-use corewall::limits::UDP_PAYLOAD_BYTES_MAX;
-use corewall::serve::answer_here::carry_out;
+use corewall::limits::{BATCH_DATAGRAMS, UDP_PAYLOAD_BYTES_MAX};
+use corewall::serve::answer_here::{carry_out, fetch_ahead};
 use corewall::serve::patterns::{PatternDatabase, PatternScanner};
 use corewall::serve::store::StoreReader;
 use corewall_sharding::filters::Filters;
@@ -28,12 +28,17 @@ use corewall_sharding::rows::Shard;
 
 use crate::Failure;
 
-/// Questions that are taken in together at most: as many as a batch of the published measurements holds.
-pub const BATCH_QUESTIONS_MAX: usize = 32;
 /// Shards are mapped, as the configuration has it unless told otherwise.
 const MMAP: bool = true;
 /// Message ids and upstream ports are drawn from it.
 const SEED: [u8; 32] = [1; 32];
+/// The client of every question.
+const ORIGIN: Origin = Origin {
+    client: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 77), 5_353)),
+    local: None,
+    transport: Transport::Udp,
+    token: 0,
+};
 /// What an upstream answers to any question: an A record of an hour for the question's name.
 const ANSWER: &[u8; 16] = b"\xc0\x0c\0\x01\0\x01\0\0\x0e\x10\0\x04\xc0\0\x02\x05";
 /// The OPT record of the questions: 1,232 octets of payload, no option.
@@ -67,7 +72,7 @@ pub struct Appliance {
     store: StoreReader,
     patterns: PatternScanner,
     clock_us: u64,
-    replies: [Vec<u8>; BATCH_QUESTIONS_MAX],
+    replies: [Vec<u8>; BATCH_DATAGRAMS],
     // For the stages that are measured by themselves.
     key: HashKey,
     filters: Arc<Filters>,
@@ -183,26 +188,32 @@ impl Appliance {
 
     /// Asks as a client over UDP, and does all that can be done on this machine.
     pub fn ask(&mut self, datagram: &[u8]) -> Outcome {
-        self.ask_into(0, datagram)
+        let now = self.tick();
+        let step = self.core.on_datagram(now, ORIGIN, datagram, &mut self.replies[0]);
+        self.go_on(now, 0, step)
     }
 
-    /// Asks as many clients whose questions came together; how many were answered.
+    /// Asks as many clients whose questions came together, at most [`BATCH_DATAGRAMS`]; how many were answered.
     pub fn ask_batch(&mut self, batch: &[Asked]) -> usize {
+        let now = self.tick();
+        let batch = || batch.iter().enumerate().take(BATCH_DATAGRAMS);
+        batch().for_each(|(index, asked)| self.core.hear(now, index, ORIGIN, &asked.datagram));
+        fetch_ahead(&mut self.core, batch().count(), &self.store);
         let mut answered = 0;
-        for (place, asked) in batch.iter().enumerate().take(BATCH_QUESTIONS_MAX) {
-            answered += usize::from(self.ask_into(place, &asked.datagram).is_answered());
+        for (index, asked) in batch() {
+            let step = self.core.answer(now, index, &asked.datagram, &mut self.replies[index]);
+            answered += usize::from(self.go_on(now, index, step).is_answered());
         }
         answered
     }
 
-    fn ask_into(&mut self, place: usize, datagram: &[u8]) -> Outcome {
+    fn tick(&mut self) -> Now {
         self.clock_us += 1;
-        let now = Now(self.clock_us);
-        let client = SocketAddr::from(([192, 0, 2, 77], 5_353));
-        let from = Origin { client, local: None, transport: Transport::Udp, token: 0 };
-        let out = &mut self.replies[place];
-        let step = self.core.on_datagram(now, from, datagram, out);
-        Outcome(carry_out(&mut self.core, now, step, &mut self.store, &mut self.patterns, out))
+        Now(self.clock_us)
+    }
+
+    fn go_on(&mut self, now: Now, reply: usize, step: Step) -> Outcome {
+        Outcome(carry_out(&mut self.core, now, step, &mut self.store, &mut self.patterns, &mut self.replies[reply]))
     }
 
     /// Asks what must be forwarded; whether the upstream's answer led to a reply.
@@ -224,10 +235,8 @@ impl Appliance {
                     self.core.on_upstream(now, server, Transport::Udp, socket, &message[..bytes]);
                 }
                 Ready::Query(ticket) => {
-                    let out = &mut self.replies[0];
-                    let step = self.core.resume(now, ticket, out);
-                    let step = carry_out(&mut self.core, now, step, &mut self.store, &mut self.patterns, out);
-                    is_replied = Outcome(step).is_answered();
+                    let step = self.core.resume(now, ticket, &mut self.replies[0]);
+                    is_replied = self.go_on(now, 0, step).is_answered();
                 }
                 Ready::Done(_) => {}
             }

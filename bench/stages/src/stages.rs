@@ -4,8 +4,8 @@ use crate::Failure;
 use crate::appliance::{Appliance, Asked};
 use crate::fixtures::{Fixtures, Names, StoreKind};
 
-/// Questions that are taken in together, as many as [`Appliance::ask_batch`] has buffers for.
-const BATCH: usize = crate::appliance::BATCH_QUESTIONS_MAX;
+/// Questions that are taken in together.
+const BATCH: usize = corewall::limits::BATCH_DATAGRAMS;
 
 /// One stage.
 pub struct Stage {
