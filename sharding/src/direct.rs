@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use memmap2::{Advice, Mmap};
+use memmap2::Mmap;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::StoreError;
 use crate::filter::prefetch_at;
 use crate::generation::{places_name, shard_name};
 use crate::manifest::{FileEntry, Manifest};
-use crate::mapping::map;
+use crate::memory::{locked_copy, map};
 use crate::places::{Place, Places, ROWS_A_NAME_MAX};
 use crate::record::{Pages, Row};
 use crate::route::NameHash;
@@ -55,14 +55,10 @@ impl DirectShard {
         Ok(DirectShard { path, places, database, pages, is_locked: false })
     }
 
-    /// Has all of it read from the disk and kept in memory until it is dropped.
+    /// Has all of it read from the disk, into memory of its own that stays until it is dropped.
     fn lock(&mut self) -> io::Result<()> {
-        for map in [self.places.map(), &self.database] {
-            // Huge pages where the kernel gives them to files; most give none, and that is no error.
-            let _ = map.advise(Advice::HugePage);
-            // Unlocked with its mapping, also when the next one is refused.
-            map.lock()?;
-        }
+        self.places.lock()?;
+        self.database = locked_copy(&self.database)?;
         self.is_locked = true;
         LOCKED_BYTES.fetch_add(self.bytes(), Ordering::Relaxed);
         Ok(())

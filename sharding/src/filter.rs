@@ -17,11 +17,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::{Advice, Mmap, MmapMut};
+use memmap2::{Advice, Mmap};
 use xorf::{BinaryFuse8, BinaryFuse16, DmaSerializable};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::StoreError;
+use crate::memory::anonymous;
 use crate::schema::{self, FORMAT_VERSION};
 
 /// First bytes of a filter file.
@@ -336,14 +337,6 @@ fn made(keys: &[u64], bits: u8) -> Option<([u8; DESCRIPTOR_BYTES], Vec<u8>)> {
         16 => BinaryFuse16::try_from(keys).ok().map(|filter| parts(&filter, keys.is_empty())),
         _ => None,
     }
-}
-
-/// Memory of zeroes that nothing has touched yet, in huge pages where the kernel gives them.
-fn anonymous(bytes: usize) -> io::Result<MmapMut> {
-    let memory = MmapMut::map_anon(bytes.max(1))?;
-    // A kernel without huge pages refuses; small ones do as well.
-    let _ = memory.advise(Advice::HugePage);
-    Ok(memory)
 }
 
 /// MurmurHash3's 64-bit finaliser.

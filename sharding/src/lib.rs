@@ -13,7 +13,7 @@ pub mod filters;
 pub mod generation;
 mod history;
 pub mod manifest;
-mod mapping;
+pub mod memory;
 pub mod name;
 pub mod overlay;
 mod packed;

@@ -8,6 +8,7 @@
 //! The byte-by-byte layout is in `README.md`.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use memmap2::Mmap;
@@ -16,7 +17,7 @@ use crate::StoreError;
 use crate::btree;
 use crate::filter::prefetch_at;
 use crate::manifest::FileEntry;
-use crate::mapping::map;
+use crate::memory::{locked_copy, map};
 use crate::route::{NameHash, WholeHasher};
 use crate::schema::{self, FORMAT_VERSION};
 
@@ -79,6 +80,12 @@ impl Places {
             return Err(StoreError::damaged(path, "it is shorter or longer than its header says"));
         }
         Ok(Places { map, buckets, reach })
+    }
+
+    /// The same, read from a copy in memory that stays there.
+    pub(crate) fn lock(&mut self) -> io::Result<()> {
+        self.map = locked_copy(&self.map)?;
+        Ok(())
     }
 
     /// The mapping.

@@ -18,6 +18,7 @@ mod saved;
 
 use ahash::RandomState;
 use corewall_sharding::filter::prefetch;
+use corewall_sharding::memory::filled;
 
 pub use self::entry::{EntryHead, EntryId, Freshness, Origin, Terms};
 pub use self::flush::{Flush, FlushCursor, FlushProgress};
@@ -66,7 +67,7 @@ impl Cache {
             index,
             cuts,
             chunks: Chunks::new(chunk_count),
-            metas: vec![Meta::EMPTY; chunk_count],
+            metas: filled(chunk_count, Meta::EMPTY),
             queue: Queue::new(eviction),
             terms: Terms::default(),
             bytes,
@@ -346,10 +347,9 @@ impl Cache {
         let octets = fixed.octets();
         let octets = octets.get(..fixed.bytes()).unwrap_or_default();
         self.index.find(hash.0, |first| {
-            let mut stored = self.chunks.pieces(first);
             let names_agree =
                 self.metas.get(first as usize).map(|meta| usize::from(meta.name_bytes)) == Some(name.len());
-            names_agree && stored.starts_with(octets) && stored.starts_with(name)
+            names_agree && self.chunks.begins_with(first, octets, name)
         })
     }
 

@@ -9,10 +9,10 @@ pub fn admit(settings: &Settings, client: IpAddr) -> Option<PolicyId> {
     // An IPv4 client of a dual-stack socket shows as ::ffff:a.b.c.d, but the configuration speaks of a.b.c.d.
     let client = client.to_canonical();
     let allowed = &settings.clients_allowed;
-    if !allowed.is_empty() && allowed.holding(client).next().is_none() {
+    if !allowed.is_empty() && allowed.longest(client).is_none() {
         return None;
     }
-    let longest = settings.policy_clients.holding(client).next();
+    let longest = settings.policy_clients.longest(client);
     Some(longest.and_then(|(_, policies)| policies.first()).copied().unwrap_or(0))
 }
 

@@ -2,7 +2,9 @@
 //!
 //! Invariant: finding costs at most one look-up for each prefix length that occurs, and allocates nothing.
 
+use std::hash::Hash;
 use std::net::IpAddr;
+use std::ops::BitAnd;
 
 use ahash::RandomState;
 use hashbrown::HashMap;
@@ -11,16 +13,18 @@ use ipnet::IpNet;
 /// Values by prefix, several to each. Immutable once filled.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prefixes<T> {
-    v4: Vec<Length<T, 4>>,
-    v6: Vec<Length<T, 16>>,
+    v4: Vec<Length<T, u32>>,
+    v6: Vec<Length<T, u128>>,
 }
 
 /// The prefixes of one family and one length; they stand longest first.
 #[derive(Clone, Debug, PartialEq)]
-struct Length<T, const N: usize> {
+struct Length<T, A: Eq + Hash> {
     bits: u8,
+    /// Which bits of an address count.
+    mask: A,
     /// By network address.
-    networks: HashMap<[u8; N], Vec<T>, RandomState>,
+    networks: HashMap<A, Vec<T>, RandomState>,
 }
 
 impl<T> Prefixes<T> {
@@ -32,18 +36,32 @@ impl<T> Prefixes<T> {
     /// Files a value after those of the same prefix. Bits of `net` beyond its length do not count.
     pub fn file(&mut self, net: &IpNet, value: T) {
         match net {
-            IpNet::V4(net) => file(&mut self.v4, net.prefix_len(), net.network().octets(), value),
-            IpNet::V6(net) => file(&mut self.v6, net.prefix_len(), net.network().octets(), value),
+            IpNet::V4(net) => {
+                file(&mut self.v4, net.prefix_len(), net.netmask().to_bits(), net.network().to_bits(), value);
+            }
+            IpNet::V6(net) => {
+                file(&mut self.v6, net.prefix_len(), net.netmask().to_bits(), net.network().to_bits(), value);
+            }
         }
     }
 
     /// The prefixes that hold `address`, the longest first: their length in bits and their values. On the hot path.
+    #[inline]
     pub fn holding(&self, address: IpAddr) -> impl Iterator<Item = (u8, &[T])> {
-        let (v4, v6) = match address {
-            IpAddr::V4(address) => (Some(address.octets()), None),
-            IpAddr::V6(address) => (None, Some(address.octets())),
+        let (v4, v6): ((&[_], _), (&[_], _)) = match address {
+            IpAddr::V4(address) => ((&self.v4, address.to_bits()), (&[], 0)),
+            IpAddr::V6(address) => ((&[], 0), (&self.v6, address.to_bits())),
         };
-        holding(&self.v4, v4).chain(holding(&self.v6, v6))
+        holding(v4.0, v4.1).chain(holding(v6.0, v6.1))
+    }
+
+    /// The first of [`Self::holding`]. On the hot path.
+    #[inline]
+    pub fn longest(&self, address: IpAddr) -> Option<(u8, &[T])> {
+        match address {
+            IpAddr::V4(address) => holding(&self.v4, address.to_bits()).next(),
+            IpAddr::V6(address) => holding(&self.v6, address.to_bits()).next(),
+        }
     }
 }
 
@@ -63,33 +81,25 @@ impl<T> Default for Prefixes<T> {
     }
 }
 
-fn file<T, const N: usize>(lengths: &mut Vec<Length<T, N>>, bits: u8, network: [u8; N], value: T) {
+fn file<T, A: Eq + Hash>(lengths: &mut Vec<Length<T, A>>, bits: u8, mask: A, network: A, value: T) {
     let at = lengths.partition_point(|held| held.bits > bits);
     if lengths.get(at).is_none_or(|held| held.bits != bits) {
-        lengths.insert(at, Length { bits, networks: HashMap::default() });
+        lengths.insert(at, Length { bits, mask, networks: HashMap::default() });
     }
     if let Some(held) = lengths.get_mut(at) {
         held.networks.entry(network).or_default().push(value);
     }
 }
 
-fn holding<T, const N: usize>(lengths: &[Length<T, N>], address: Option<[u8; N]>) -> impl Iterator<Item = (u8, &[T])> {
-    address.into_iter().flat_map(move |address| {
-        lengths.iter().filter_map(move |held| {
-            let values = held.networks.get(&masked(&address, held.bits))?;
-            Some((held.bits, values.as_slice()))
-        })
+#[inline]
+fn holding<T, A>(lengths: &[Length<T, A>], address: A) -> impl Iterator<Item = (u8, &[T])>
+where
+    A: Copy + Eq + Hash + BitAnd<Output = A>,
+{
+    lengths.iter().filter_map(move |held| {
+        let values = held.networks.get(&(address & held.mask))?;
+        Some((held.bits, values.as_slice()))
     })
-}
-
-/// The first `bits` bits of an address, the others zero.
-fn masked<const N: usize>(address: &[u8; N], bits: u8) -> [u8; N] {
-    let mut network = *address;
-    for (at, octet) in network.iter_mut().enumerate() {
-        let kept = usize::from(bits).saturating_sub(8 * at).min(8);
-        *octet &= !(0xffu16 >> kept) as u8;
-    }
-    network
 }
 
 #[cfg(test)]
@@ -107,7 +117,10 @@ mod tests {
         prefixes.file(&"10.77.0.0/8".parse().unwrap(), "again");
         let holding = |address: &str| {
             let held = prefixes.holding(address.parse().unwrap());
-            held.map(|(bits, values)| (bits, values.join(" "))).collect::<Vec<_>>()
+            let held: Vec<_> = held.map(|(bits, values)| (bits, values.join(" "))).collect();
+            let longest = prefixes.longest(address.parse().unwrap());
+            assert_eq!(longest.map(|(bits, values)| (bits, values.join(" "))).as_ref(), held.first(), "{address}");
+            held
         };
         let expected =
             |held: &[(u8, &str)]| held.iter().map(|&(bits, text)| (bits, text.to_owned())).collect::<Vec<_>>();

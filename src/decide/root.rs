@@ -50,6 +50,11 @@ impl RootRules {
         self.for_all.is_empty() && self.by_network.is_empty() && self.by_name.is_empty()
     }
 
+    /// Whether some speak of clients.
+    pub fn ask_for_clients(&self) -> bool {
+        !(self.by_network.is_empty() && self.by_name.is_empty())
+    }
+
     /// Those without a condition on clients.
     pub fn for_all(&self) -> impl Iterator<Item = ClassId> {
         self.for_all.iter().copied()

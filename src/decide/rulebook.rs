@@ -315,7 +315,7 @@ impl RuleBook {
 
     /// Whether a rule on the root name speaks of this very client.
     pub fn singles_out(&self, policy: PolicyId, client: IpAddr) -> bool {
-        self.root_rules_of_client(policy, client).next().is_some()
+        self.overlaid.root.ask_for_clients() && self.root_rules_of_client(policy, client).next().is_some()
     }
 
     fn root_rules_of_client(&self, policy: PolicyId, client: IpAddr) -> impl Iterator<Item = ClassId> {

@@ -199,6 +199,7 @@ impl ReceiveBatch {
     }
 
     /// The octets of a datagram of the last [`Self::receive`], as [`Self::datagram`] gives them.
+    #[inline]
     pub fn octets(&self, index: usize) -> Option<&[u8]> {
         let header = self.messages.headers.get(..self.used)?.get(index)?;
         socket_address(self.messages.addresses.get(index)?)?;
@@ -207,6 +208,7 @@ impl ReceiveBatch {
 
     /// A datagram of the last [`Self::receive`]; none past its count, or when its sender has no IP address. `token` comes
     /// back in the origin.
+    #[inline]
     pub fn datagram(&self, index: usize, token: u64) -> Option<Received<'_>> {
         let header = self.messages.headers.get(..self.used)?.get(index)?;
         let client = socket_address(self.messages.addresses.get(index)?)?;
@@ -254,6 +256,7 @@ impl SendBatch {
     }
 
     /// Takes the first `bytes` of the slot as a reply to `to`. On the hot path.
+    #[inline]
     pub fn push(&mut self, bytes: usize, to: &Origin) {
         let index = self.count;
         let (Some(address), Some(control)) =
@@ -324,6 +327,7 @@ impl Default for SendBatch {
 }
 
 /// The address that the kernel wrote; none for other families.
+#[inline]
 fn socket_address(storage: &AddressStorage) -> Option<SocketAddr> {
     let storage: *const AddressStorage = storage;
     // SAFETY: the storage has room and alignment for both; the family, set by the kernel, tells which it is, and every bit
@@ -347,6 +351,7 @@ fn socket_address(storage: &AddressStorage) -> Option<SocketAddr> {
 }
 
 /// Writes an address for the kernel and returns its length.
+#[inline]
 fn write_socket_address(storage: &mut AddressStorage, address: SocketAddr) -> usize {
     let storage: *mut AddressStorage = storage;
     match address {
@@ -380,6 +385,7 @@ fn write_socket_address(storage: &mut AddressStorage, address: SocketAddr) -> us
 const CONTROL_HEADER_BYTES: usize = size_of::<libc::cmsghdr>();
 
 /// The destination address in a control message; none when there is none.
+#[inline]
 fn destination(control: &[u8]) -> Option<IpAddr> {
     let (header, data) = control.split_at_checked(CONTROL_HEADER_BYTES)?;
     // SAFETY: the slice has the size of a cmsghdr, every bit pattern of which is valid; the read asks for no alignment.

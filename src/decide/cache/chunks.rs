@@ -3,6 +3,7 @@
 //! Invariant: every chunk is either in the chain of one entry or in the list of free ones.
 
 use corewall_sharding::filter::prefetch;
+use corewall_sharding::memory::filled;
 
 use crate::limits::CACHE_CHUNK_BYTES;
 
@@ -37,7 +38,7 @@ pub(super) struct Chunks {
 impl Chunks {
     /// Takes all memory; each chunk is free.
     pub(super) fn new(count: usize) -> Self {
-        let mut all = vec![Chunk { octets: [0; PAYLOAD_BYTES], next: NONE }; count];
+        let mut all = filled(count, Chunk { octets: [0; PAYLOAD_BYTES], next: NONE });
         for (at, chunk) in all.iter_mut().enumerate().take(count.saturating_sub(1)) {
             chunk.next = at as u32 + 1;
         }
@@ -94,6 +95,18 @@ impl Chunks {
     /// The octets of the entry that begins with `first`.
     pub(super) fn pieces(&self, first: u32) -> Pieces<'_> {
         Pieces { chunks: &self.all, rest: &[], next: first }
+    }
+
+    /// Whether the entry that begins with `first` begins with these octets. On the hot path: nearly always within its first chunk.
+    pub(super) fn begins_with(&self, first: u32, fixed: &[u8], name: &[u8]) -> bool {
+        let Some(chunk) = self.all.get(first as usize) else { return false };
+        if let Some((head, rest)) = chunk.octets.split_at_checked(fixed.len())
+            && let Some(head_name) = rest.get(..name.len())
+        {
+            return head == fixed && head_name == name;
+        }
+        let mut stored = self.pieces(first);
+        stored.starts_with(fixed) && stored.starts_with(name)
     }
 
     fn next(&self, chunk: u32) -> Option<u32> {

@@ -10,6 +10,7 @@
 //! all entries that the tags point to ([`Index::candidate`]), so that one query's wait for memory is that of all.
 
 use corewall_sharding::filter::prefetch;
+use corewall_sharding::memory::filled;
 
 use super::chunks::NONE;
 
@@ -54,7 +55,7 @@ pub(super) struct Index {
 impl Index {
     /// Takes all memory: room for so many entries, and as many again, so that it never fills up.
     pub(super) fn new(entries: usize) -> Self {
-        Self { lines: vec![Line::EMPTY; entries.div_ceil(ENTRIES_PER_LINE).max(1)], count: 0 }
+        Self { lines: filled(entries.div_ceil(ENTRIES_PER_LINE).max(1), Line::EMPTY), count: 0 }
     }
 
     /// Entries in it.
