@@ -151,9 +151,7 @@ impl Filters {
         if whole == 0 || self.is_empty() {
             return 0;
         }
-        // The root's rules are at hand.
-        let longer = u128::MAX.checked_shl(whole as u32 + 1).unwrap_or(0);
-        let suffixes = !longer & !1;
+        let suffixes = suffixes_of(whole);
         // A place that there is not has no filters to ask.
         let Some(place) = self.places.get(place) else { return suffixes };
         let (mut wanted, mut under) = (0, self.depths.0 & suffixes);
@@ -174,6 +172,19 @@ impl Filters {
             }
         }
         wanted
+    }
+
+    /// Has fetched from memory what [`Filters::probe`] will read: for each name of a batch, before the first is asked about. On the
+    /// query path.
+    pub fn prefetch(&self, place: usize, hashes: &SuffixHashes) {
+        let whole = hashes.label_count();
+        let Some(place) = self.places.get(place).filter(|_| whole > 0 && !self.is_empty()) else { return };
+        let mut under = self.depths.0 & suffixes_of(whole);
+        let _ = self.begin(place, hashes.whole(), Reach::Itself);
+        while under != 0 {
+            let _ = self.begin(place, hashes.suffix(under.trailing_zeros() as usize), Reach::Under);
+            under &= under.wrapping_sub(1);
+        }
     }
 
     /// Begins to ask one of the filters of a place; none when it cannot be asked, and the shard is to answer.
@@ -370,6 +381,13 @@ impl FilterFile {
         // Every change is made in one step.
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A bit for each suffix of a name of so many labels but the root, whose rules are at hand.
+#[inline]
+fn suffixes_of(labels: usize) -> u128 {
+    let longer = u128::MAX.checked_shl(labels as u32 + 1).unwrap_or(0);
+    !longer & !1
 }
 
 fn open_file(

@@ -56,7 +56,7 @@ pub fn filled<T: Clone>(count: usize, value: T) -> Vec<T> {
         // SAFETY: `skipped` leads to a place within the room, and so many bytes behind it are the room's too. The advice is about memory that
         // this vector has to itself, and changes nothing that a program can see.
         unsafe {
-        libc::madvise(room.as_mut_ptr().byte_add(skipped).cast(), bytes, libc::MADV_HUGEPAGE);
+            libc::madvise(room.as_mut_ptr().byte_add(skipped).cast(), bytes, libc::MADV_HUGEPAGE);
         }
     }
     values.resize(count, value);

@@ -5,9 +5,9 @@
 //! a row. Told ahead what a whole batch will read, the processor fetches that side by side; measured with 200,000 answers of 256
 //! MiB: see `bench/README.md`.
 //!
-//! Invariants: what is fetched ahead decides nothing: an answer is looked for anew when its turn comes, for the one before may
-//! have changed the cache. A question that is answered from the cache takes no slot of a query. Between [`Core::hear`] and
-//! [`Core::answer`] of one batch nothing else is called.
+//! Invariants: an answer is looked for anew when its turn comes, for the one before may have changed the cache; what the filters say
+//! stands, for the rules do not change within a batch. A question that is answered from the cache takes no slot of a query. Between
+//! [`Core::hear`] and [`Core::answer`] of one batch nothing else is called.
 
 use super::cache::{CacheKey, EntryId, KeyHash};
 use super::filter::Lookup;
@@ -28,7 +28,9 @@ struct Arrival {
     /// Valid with the outcomes `Admitted`, `NotAllowed` and `Chaos`.
     question: Question,
     /// Of a name that is not in the cache: what the filters say of it.
-    lookup: Lookup,
+    lookup: Box<Lookup>,
+    /// They have been asked.
+    is_probed: bool,
     outcome: Outcome,
 }
 
@@ -56,8 +58,24 @@ impl Arrivals {
     pub(super) fn new() -> Self {
         let nobody = ([0; 4], 0).into();
         let from = Origin { client: nobody, local: None, transport: Transport::Udp, token: 0 };
-        let arrival = || Arrival { from, question: Question::EMPTY, lookup: Lookup::new(), outcome: Outcome::None };
+        let arrival = || Arrival {
+            from,
+            question: Question::EMPTY,
+            lookup: Box::default(),
+            is_probed: false,
+            outcome: Outcome::None,
+        };
         Self((0..BATCH_DATAGRAMS).map(|_| arrival()).collect())
+    }
+}
+
+impl Arrival {
+    /// Of its answer in the cache, if that may be one.
+    fn hash(&self) -> Option<KeyHash> {
+        match self.outcome {
+            Outcome::Admitted { hash, .. } => Some(hash),
+            _ => None,
+        }
     }
 }
 
@@ -68,7 +86,7 @@ impl Core {
         self.counters.received.add(1);
         let Some(arrival) = self.arrivals.0.get_mut(index) else { return debug_assert!(false, "too many for a batch") };
         let Arrival { question, outcome, .. } = arrival;
-        arrival.from = from;
+        (arrival.from, arrival.is_probed) = (from, false);
         if from.client.port() == 0 {
             *outcome = Outcome::Unanswerable;
             return;
@@ -92,21 +110,41 @@ impl Core {
         self.top_names.hear(&question.name);
         let is_singled_out = self.rules.singles_out(policy, from.client.ip());
         let hash = self.cache.hash(&CacheKey::of(question, policy));
-        self.cache.prefetch_place(hash);
         *outcome = Outcome::Admitted { policy, is_singled_out, hash };
     }
 
-    /// Has what the answer to message `index` will be read from fetched, once all of the batch have been heard. What is not cached
-    /// is asked of the filters: true when [`Self::lookup_ahead`] then has rows that the store may fetch too. On the hot path.
-    pub fn look_ahead(&mut self, index: usize) -> bool {
-        let Some(Arrival { question, lookup, outcome, .. }) = self.arrivals.0.get_mut(index) else { return false };
-        let Outcome::Admitted { hash, .. } = *outcome else { return false };
-        !self.cache.prefetch_entry(hash) && lookup.probe(&self.rules, &question.name)
+    /// Has what the answers to the first `count` messages will be read from fetched, once they have been heard: first where the cache
+    /// has noted them, then the answers. What is not cached is asked of the filters, true when [`Self::lookups_ahead`] then has rows that the
+    /// store may fetch too. On the hot path.
+    ///
+    /// Each kind of thing in a pass of its own over the batch: a processor goes on past a few reads of memory only, so what waits is
+    /// to stand close together.
+    pub fn look_ahead(&mut self, count: usize) -> bool {
+        let Self { arrivals, cache, rules, .. } = self;
+        let batch = arrivals.0.get_mut(..count).unwrap_or_default();
+        for hash in batch.iter().filter_map(Arrival::hash) {
+            cache.prefetch_place(hash);
+        }
+        let (mut is_any_probed, mut is_any_read) = (false, false);
+        for arrival in &mut *batch {
+            arrival.is_probed = arrival.hash().is_some_and(|hash| !cache.prefetch_entry(hash));
+            is_any_probed |= arrival.is_probed;
+        }
+        if is_any_probed {
+            for Arrival { lookup, question, .. } in batch.iter_mut().filter(|arrival| arrival.is_probed) {
+                lookup.begin(rules, &question.name);
+            }
+            for Arrival { lookup, question, .. } in batch.iter_mut().filter(|arrival| arrival.is_probed) {
+                is_any_read |= lookup.compare(rules, &question.name);
+            }
+        }
+        is_any_read
     }
 
-    /// What is to be read for message `index`, as far as the filters know.
-    pub fn lookup_ahead(&self, index: usize) -> Option<&Lookup> {
-        self.arrivals.0.get(index).map(|arrival| &arrival.lookup)
+    /// What is to be read for the first `count` messages, as far as the filters know.
+    pub fn lookups_ahead(&self, count: usize) -> impl Iterator<Item = &Lookup> {
+        let probed = self.arrivals.0.iter().take(count).filter(|arrival| arrival.is_probed);
+        probed.map(|arrival| &*arrival.lookup).filter(|lookup| lookup.must_read())
     }
 
     /// Has the copy of the filters asked that lies at this place.
@@ -117,7 +155,8 @@ impl Core {
     /// Stage 3 and all that follow, for message `index` of the batch; `datagram` is what was heard. `out` is as in
     /// [`Self::on_datagram`]. On the hot path.
     pub fn answer(&mut self, now: Now, index: usize, datagram: &[u8], out: &mut [u8]) -> Step {
-        let Some(Arrival { from, question, outcome, .. }) = self.arrivals.0.get_mut(index) else { return lost() };
+        let Some(arrival) = self.arrivals.0.get_mut(index) else { return lost() };
+        let Arrival { from, question, outcome, .. } = arrival;
         let from = *from;
         let outcome = std::mem::replace(outcome, Outcome::None);
         match outcome {
@@ -142,7 +181,13 @@ impl Core {
                 query.policy = policy;
                 query.is_singled_out = is_singled_out;
                 query.is_private = is_singled_out;
-                self.recall(now, ticket, out)
+                if arrival.is_probed {
+                    std::mem::swap(&mut self.lookup, &mut arrival.lookup);
+                    self.is_probed_ahead = true;
+                }
+                let step = self.recall(now, ticket, out);
+                self.is_probed_ahead = false;
+                step
             }
             Outcome::Rejected(_) => self.answer_chaos(ticket, out),
             _ => {

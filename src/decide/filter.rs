@@ -45,17 +45,41 @@ impl Lookup {
     /// Asks the filters about every suffix of `name` but the root, whose rules are at hand; true when the store must be
     /// read. On the hot path.
     pub fn probe(&mut self, rules: &RuleBook, name: &Name) -> bool {
+        self.hash(rules, name);
+        self.compare(rules, name)
+    }
+
+    /// Has what [`Self::compare`] will read of the filters fetched: for each name of a batch, before the first is compared. On the
+    /// hot path.
+    pub fn begin(&mut self, rules: &RuleBook, name: &Name) {
+        self.hash(rules, name);
+        if !rules.is_empty() {
+            rules.filters().prefetch(self.place, &self.hashes);
+        }
+    }
+
+    fn hash(&mut self, rules: &RuleBook, name: &Name) {
+        if rules.live().has_names() || !rules.is_empty() {
+            self.hashes.compute(rules.key(), name);
+        }
+    }
+
+    /// What [`Self::probe`] does, after [`Self::begin`] with the same rules and name. On the hot path.
+    pub fn compare(&mut self, rules: &RuleBook, name: &Name) -> bool {
         self.wanted = 0;
         self.shards = rules.shard_count();
-        let has_live = rules.live().has_names();
-        if has_live || !rules.is_empty() {
-            self.hashes.compute(rules.key(), name);
+        if rules.live().has_names() || !rules.is_empty() {
             self.wanted = rules.filters().probe(self.place, &self.hashes);
         }
         // The text costs a pass over the name: only when store, patterns or an alias on the root will read it.
         if self.wanted != 0 || rules.has_patterns() || rules.has_root_rules() {
             self.text.write(name);
         }
+        self.wanted != 0
+    }
+
+    /// Whether there are rows to look for.
+    pub fn must_read(&self) -> bool {
         self.wanted != 0
     }
 

@@ -136,7 +136,9 @@ pub struct Core {
     keepalive: u16,
     arrivals: Arrivals,
     // Scratch, used within one event and never across two.
-    lookup: Lookup,
+    lookup: Box<Lookup>,
+    /// It has been made for the question at hand already, see [`arrivals`].
+    is_probed_ahead: bool,
     answer: Answer,
     body: Body,
     recalled: Vec<u8>,
@@ -170,7 +172,8 @@ impl Core {
             top_names: TopNames::new(Chance::new(seed.map(|octet| !octet)).seeds()),
             keepalive: 0,
             arrivals: Arrivals::new(),
-            lookup: Lookup::new(),
+            lookup: Box::default(),
+            is_probed_ahead: false,
             answer: Answer::new(),
             body: Body::new(),
             recalled: vec![0; crate::limits::MESSAGE_BYTES_MAX],
@@ -284,7 +287,13 @@ impl Core {
         }
         query.judgement = judgement;
         query.stage = Stage::Judging(subject);
-        let must_read = self.lookup.probe(&self.rules, &name);
+        // Only the first name that is judged for a message is the one that was asked for.
+        let is_first = subject == Subject::Resolved && query.links().is_empty();
+        let is_probed_ahead = std::mem::take(&mut self.is_probed_ahead) && is_first;
+        let must_read = match is_probed_ahead {
+            true => self.lookup.must_read(),
+            false => self.lookup.probe(&self.rules, &name),
+        };
         if self.rules.live().has_names() {
             query.judgement.consider_live(&self.rules, &query.asked(&name), &self.lookup);
         }

@@ -6,19 +6,14 @@ use super::store::StoreReader;
 use super::store::readers::TooManyReads;
 use crate::decide::pattern::Matches;
 use crate::decide::{Core, Now, Step, Unread};
-use crate::limits::BATCH_DATAGRAMS;
 
 /// Has what the answers to the first `count` messages of a batch will be read from fetched side by side, once all have been
 /// heard: answers of the cache, and rows where they lie in memory. On the hot path.
 pub fn fetch_ahead(core: &mut Core, count: usize, store: &StoreReader) {
-    let mut is_read = [false; BATCH_DATAGRAMS];
-    let messages = count.min(BATCH_DATAGRAMS);
-    for (message, is_read) in is_read.iter_mut().enumerate().take(messages) {
-        *is_read = core.look_ahead(message);
+    if core.look_ahead(count) {
+        core.lookups_ahead(count).for_each(|lookup| store.prefetch_places(lookup));
+        core.lookups_ahead(count).for_each(|lookup| store.prefetch_rows(lookup));
     }
-    let lookups = || (0..messages).filter(|&message| is_read[message]).filter_map(|message| core.lookup_ahead(message));
-    lookups().for_each(|lookup| store.prefetch_places(lookup));
-    lookups().for_each(|lookup| store.prefetch_rows(lookup));
 }
 
 /// Carries out the steps that need no waiting and returns the first other one: reply, drop or wait. `out` is the buffer
