@@ -53,13 +53,10 @@ pub fn prepare(folder: &Path, rules: u64, amount: &Amount, site: &Site) -> Resul
     Ok(fs::read_to_string(names)?)
 }
 
-/// The site with the store of this layout, and as small a cache as can be: a name is asked once.
+/// The site with the store of this layout, and without a cache: a name is asked once.
 pub fn site_of(folder: &Path, layout: &str, site: &Site) -> Site {
-    Site { store: folder.join(layout), rules: folder.join("rules.txt"), cache_kib: CACHE_KIB_MIN, ..site.clone() }
+    Site { store: folder.join(layout), rules: folder.join("rules.txt"), cache_kib: 0, ..site.clone() }
 }
-
-/// The smallest cache that Corewall takes.
-const CACHE_KIB_MIN: u64 = 64;
 
 /// Reads a store's files, so that they are in the page cache.
 pub fn read_all(store: &Path) -> io::Result<()> {

@@ -373,6 +373,9 @@ impl NameText {
                 *start = self.len;
             }
             self.labels += 1;
+            if self.push_plain(label) {
+                continue;
+            }
             for &octet in label {
                 match octet {
                     b'.' | b'\\' => {
@@ -409,6 +412,22 @@ impl NameText {
         }
         let start = self.label_starts.get(skipped).copied().unwrap_or_default();
         self.as_str().get(usize::from(start)..).unwrap_or_default()
+    }
+
+    /// Puts a label in that is written as it is, as nearly all are; false when it is not.
+    #[inline]
+    fn push_plain(&mut self, label: &[u8]) -> bool {
+        let from = usize::from(self.len);
+        let Some(place) = self.bytes.get_mut(from..from + label.len()) else { return false };
+        let mut is_plain = true;
+        for (place, &octet) in place.iter_mut().zip(label) {
+            *place = octet;
+            is_plain &= matches!(octet, 0x21..=0x7e) & (octet != b'.') & (octet != b'\\');
+        }
+        if is_plain {
+            self.len += label.len() as u16;
+        }
+        is_plain
     }
 
     fn push(&mut self, octet: u8) {

@@ -152,7 +152,7 @@ fn bad_values_are_told_with_line_key_and_remedy() {
             "[cache]\nbytes = \"64 MB\"",
             "2: cache.bytes: `64 MB` is no number of bytes; write it as 67108864, \"64 MiB\" or \"1 GiB\"",
         ),
-        ("[cache]\nbytes = 1", "2: cache.bytes: 1 bytes are out of bounds; use 64 KiB to 256 GiB"),
+        ("[cache]\nbytes = 1", "2: cache.bytes: 1 bytes are out of bounds; use 64 KiB to 256 GiB, or 0 for no cache"),
         (
             "[cache]\nttl_s_min = 600\nttl_s_max = 60",
             "3: cache.ttl_s_max: 60 is less than ttl_s_min (600); raise it or lower ttl_s_min",

@@ -520,9 +520,9 @@ pub(super) fn cache_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     let bytes = deserializer.deserialize_any(BytesVisitor)?;
     let (min, max) = (limits::CACHE_BYTES_MIN, limits::CACHE_BYTES_MAX);
     match usize::try_from(bytes) {
-        Ok(bytes) if (min..=max).contains(&bytes) => Ok(bytes),
+        Ok(bytes) if bytes == 0 || (min..=max).contains(&bytes) => Ok(bytes),
         _ => Err(de::Error::custom(format!(
-            "{bytes} bytes are out of bounds; use {} KiB to {} GiB",
+            "{bytes} bytes are out of bounds; use {} KiB to {} GiB, or 0 for no cache",
             min >> 10,
             max >> 30
         ))),

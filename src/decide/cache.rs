@@ -51,6 +51,8 @@ pub struct Cache {
     queue: Queue,
     terms: Terms,
     bytes: usize,
+    /// Nothing is kept.
+    is_off: bool,
 }
 
 impl Cache {
@@ -71,7 +73,13 @@ impl Cache {
             queue: Queue::new(eviction),
             terms: Terms::default(),
             bytes,
+            is_off: false,
         }
+    }
+
+    /// One that keeps nothing.
+    pub fn off(hash_seeds: [u64; 4]) -> Self {
+        Self { is_off: true, ..Self::new(0, Eviction::Sieve, hash_seeds) }
     }
 
     /// How long answers are good for something from now on. What is kept already is asked for again when it was to be.
@@ -89,6 +97,9 @@ impl Cache {
 
     /// The hash of a key, for the three functions below. On the hot path.
     pub fn hash(&self, key: &CacheKey<'_>) -> KeyHash {
+        if self.is_off {
+            return KeyHash::default();
+        }
         KeyHash(key.fixed().hash(&self.hashing, key.name.as_wire()))
     }
 
@@ -100,6 +111,9 @@ impl Cache {
     /// Has the processor fetch the entry that seems to be the one of this hash; false when there is none for sure. On the hot
     /// path.
     pub fn prefetch_entry(&self, hash: KeyHash) -> bool {
+        if self.is_off {
+            return false;
+        }
         let Some(first) = self.index.candidate(hash.0) else { return self.index.may_hold(hash.0) };
         if let Some(meta) = self.metas.get(first as usize) {
             prefetch(meta);
@@ -179,6 +193,9 @@ impl Cache {
     /// Keeps a body; false when it may be served for no time at all or is larger than an entry may be. Replaces an older
     /// entry of the same key, also when it keeps nothing.
     pub fn keep(&mut self, key: &CacheKey<'_>, head: EntryHead, body: &Body) -> bool {
+        if self.is_off {
+            return false;
+        }
         self.remove(key);
         let places = body.ttl_places();
         let wire = body.as_wire();
@@ -196,6 +213,9 @@ impl Cache {
 
     /// Puts an entry in that is not there. `places` are the TTLs' places, two octets each.
     fn insert(&mut self, key: &CacheKey<'_>, head: EntryHead, shape: Shape, places: &[u8], wire: &[u8]) -> bool {
+        if self.is_off {
+            return false;
+        }
         let (fixed, name) = (key.fixed(), key.name.as_wire());
         let bytes = fixed.bytes() + name.len() + places.len() + wire.len();
         while self.chunks.free_count() < chunks_for(bytes) {
@@ -343,6 +363,9 @@ impl Cache {
     }
 
     fn seek_hashed(&self, key: &CacheKey<'_>, hash: KeyHash) -> Option<u32> {
+        if self.is_off {
+            return None;
+        }
         let (fixed, name) = (key.fixed(), key.name.as_wire());
         let octets = fixed.octets();
         let octets = octets.get(..fixed.bytes()).unwrap_or_default();

@@ -1,5 +1,7 @@
 //! Stages 7 and 9 where one name leads to another: aliases, local CNAMEs, and the CNAME chains of upstreams.
 
+use std::borrow::Cow;
+
 use corewall_sharding::name::{NAME_BYTES_MAX, Name};
 use corewall_sharding::rule::{AliasLabels, ClassId};
 
@@ -33,7 +35,7 @@ impl Core {
     ) -> Step {
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
         let Stage::Target(subject, asked) = query.stage else { return lost() };
-        let Some(name) = subject_name(query, &self.answer, subject) else { return lost() };
+        let Some(name) = subject_name(query, &self.answer, subject).map(Cow::into_owned) else { return lost() };
         let target = match target {
             Ok(Some(target)) => target,
             Err(Unread::WouldWait) => return self.wait_for_store(now, ticket, subject, Some(asked), out),

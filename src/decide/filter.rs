@@ -85,9 +85,24 @@ impl Lookup {
 
     /// The rows to look for, most specific first.
     pub fn keys(&self) -> impl Iterator<Item = LookupKey<'_>> {
-        (0..=self.hashes.label_count()).rev().filter(|&labels| self.wanted & (1 << labels) != 0).map(|labels| {
-            let hash = self.hashes.suffix(labels);
-            LookupKey { labels: labels as u8, shard: hash.shard(self.shards), hash, text: self.text.suffix(labels) }
+        self.wanted().map(|(labels, shard, hash)| {
+            let text = self.text.suffix(labels);
+            LookupKey { labels: labels as u8, shard, hash, text }
+        })
+    }
+
+    /// Shard and hash of each of these.
+    pub fn hashes(&self) -> impl Iterator<Item = (u16, NameHash)> {
+        self.wanted().map(|(_, shard, hash)| (shard, hash))
+    }
+
+    fn wanted(&self) -> impl Iterator<Item = (usize, u16, NameHash)> {
+        let mut left = self.wanted;
+        std::iter::from_fn(move || {
+            let labels = left.checked_ilog2()?;
+            left &= !(1 << labels);
+            let hash = self.hashes.suffix(labels as usize);
+            Some((labels as usize, hash.shard(self.shards), hash))
         })
     }
 

@@ -67,6 +67,7 @@ pub mod wire;
 pub mod counters;
 pub mod top_names;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use corewall_sharding::name::Name;
@@ -152,7 +153,11 @@ impl Core {
     pub fn new(settings: Arc<Settings>, rules: Arc<RuleBook>, seed: [u8; 32]) -> Core {
         let counters = Arc::<Counters>::default();
         let mut resolver = Resolver::new(seed, counters.clone());
-        let cache = Cache::new(settings.cache.bytes, settings.cache.eviction, resolver.chance.seeds());
+        let seeds = resolver.chance.seeds();
+        let cache = match settings.cache.bytes {
+            0 => Cache::off(seeds),
+            bytes => Cache::new(bytes, settings.cache.eviction, seeds),
+        };
         let mut core = Core {
             rules_stamp: 0,
             addresses_stamp: 0,
@@ -280,13 +285,13 @@ impl Core {
     /// Stage 5: begins to ask the rules about a name.
     fn judge(&mut self, now: Now, ticket: Ticket, subject: Subject, out: &mut [u8]) -> Step {
         let Some(query) = self.queries.get_mut(ticket) else { return lost() };
+        query.stage = Stage::Judging(subject);
         let Some(name) = subject_name(query, &self.answer, subject) else { return lost() };
+        let asked = query.asked(&name);
         let mut judgement = rule::Judgement::default();
         if self.rules.has_root_rules() {
-            judgement.consider_root(&self.rules, &query.asked(&name), query.is_led_on);
+            judgement.consider_root(&self.rules, &asked, query.is_led_on);
         }
-        query.judgement = judgement;
-        query.stage = Stage::Judging(subject);
         // Only the first name that is judged for a message is the one that was asked for.
         let is_first = subject == Subject::Resolved && query.links().is_empty();
         let is_probed_ahead = std::mem::take(&mut self.is_probed_ahead) && is_first;
@@ -295,8 +300,9 @@ impl Core {
             false => self.lookup.probe(&self.rules, &name),
         };
         if self.rules.live().has_names() {
-            query.judgement.consider_live(&self.rules, &query.asked(&name), &self.lookup);
+            judgement.consider_live(&self.rules, &asked, &self.lookup);
         }
+        query.judgement = judgement;
         if must_read {
             return Step::AskStore(ticket);
         }
@@ -542,9 +548,9 @@ fn lost() -> Step {
     Step::Drop(DropReason::TimedOut)
 }
 
-fn subject_name(query: &query::Query, answer: &Answer, subject: Subject) -> Option<Name> {
+fn subject_name<'a>(query: &'a query::Query, answer: &Answer, subject: Subject) -> Option<Cow<'a, Name>> {
     match subject {
-        Subject::Resolved | Subject::Addresses => Some(*query.resolved()),
-        Subject::Chained(index) => answer.chain_target(index).map(|(name, _)| name),
+        Subject::Resolved | Subject::Addresses => Some(Cow::Borrowed(query.resolved())),
+        Subject::Chained(index) => answer.chain_target(index).map(|(name, _)| Cow::Owned(name)),
     }
 }

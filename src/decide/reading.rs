@@ -130,8 +130,8 @@ impl Core {
         }
         let Some(asked) = asked else { return self.judge(now, ticket, subject, out) };
         let Some(name) = subject_name(query, &self.answer, subject) else { return lost() };
-        query.stage = Stage::Target(subject, asked);
         self.lookup.probe(&self.rules, &name);
+        query.stage = Stage::Target(subject, asked);
         Step::AskTarget(ticket)
     }
 

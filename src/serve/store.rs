@@ -58,18 +58,18 @@ impl StoreReader {
     /// Has fetched from memory what tells where the rows of `lookup` lie: for each query of a batch, before
     /// [`Self::prefetch_rows`] for each of them, before the first is read. On the hot path.
     pub fn prefetch_places(&self, lookup: &Lookup) {
-        for key in lookup.keys() {
-            if let Some(shard) = self.direct.shard(key.shard) {
-                shard.prefetch_places(key.hash);
+        for (shard, hash) in lookup.hashes() {
+            if let Some(shard) = self.direct.shard(shard) {
+                shard.prefetch_places(hash);
             }
         }
     }
 
     /// Has the rows of `lookup` fetched from memory. On the hot path.
     pub fn prefetch_rows(&self, lookup: &Lookup) {
-        for key in lookup.keys() {
-            if let Some(shard) = self.direct.shard(key.shard) {
-                shard.prefetch_rows(key.hash);
+        for (shard, hash) in lookup.hashes() {
+            if let Some(shard) = self.direct.shard(shard) {
+                shard.prefetch_rows(hash);
             }
         }
     }

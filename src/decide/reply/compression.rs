@@ -70,6 +70,10 @@ impl Known<'_> {
     /// The longest suffix of `name` that is written out here: the octets of `name` in front of it, and its place. Suffixes
     /// behind this name's own pointer are found at the name that it points to.
     fn shared_suffix(&self, name: &[u8]) -> Option<(usize, u16)> {
+        // The owner of most records: the name that was asked for.
+        if name == self.name && name.len() > 1 && self.literal_bytes > 0 {
+            return (usize::from(self.at) <= POINTER_MAX).then_some((0, self.at));
+        }
         let shared = name.iter().rev().zip(self.name.iter().rev());
         let shared = shared.take_while(|(a, b)| a.eq_ignore_ascii_case(b)).count();
         if shared < 3 {
