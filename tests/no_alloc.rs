@@ -17,8 +17,8 @@ use corewall::decide::rulebook::RuleBook;
 use corewall::decide::settings::{Group, Settings, Strategy};
 use corewall::decide::subnet::SubnetMode;
 use corewall::decide::{Core, Now, Origin, Ready, Step, Transport, Undelivered};
-use corewall::limits::{RULE_GROUPS_MAX, RULE_SERVERS_MAX};
-use corewall::serve::answer_here::carry_out;
+use corewall::limits::{BATCH_DATAGRAMS, RULE_GROUPS_MAX, RULE_SERVERS_MAX};
+use corewall::serve::answer_here::{carry_out, fetch_ahead};
 use corewall::serve::live::LiveRules;
 use corewall::serve::patterns::{PatternDatabase, PatternScanner};
 use corewall::serve::store::StoreReader;
@@ -158,6 +158,22 @@ impl Worker {
         carry_out(&mut self.core, now, step, &mut self.store, &mut self.patterns, &mut self.out)
     }
 
+    /// Asks for all of them in one batch; what comes of each, and its reply.
+    fn ask_together(&mut self, queries: &[Vec<u8>], replies: &mut [Vec<u8>]) -> [Option<Step>; BATCH_DATAGRAMS] {
+        self.clock += 10;
+        let now = Now(self.clock);
+        let client = "192.0.2.77:5353".parse().unwrap();
+        let from = Origin { client, local: None, transport: Transport::Udp, token: 0 };
+        queries.iter().enumerate().for_each(|(index, query)| self.core.hear(now, index, from, query));
+        fetch_ahead(&mut self.core, queries.len(), &self.store);
+        let mut steps = [None; BATCH_DATAGRAMS];
+        for (index, (query, reply)) in queries.iter().zip(replies).enumerate() {
+            let step = self.core.answer(now, index, query, reply);
+            steps[index] = Some(carry_out(&mut self.core, now, step, &mut self.store, &mut self.patterns, reply));
+        }
+        steps
+    }
+
     /// Goes over to a default group of this kind.
     fn switch(&mut self, group: Group) {
         let mut settings = Settings::default();
@@ -261,6 +277,61 @@ fn a_blocked_name_whose_shard_is_in_memory_is_answered_without_allocation() {
     });
     assert_eq!(worker.core.counters().blocked.value(), 2_000, "none of them came from the cache");
     assert_eq!(count, 0);
+}
+
+#[test]
+fn messages_that_come_together_are_answered_as_one_by_one_and_without_allocation() {
+    for (cache_bytes, is_in_memory) in [(4 << 20, true), (4 << 20, false), (0, true)] {
+        let [mut together, mut apart] = [(); 2].map(|()| Worker::new(cache_bytes));
+        let cached: Vec<_> = (0..20).map(|number| query(&format!("www{number}.unlisted.example"))).collect();
+        for worker in [&mut together, &mut apart] {
+            if is_in_memory {
+                (0..4).for_each(|shard| worker.generation.read_directly(shard).unwrap());
+            }
+            for query in &cached {
+                worker.ask(query);
+                worker.answer_upstream();
+            }
+            // The first read of a shard fills SQLite's own page cache.
+            for number in 1_000..1_200 {
+                worker.ask(&query(&format!("host{number}.blocked.example")));
+            }
+        }
+        let mut replies = vec![vec![0; 1_232]; BATCH_DATAGRAMS];
+        for round in 0..60 {
+            let blocked = query(&format!("Host{round}.blocked.example"));
+            let mut batch = vec![
+                blocked.clone(),
+                query("nas.lan.example"),
+                // Its first asking is in this very batch.
+                blocked,
+                query(&format!("new{round}.lan.example")),
+                b"no message".to_vec(),
+                query("use-application-dns.net"),
+                query(&format!("host{round}.blocked.example")),
+            ];
+            batch.extend_from_slice(&cached[..if cache_bytes > 0 { 20 } else { 0 }]);
+            let mut steps = [None; BATCH_DATAGRAMS];
+            let count = allocations(|| steps = together.ask_together(&batch, &mut replies));
+            assert_eq!(count, 0, "round {round}");
+            for (index, query) in batch.iter().enumerate() {
+                let step = apart.ask(query);
+                match (steps[index].unwrap(), step) {
+                    (Step::Reply { bytes, .. }, Step::Reply { bytes: as_many, .. }) => {
+                        assert_eq!(replies[index][..bytes], apart.out[..as_many], "round {round}, message {index}");
+                    }
+                    (one, other) => assert_eq!(one, other, "round {round}, message {index}"),
+                }
+            }
+        }
+        let counted = |worker: &Worker| {
+            let counters = worker.core.counters();
+            [&counters.received, &counters.replies, &counters.blocked, &counters.cache_hits]
+                .map(|counter| counter.value())
+        };
+        assert_eq!(counted(&together), counted(&apart));
+        assert_eq!(together.core.counters().cache_hits.value() > 0, cache_bytes > 0);
+    }
 }
 
 #[test]

@@ -314,6 +314,7 @@ impl RuleBook {
     }
 
     /// Whether a rule on the root name speaks of this very client.
+    #[inline]
     pub fn singles_out(&self, policy: PolicyId, client: IpAddr) -> bool {
         self.overlaid.root.ask_for_clients() && self.root_rules_of_client(policy, client).next().is_some()
     }

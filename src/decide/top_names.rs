@@ -12,7 +12,7 @@ use corewall_sharding::name::Name;
 const WAYS: usize = 8;
 /// Of so many questions one is counted, for so many: a count is an estimate of questions. The next one is drawn, so that no
 /// rhythm of questions keeps in step.
-const SAMPLE: u32 = 16;
+const SAMPLE: u32 = 64;
 /// A reader takes the part of a count that this many halvings leave: see [`TopNames::decay`].
 const DECAY_SHIFT: u32 = 6;
 

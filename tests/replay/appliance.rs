@@ -14,7 +14,7 @@ use corewall::decide::rulebook::RuleBook;
 use corewall::decide::settings::Settings;
 use corewall::decide::upstream::ServerId;
 use corewall::decide::{Core, Now, Origin, Ready, SendId, Step, StoreFailed, Ticket, Transport, Undelivered, Unread};
-use corewall::serve::answer_here::{carry_one_out, carry_out};
+use corewall::serve::answer_here::{carry_one_out, carry_out, fetch_ahead};
 use corewall::serve::live::LiveRules;
 use corewall::serve::patterns::{PatternDatabase, PatternScanner};
 use corewall::serve::saved;
@@ -176,7 +176,15 @@ impl Appliance {
     pub fn ask(&mut self, client: IpAddr, transport: Transport, wire: &[u8]) -> Result<(), String> {
         self.port = self.port.wrapping_add(1).max(1_024);
         let origin = Origin { client: SocketAddr::new(client, self.port), local: None, transport, token: 0 };
-        let step = self.core.on_datagram(self.now, origin, wire, &mut self.out);
+        let step = match transport {
+            // As the server takes in a batch.
+            Transport::Udp => {
+                self.core.hear(self.now, 0, origin, wire);
+                fetch_ahead(&mut self.core, 1, &self.store);
+                self.core.answer(self.now, 0, wire, &mut self.out)
+            }
+            Transport::Tcp => self.core.on_datagram(self.now, origin, wire, &mut self.out),
+        };
         self.carry_out(step)?;
         self.drain()
     }
