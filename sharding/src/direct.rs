@@ -1,7 +1,7 @@
-//! Shards of the layout `sql` that are read without SQLite: a cache line of the places, then the row in the mapped database.
+//! Shards of the layout `sql` that are read without SQLite: a cache line of the places, then the row in a copy of the database.
 //!
 //! The database stays what it is, and the only truth: the places lead to its rows, and each row's name is compared octet by octet with
-//! the one that was asked for. Invariants: a shard is among [`DirectShards`] only when both its files lie in memory and are locked
+//! the one that was asked for. Invariants: a shard is among [`DirectShards`] only when copies of both its files lie in memory and are locked
 //! there, so that no worker waits for the disk, and when both have the sums that the build gave them; once it is there this
 //! does not change again. Asking takes no lock and allocates nothing. A row that cannot be read like this is left to SQLite.
 
