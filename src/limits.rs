@@ -371,7 +371,8 @@ pub const BATCHES_IN_A_ROW_MAX: usize = 8;
 
 /// Source ports of one worker open towards upstreams, over all servers.
 pub const UPSTREAM_PORTS_MAX: usize = 1_024;
-/// Questions sent from one source port before another one is drawn: a port that somebody has found out is soon of no use.
+/// Questions sent from one source port before another one is drawn, if there is a place for it: a port that somebody has found out is
+/// soon of no use.
 pub const UPSTREAM_PORT_SENDS_MAX: u32 = 256;
 /// Draws of a source port before the socket is given up: nearly all ports would have to be taken.
 pub const UPSTREAM_PORT_DRAWS_MAX: usize = 16;

@@ -2,8 +2,8 @@
 //!
 //! Invariants (RFC 5452): each source port is drawn at random from one population of the whole process and belongs to one
 //! connected socket, so the kernel drops what comes from another address or port; `decide` picks one of a server's
-//! [`SERVER_SOCKETS`] at random for every question; a port is given up after [`UPSTREAM_PORT_SENDS_MAX`] questions. Ports are
-//! never shared (SO_REUSEPORT would hand duplicates out) and never a fixed set (CVE-2026-50252).
+//! [`SERVER_SOCKETS`] at random for every question; a port is given up after [`UPSTREAM_PORT_SENDS_MAX`] questions, or a multiple of it
+//! while all places for ports are taken. Ports are never shared (SO_REUSEPORT would hand duplicates out) and never a fixed set (CVE-2026-50252).
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -118,14 +118,18 @@ impl Ports {
         let slot = usize::from(request.socket);
         if let Some(index) = self.current(request.server, slot) {
             let port = self.places.get(index as usize).and_then(Option::as_ref).ok_or(Unsent::NoRoom)?;
-            if port.sends < UPSTREAM_PORT_SENDS_MAX {
+            // It is not worn before, and while there is no place for another one it goes on for as many again: at more than
+            // UPSTREAM_PORTS_MAX times so many questions in UPSTREAM_ANSWER_US_MAX.
+            let is_worn = port.sends > 0 && port.sends.is_multiple_of(UPSTREAM_PORT_SENDS_MAX);
+            if !is_worn || !self.make_room(now) {
                 return Ok(index);
             }
-            // The answers to what it has sent may still come.
-            self.retired.push_back((port.last_send.plus_us(UPSTREAM_ANSWER_US_MAX), index));
-            self.forget(request.server, slot);
+            self.retire(request.server, slot);
         }
-        let index = self.free.pop().or_else(|| self.take_idle(now)).ok_or(Unsent::NoRoom)?;
+        if !self.make_room(now) {
+            return Err(Unsent::NoRoom);
+        }
+        let index = self.free.pop().ok_or(Unsent::NoRoom)?;
         let opened = open(request.address, &mut self.chance)
             .and_then(|socket| epoll.add(&socket, Tag::Port(index).into(), Interest::Readable).map(|()| socket));
         let socket = match opened {
@@ -142,6 +146,24 @@ impl Ports {
         }
         self.opened += 1;
         Ok(index)
+    }
+
+    /// The port of this slot sends no more. The answers to what it has sent may still come.
+    fn retire(&mut self, server: ServerId, slot: usize) {
+        let Some(index) = self.current(server, slot) else { return };
+        let Some(port) = self.places.get(index as usize).and_then(Option::as_ref) else { return };
+        self.retired.push_back((port.last_send.plus_us(UPSTREAM_ANSWER_US_MAX), index));
+        self.forget(server, slot);
+    }
+
+    /// Whether there is a place for another port, maybe now.
+    fn make_room(&mut self, now: Now) -> bool {
+        if self.free.is_empty()
+            && let Some(index) = self.take_idle(now)
+        {
+            self.free.push(index);
+        }
+        !self.free.is_empty()
     }
 
     /// Closes the port that has sent nothing for longest, if no answer to it can come any more.
@@ -249,6 +271,23 @@ mod tests {
         ports.send(Now(0), &server.request(0), &epoll).unwrap();
         assert!(seen.insert(server.heard()), "the worn port was not replaced");
         assert_eq!(ports.opened(), SERVER_SOCKETS as u64 + 1);
+    }
+
+    #[test]
+    fn a_worn_port_goes_on_while_there_is_no_place_for_another() {
+        let (server, epoll) = (Server::start(), Epoll::new().unwrap());
+        let mut ports = Ports::new([14; 32]);
+        ports.send(Now(0), &server.request(2), &epoll).unwrap();
+        let (port, others) = (server.heard(), std::mem::take(&mut ports.free));
+        for _ in 1..2 * UPSTREAM_PORT_SENDS_MAX {
+            ports.send(Now(0), &server.request(2), &epoll).unwrap();
+            assert_eq!(server.heard(), port);
+        }
+        assert_eq!(ports.send(Now(0), &server.request(3), &epoll), Err(Unsent::NoRoom), "one that was not there yet");
+        ports.free = others;
+        ports.send(Now(0), &server.request(2), &epoll).unwrap();
+        assert_ne!(server.heard(), port);
+        assert_eq!(ports.retired.len(), 1);
     }
 
     #[test]
