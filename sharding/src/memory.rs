@@ -62,3 +62,24 @@ pub fn filled<T: Clone>(count: usize, value: T) -> Vec<T> {
     values.resize(count, value);
     values
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_filled_has_every_value_whatever_its_size() {
+        for count in [0, 1, 1_000, HUGE_PAGE_BYTES / 8 - 1, HUGE_PAGE_BYTES / 2] {
+            let values = filled(count, 7_u64);
+            assert!(values.len() == count && values.iter().all(|value| *value == 7), "{count}");
+        }
+        assert_eq!(filled(3, String::from("text")), ["text"; 3]);
+    }
+
+    #[test]
+    fn a_locked_copy_has_the_same_bytes() {
+        for bytes in [vec![1, 2, 3], (0..100_000).map(|at| at as u8).collect()] {
+            assert_eq!(locked_copy(&bytes).unwrap()[..], bytes);
+        }
+    }
+}
