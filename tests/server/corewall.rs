@@ -6,6 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use tempfile::TempDir;
 
@@ -17,7 +18,7 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_corewall");
 
 /// A folder with a configuration. Unless told otherwise: one worker, both loopback addresses, no upstream, a small cache.
 pub struct Site {
-    folder: TempDir,
+    folder: Arc<TempDir>,
     port: u16,
     /// Options that stand in front of all tables.
     options: Vec<(String, String)>,
@@ -43,7 +44,7 @@ impl Site {
         ];
         let options = options.map(|(key, value)| (key.to_owned(), value)).to_vec();
         let tables = "[cache]\nbytes = \"4 MiB\"\n".to_owned();
-        Self { folder: tempfile::tempdir().unwrap(), port, options, tables }
+        Self { folder: Arc::new(tempfile::tempdir().unwrap()), port, options, tables }
     }
 
     /// An option outside of all tables; replaces the one before.
@@ -135,7 +136,9 @@ impl Site {
 
     /// Serves what has been built.
     pub fn serve(&self) -> Server {
-        Server::ready(self.start(&["serve"]), self.port)
+        let mut server = Server::ready(self.start(&["serve"]), self.port);
+        server.folder = Some(self.folder.clone());
+        server
     }
 
     /// The port that it listens on.
@@ -167,6 +170,8 @@ pub fn sample() -> Site {
 pub struct Server {
     process: Process,
     port: u16,
+    /// Its store stays as long as it runs: shards are also opened after the start.
+    folder: Option<Arc<TempDir>>,
 }
 
 impl Server {
@@ -174,7 +179,7 @@ impl Server {
     pub fn ready(process: Process, port: u16) -> Self {
         let ready = process.out.wait_for("ready", 0);
         assert!(ready.is_some_and(|line| line.starts_with("ready")), "not ready\n{}", process.output());
-        Self { process, port }
+        Self { process, port, folder: None }
     }
 
     /// IPv4's loopback address with its port.
